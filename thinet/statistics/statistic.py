@@ -1,0 +1,92 @@
+"""The common ground of all statistics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from thinet.errors import ThinetError
+from thinet.surgery import Layer
+from thinet.surgery.calls import WeightCall
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much of the calibration images a statistic looks at.
+
+    Attributes:
+        locations: (filter, location) pairs sampled in each image; the paper takes 10.
+        rows_per_channel: Least rows for each unknown of the least squares. Where ``locations``
+            give fewer, more locations are taken: with 120 rows the least squares of a 512-channel
+            layer is exactly zero and worthless.
+        positions: Positions of each image that feed the patch moments of ``refit``; null for all.
+        seed: Of the draws, which depend on it, the layer and the image's number alone.
+    """
+
+    locations: int = 10
+    rows_per_channel: float = 5.0
+    positions: int | None = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("locations", "positions"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ThinetError(
+                    f"calibration.{name}={value} is not a whole number of at least 1: "
+                    f"type calibration.{name}=10."
+                )
+        if self.rows_per_channel < 0:
+            raise ThinetError(
+                f"calibration.rows_per_channel={self.rows_per_channel} is negative: "
+                "type calibration.rows_per_channel=5."
+            )
+
+
+class Statistic(Metric, ABC):
+    """Streams calls of one layer's consumers into states that add up over batches and ranks.
+
+    States are sums (``dist_reduce_fx="sum"``), in float64; samples are never stored.
+    """
+
+    full_state_update = False
+
+    @classmethod
+    @abstractmethod
+    def for_layer(cls, layer: Layer, sampling: Sampling, images: int) -> Self:
+        """The statistic of ``layer``.
+
+        Args:
+            layer: Whose filters are to be judged.
+            sampling: How much to look at.
+            images: How many calibration images there are, over all ranks.
+        """
+
+    @property
+    @abstractmethod
+    def watched(self) -> dict[str, int]:
+        """Weights whose calls are wanted, with their number of calls in one forward pass."""
+
+    @abstractmethod
+    def update(
+        self, call: WeightCall, output: Tensor, weight: Tensor, images: list[int], turn: int
+    ) -> None:
+        """Take in one call.
+
+        Args:
+            call: The call; ``call.input`` is ``(N, channels, height, width)`` or
+                ``(N, features)``.
+            output: What the operation returned.
+            weight: The weight it used.
+            images: The calibration number of each of the N images.
+            turn: Which use of this weight it is in this pass, from 0.
+        """
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Rows taken in so far."""

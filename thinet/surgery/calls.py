@@ -1,0 +1,197 @@
+"""Recognising, in a running network, the calls that use its parameters.
+
+Parameters are recognised by identity and not by the module that holds them, so functional calls
+and modules used twice are seen like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Kind = Literal["conv", "linear", "norm"]
+
+
+@dataclass(frozen=True)
+class WeightCall:
+    """One use of a weight by a convolution, a linear layer or a batch normalisation.
+
+    Attributes:
+        kind: What the operation is.
+        weight: Dotted name of the weight (for ``norm`` without affine: of the running mean).
+        extras: Names of the other tensors that have one entry a channel (bias, running mean ...).
+        input: The operation's real input, as the network computed it.
+        stride: Of a convolution; so are ``padding``, ``dilation``, ``groups`` and ``transposed``.
+    """
+
+    kind: Kind
+    weight: str
+    extras: tuple[str, ...]
+    input: Tensor
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    transposed: bool = False
+
+
+class UnknownParameterError(Exception):
+    """A convolution or linear operation whose weight is computed, not stored."""
+
+
+class CallMatcher:
+    """Tells which stored parameter an ATen call uses, if any.
+
+    Args:
+        network: The network whose parameters and buffers are to be recognised.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        self._names = {id(tensor): name for name, tensor in tensors}
+        # Transposed weights by id; the tensor is kept so that its id is not given out again.
+        self._transposed: dict[int, tuple[str, Tensor]] = {}
+
+    def name(self, tensor: Any) -> str | None:
+        """The dotted name of a stored tensor, or None."""
+        return self._names.get(id(tensor))
+
+    def is_transposed_weight(self, tensor: Any) -> bool:
+        """Whether ``tensor`` is a stored weight that :func:`torch.t` has turned."""
+        return id(tensor) in self._transposed
+
+    def note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        """Remember transposed weights: ``linear`` reaches ATen as ``addmm(bias, x, weight.t())``."""
+        if func._schema.name in ("aten::t", "aten::transpose", "aten::permute"):
+            name = self.name(args[0])
+            if name is not None and result.dim() == 2:
+                self._transposed[id(result)] = (name, result)
+
+    def match(self, func: Any, args: tuple[Any, ...]) -> WeightCall | None:
+        """The weight call that ``func(*args)`` is, or None if it is another operation.
+
+        Raises:
+            UnknownParameterError: If it is one, but its weight is not a stored parameter.
+        """
+        operation = func._schema.name.removeprefix("aten::")
+        if operation == "convolution":
+            return self._convolution(args)
+        if operation in ("addmm", "mm"):
+            return self._linear(operation, args)
+        if "batch_norm" in operation and "backward" not in operation:
+            return self._norm(args)
+        return None
+
+    def _convolution(self, args: tuple[Any, ...]) -> WeightCall:
+        weight, bias = self.name(args[1]), self._optional(args[2])
+        if weight is None:
+            raise UnknownParameterError
+        return WeightCall(
+            kind="conv",
+            weight=weight,
+            extras=bias,
+            input=args[0],
+            stride=tuple(args[3]),
+            padding=tuple(args[4]),
+            dilation=tuple(args[5]),
+            transposed=bool(args[6]),
+            groups=int(args[8]),
+        )
+
+    def _linear(self, operation: str, args: tuple[Any, ...]) -> WeightCall | None:
+        bias, rows, turned = args[:3] if operation == "addmm" else (None, *args[:2])
+        found = self._transposed.get(id(turned))
+        if found is None:
+            return None  # a product of activations: for the caller an unknown operation
+        return WeightCall(
+            kind="linear", weight=found[0], extras=self._optional(bias), input=rows
+        )
+
+    def _norm(self, args: tuple[Any, ...]) -> WeightCall | None:
+        names = [self.name(arg) for arg in args[1:5] if isinstance(arg, Tensor)]
+        if not names:
+            return WeightCall(kind="norm", weight="", extras=(), input=args[0])
+        if None in names:
+            raise UnknownParameterError
+        known = [name for name in names if name is not None]
+        return WeightCall(kind="norm", weight=known[0], extras=tuple(known[1:]), input=args[0])
+
+    def _optional(self, tensor: Any) -> tuple[str, ...]:
+        if tensor is None:
+            return ()
+        name = self.name(tensor)
+        if name is None:
+            raise UnknownParameterError
+        return (name,)
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass whose remainder nobody looks at."""
+
+
+class CallObserver(TorchDispatchMode):
+    """Hands chosen weight calls of a running network to a function.
+
+    Args:
+        matcher: Recognises the network's parameters.
+        expected: How often each weight is used in one pass, by name. Other calls are ignored.
+        observe: Called with the :class:`WeightCall` and the operation's output.
+    """
+
+    def __init__(
+        self,
+        matcher: CallMatcher,
+        expected: dict[str, int],
+        observe: Callable[[WeightCall, Tensor], None],
+    ) -> None:
+        super().__init__()
+        self._matcher, self._observe = matcher, observe
+        self._left = dict(expected)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._matcher.note(func, args, result)
+        try:
+            call = self._matcher.match(func, args)
+        except UnknownParameterError:
+            return result
+        if call is not None and self._left.get(call.weight, 0) > 0:
+            self._observe(call, result[0] if isinstance(result, tuple) else result)
+            self._left[call.weight] -= 1
+            if not any(self._left.values()):
+                raise _AllSeenError
+        return result
+
+
+@torch.no_grad()
+def observe(
+    network: nn.Module,
+    images: Tensor,
+    expected: dict[str, int],
+    function: Callable[[WeightCall, Tensor], None],
+) -> None:
+    """Run ``network`` on ``images`` only as far as the expected weight calls, observing them.
+
+    Args:
+        network: Any network; run as it is (put it in ``eval()`` mode first).
+        images: A batch, ``(N, C, H, W)``.
+        expected: Uses of each watched weight in one pass, by name.
+        function: Called with each watched call and its output, in order.
+    """
+    mode = CallObserver(CallMatcher(network), expected, function)
+    try:
+        with mode:
+            network(images)
+    except _AllSeenError:
+        pass

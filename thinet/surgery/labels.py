@@ -1,0 +1,105 @@
+"""Channel labels: which filter does an element of an activation come from?
+
+Every filter of every producing layer has a label, a non-negative integer. An activation carries a
+tensor of labels of its own shape, on which shape operations act as they do on the activation.
+Label tensors are expanded (stride 0) along the axes on which they are constant, so they cost little.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NONE = -1
+"""Label of an element that no filter produced: it can be neither removed nor ignored."""
+ZERO = -2
+"""Label of an element that is zero whatever the filters are (padding)."""
+
+
+class LabelSets:
+    """Union-find over labels, with the reason why a set may not be removed."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._frozen: dict[int, str] = {}
+
+    def new(self, count: int) -> Tensor:
+        """``count`` fresh labels, int64, shape ``(count,)``."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return torch.arange(first, first + count)
+
+    def find(self, label: int) -> int:
+        """The representative of the set that ``label`` is in."""
+        root = label
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[label] != root:
+            self._parent[label], label = root, self._parent[label]
+        return root
+
+    def unite(self, left: Tensor, right: Tensor) -> None:
+        """Unite labels pair by pair; both of shape ``(n,)`` and non-negative."""
+        for a, b in zip(left.tolist(), right.tolist(), strict=True):
+            low, high = sorted((self.find(a), self.find(b)))
+            if low != high:
+                self._parent[high] = low
+                if high in self._frozen:
+                    self._frozen.setdefault(low, self._frozen.pop(high))
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Forbid the removal of every set met in ``labels`` (any shape); the first reason stays."""
+        values = compact(labels).unique()
+        for label in values[values >= 0].tolist():
+            self._frozen.setdefault(self.find(label), reason)
+
+    def why_frozen(self, label: int) -> str | None:
+        """Why this label's set may not be removed, or None."""
+        return self._frozen.get(self.find(label))
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """Representatives of labels of shape ``(n,)``; negative labels stay as they are."""
+        found = [self.find(label) if label >= 0 else label for label in labels.tolist()]
+        return torch.tensor(found, dtype=torch.int64)
+
+
+def compact(labels: Tensor) -> Tensor:
+    """One entry along each expanded axis (the axis stays, with length 1)."""
+    for axis, stride in enumerate(labels.stride()):
+        if stride == 0 and labels.shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def varying_axes(labels: Tensor) -> list[int]:
+    """The axes along which ``labels`` are not constant."""
+    small = compact(labels)
+    return [
+        axis
+        for axis in range(small.dim())
+        if small.shape[axis] > 1 and bool((small != small.narrow(axis, 0, 1)).any())
+    ]
+
+
+def along(labels: Tensor, axis: int) -> Tensor | None:
+    """The labels along ``axis`` if the other axes do not matter, else None.
+
+    Elements that are always zero (:data:`ZERO`) go with any label: padding adds nothing.
+
+    Returns:
+        int64 labels of shape ``(labels.shape[axis],)``.
+    """
+    size = labels.shape[axis]
+    rows = compact(labels).movedim(axis, 0)
+    rows = rows.reshape(rows.shape[0], -1)
+    vector = rows.amax(dim=1)
+    if not bool(((rows == vector[:, None]) | (rows == ZERO)).all()):
+        return None
+    return vector.expand(size).contiguous() if vector.numel() == 1 else vector
+
+
+def spread(vector: Tensor, axis: int, shape: torch.Size) -> Tensor:
+    """Labels of an activation of ``shape`` that vary along ``axis`` alone; the inverse of along."""
+    view = [1] * len(shape)
+    view[axis] = -1
+    return vector.view(view).expand(shape)

@@ -1,0 +1,115 @@
+"""Physically removing channels from a network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinet.surgery.graph import ChannelGraph
+
+
+def shared_copy(network: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of the modules of ``network`` that copies no large tensor.
+
+    Args:
+        network: What to copy.
+        device: ``"meta"`` for a copy without any data; None to share the tensors themselves, so
+            that :func:`remove_` on the copy leaves the original whole.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if device is None:
+            memo[id(tensor)] = tensor
+        else:
+            moved = tensor.detach().to(device)
+            memo[id(tensor)] = (
+                nn.Parameter(moved, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else moved
+            )
+    return copy.deepcopy(network, memo)
+
+
+@torch.no_grad()
+def remove_(network: nn.Module, graph: ChannelGraph, keep: dict[str, list[int]]) -> nn.Module:
+    """Remove in place every filter that ``keep`` leaves out, and all that belongs to it.
+
+    A filter goes with its bias, its entries in the normalisations behind it and the input channels
+    of the layers that read it. Parameters are replaced by new, smaller ones: an optimizer that
+    holds the old ones must be made anew.
+
+    Args:
+        network: The network that ``graph`` describes.
+        graph: From :func:`thinet.surgery.trace.trace` of this very network.
+        keep: Kept filters, sorted, of each layer to prune, by module path.
+
+    Returns:
+        ``network``.
+    """
+    gone = graph.removed_labels(keep)
+    tensors: dict[str, Tensor] = {
+        **dict(network.named_parameters()),
+        **dict(network.named_buffers()),
+    }
+    smaller: dict[int, Tensor] = {}
+    for name in {use.tensor for use in graph.uses}:
+        old = new = tensors[name]
+        for use in graph.uses:
+            if use.tensor == name:
+                stays = torch.nonzero(~torch.isin(use.labels, gone)).flatten()
+                if len(stays) < use.labels.numel():
+                    new = new.detach().index_select(use.axis, stays.to(old.device))
+        if new is not old:
+            smaller[id(old)] = (
+                nn.Parameter(new.contiguous(), requires_grad=old.requires_grad)
+                if isinstance(old, nn.Parameter)
+                else new.contiguous()
+            )
+    _replace(network, smaller)
+    return network
+
+
+def _replace(network: nn.Module, smaller: dict[int, Tensor]) -> None:
+    for module in network.modules():
+        touched = False
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in list(tensors.items()):
+                if tensor is not None and id(tensor) in smaller:
+                    tensors[name] = smaller[id(tensor)]  # type: ignore[assignment]
+                    touched = True
+        if touched:
+            set_widths_(module, widths(module))
+
+
+def widths(module: nn.Module) -> dict[str, int]:
+    """The constructor sizes that the shapes of a module's own tensors imply.
+
+    Returns:
+        For example ``{"in_channels": 3, "out_channels": 19, "groups": 1}``; empty for modules
+        without such sizes.
+    """
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        assert isinstance(weight, Tensor)
+        return {"in_channels": weight.shape[0], "out_channels": weight.shape[1] * module.groups}
+    if isinstance(module, nn.modules.conv._ConvNd):
+        assert isinstance(weight, Tensor)
+        filters, per_group = int(weight.shape[0]), int(weight.shape[1])
+        depthwise = per_group == 1 and module.groups > 1
+        groups = filters if depthwise else module.groups
+        return {"out_channels": filters, "in_channels": per_group * groups, "groups": groups}
+    if isinstance(module, nn.Linear):
+        return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        entries = weight if weight is not None else module.running_mean
+        return {"num_features": int(entries.shape[0])} if isinstance(entries, Tensor) else {}
+    return {}
+
+
+def set_widths_(module: nn.Module, sizes: dict[str, int]) -> None:
+    """Write constructor sizes, as :func:`widths` gives them, into a module's attributes."""
+    for name, size in sizes.items():
+        setattr(module, name, int(size))
