@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thinet.errors import ThinetError
-from thinet.statistics.statistic import Sampling, Statistic
+from thinet.statistics.statistic import Sampling, Statistic, Summary, T
 from thinet.surgery import Layer
 from thinet.surgery.calls import WeightCall, observe
 
-S = TypeVar("S", bound=Statistic)
-
-
 class Evidence:
-    """The statistics collected for one layer, looked up by their class."""
+    """What was collected for one layer: the summary of each kind of statistic."""
 
-    def __init__(self, statistics: Iterable[Statistic] = ()) -> None:
-        self._found = {type(statistic): statistic for statistic in statistics}
+    def __init__(self, summaries: dict[type[Statistic[Any]], Summary] | None = None) -> None:
+        self._found = summaries or {}
 
-    def __getitem__(self, kind: type[S]) -> S:
-        found = self._found[kind]
-        assert isinstance(found, kind)
-        return found
+    def __getitem__(self, kind: type[Statistic[T]]) -> T:
+        return self._found[kind]  # type: ignore[return-value]
 
     def rows(self) -> int | None:
         """Rows behind the statistics, None if there are none."""
-        return max((statistic.rows for statistic in self._found.values()), default=None)
+        return max((summary.rows for summary in self._found.values()), default=None)
 
 
-def shard(images: Sequence[Tensor], rank: int, world: int, batch: int) -> Iterator[tuple[Tensor, list[int]]]:
+def shard(
+    images: Sequence[Tensor], rank: int, world: int, batch: int
+) -> Iterator[tuple[Tensor, list[int]]]:
     """The batches of one rank: images ``rank``, ``rank + world``, ... with their numbers.
 
     Args:
@@ -52,7 +49,7 @@ def shard(images: Sequence[Tensor], rank: int, world: int, batch: int) -> Iterat
 def collect(
     network: nn.Module,
     layer: Layer,
-    needs: Iterable[type[Statistic]],
+    needs: Iterable[type[Statistic[Any]]],
     batches: Iterable[tuple[Tensor, list[int]]],
     sampling: Sampling,
     images: int,
@@ -68,8 +65,7 @@ def collect(
         images: Calibration images over all ranks.
 
     Returns:
-        The statistics. In a process group they are summed over its processes when ``compute`` is
-        called through :meth:`torchmetrics.Metric.sync`, which this function does.
+        The summaries, summed over the processes of a process group if there is one.
 
     Raises:
         ThinetError: If an activation is not finite.
@@ -92,23 +88,25 @@ def collect(
     finally:
         for module, training in modes.items():
             module.training = training
-    for statistic in statistics:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            statistic.sync()
-        for value in statistic.metric_state.values():
-            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
-                raise ThinetError(
-                    f"the activations that {layer.name} feeds are not finite: the network has "
-                    "diverged or its weights hold NaN; train it again with a smaller learning rate."
-                )
-    return Evidence(statistics)
+    return Evidence({type(statistic): _summarise(statistic, layer) for statistic in statistics})
+
+
+def _summarise(statistic: Statistic[Any], layer: Layer) -> Summary:
+    with statistic.sync_context():
+        if not all(bool(torch.isfinite(value).all()) for value in statistic.metric_state.values()):
+            raise ThinetError(
+                f"the activations that {layer.name} feeds are not finite: the network has "
+                "diverged or its weights hold NaN; train it again with a smaller learning rate."
+            )
+        summary: Summary = statistic.summary()
+    return summary
 
 
 def _feed(
     network: nn.Module,
     batch: Tensor,
     numbers: list[int],
-    statistics: list[Statistic],
+    statistics: list[Statistic[Any]],
     expected: dict[str, int],
     weights: dict[str, Tensor],
 ) -> None:

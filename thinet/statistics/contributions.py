@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,14 @@ def sample_contributions(call: WeightCall, weight: Tensor, chosen: Tensor) -> Te
     return (patches * weight[filters]).sum(dim=(3, 4)).reshape(-1, x.shape[1])
 
 
-class ContributionMoments(Statistic):
+class Contributions(NamedTuple):
+    """G = X^T X, float64 ``(C, C)``, and the number of rows of X."""
+
+    gram: Tensor
+    rows: int
+
+
+class ContributionMoments(Statistic[Contributions]):
     """G = X^T X of sampled contributions X, one row an output sample, one column a filter.
 
     Greedy selection, the TPAMI selection and the scale factors follow from G alone
@@ -152,14 +159,9 @@ class ContributionMoments(Statistic):
         self.gram += (rows.T @ rows).to(self.gram)
         self.count += rows.shape[0]
 
-    def compute(self) -> Tensor:
-        """G, float64 ``(C, C)``."""
-        return self.gram
-
-    @property
-    def rows(self) -> int:
-        """See :attr:`Statistic.rows`."""
-        return int(self.count)
+    def summary(self) -> Contributions:
+        """See :meth:`Statistic.summary`."""
+        return Contributions(self.gram, int(self.count))
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

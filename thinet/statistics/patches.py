@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -39,7 +39,14 @@ def patches(call: WeightCall, weight: Tensor, positions: Tensor | None) -> Tenso
     return windows(x, call, kernel, positions).flatten(2).flatten(0, 1)
 
 
-class PatchMoments(Statistic):
+class Patches(NamedTuple):
+    """A = U^T U of each consumer, by the name of its weight, and the number of rows of U."""
+
+    moments: dict[str, Tensor]
+    rows: int
+
+
+class PatchMoments(Statistic[Patches]):
     """A = U^T U of the input patches U of each consumer, ``(C K^2, C K^2)`` in float64.
 
     Args:
@@ -61,10 +68,10 @@ class PatchMoments(Statistic):
         super().__init__()
         self.positions, self.seed = positions, seed
         self.consumers = {consumer.weight: consumer for consumer in consumers}
-        self._states = {
+        self._state_of = {
             consumer.weight: f"moments{place}" for place, consumer in enumerate(consumers)
         }
-        for state, size in zip(self._states.values(), sizes, strict=True):
+        for state, size in zip(self._state_of.values(), sizes, strict=True):
             zero = torch.zeros(size, size, dtype=torch.float64)
             self.add_state(state, zero, dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -106,15 +113,11 @@ class PatchMoments(Statistic):
                 chosen = draw(images, self.positions, self.seed, "patches", call.weight, turn)
                 places = (chosen[..., 1] * grid).long().to(call.input.device)
         rows = patches(call, weight, places).double()
-        moments = getattr(self, self._states[call.weight])
+        moments = getattr(self, self._state_of[call.weight])
         moments += (rows.T @ rows).to(moments)
         self.count += rows.shape[0]
 
-    def compute(self) -> dict[str, Tensor]:
-        """A of each consumer, by the name of its weight."""
-        return {weight: getattr(self, state) for weight, state in self._states.items()}
-
-    @property
-    def rows(self) -> int:
-        """See :attr:`Statistic.rows`."""
-        return int(self.count)
+    def summary(self) -> Patches:
+        """See :meth:`Statistic.summary`."""
+        moments = {weight: getattr(self, state) for weight, state in self._state_of.items()}
+        return Patches(moments, int(self.count))

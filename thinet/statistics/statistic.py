@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -47,7 +47,18 @@ class Sampling:
             )
 
 
-class Statistic(Metric, ABC):
+class Summary(Protocol):
+    """What a statistic says in the end."""
+
+    @property
+    def rows(self) -> int:
+        """Samples behind it, over all ranks."""
+
+
+T = TypeVar("T", bound=Summary)
+
+
+class Statistic(Metric, ABC, Generic[T]):
     """Streams calls of one layer's consumers into states that add up over batches and ranks.
 
     States are sums (``dist_reduce_fx="sum"``), in float64; samples are never stored.
@@ -86,7 +97,10 @@ class Statistic(Metric, ABC):
             turn: Which use of this weight it is in this pass, from 0.
         """
 
-    @property
     @abstractmethod
-    def rows(self) -> int:
-        """Rows taken in so far."""
+    def summary(self) -> T:
+        """What the states say; call it within ``sync_context()`` to sum over ranks."""
+
+    def compute(self) -> Any:
+        """The summary over all ranks, as torchmetrics has it."""
+        return self.summary()

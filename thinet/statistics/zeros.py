@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ from thinet.surgery import Layer
 from thinet.surgery.calls import WeightCall
 
 
-class ZeroFraction(Statistic):
+class Zeros(NamedTuple):
+    """The fraction of zeros of each filter, float64 ``(C,)``, and the values counted for each."""
+
+    fraction: Tensor
+    rows: int
+
+
+class ZeroFraction(Statistic[Zeros]):
     """How often each filter's activation is zero after the ReLU (Hu et al. 2016, eq. 1).
 
     A ReLU gives zero exactly where its input is not positive, so the last operation before it is
@@ -63,11 +70,6 @@ class ZeroFraction(Statistic):
         self.zeros += zero.sum(dim=1).to(self.zeros)
         self.count += zero.shape[1]
 
-    def compute(self) -> Tensor:
-        """The fraction of zeros of each filter, float64 ``(C,)``."""
-        return self.zeros / self.count.clamp_min(1)
-
-    @property
-    def rows(self) -> int:
-        """See :attr:`Statistic.rows`."""
-        return int(self.count)
+    def summary(self) -> Zeros:
+        """See :meth:`Statistic.summary`."""
+        return Zeros(self.zeros / self.count.clamp_min(1), int(self.count))

@@ -103,6 +103,8 @@ class _Tracer(TorchDispatchMode):
             if vector is None:
                 self.sets.freeze(seen, f"{owner(call.weight)} mixes them with other channels")
                 vector = torch.full((size,), NONE)
+            elif call.kind == "conv" and (call.transposed or call.input.dim() != 4):
+                self.sets.freeze(seen, f"{owner(call.weight)} is not a plain 2-d convolution")
             self._use(call.weight, reads, "consume", vector)
         self._produce(call, writes, axis, output)
 

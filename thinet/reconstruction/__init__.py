@@ -1,0 +1,19 @@
+"""What the next layer does about the filters it no longer sees: one way a file."""
+
+from thinet.reconstruction.batchnorm import recalibrate_
+from thinet.reconstruction.none import NoReconstruction
+from thinet.reconstruction.reconstruction import Reconstruction, solve
+from thinet.reconstruction.refit import Refit, refit_weights
+from thinet.reconstruction.scale import Scale, relative_error, scale_factors
+
+__all__ = [
+    "NoReconstruction",
+    "Reconstruction",
+    "Refit",
+    "Scale",
+    "recalibrate_",
+    "refit_weights",
+    "relative_error",
+    "scale_factors",
+    "solve",
+]

@@ -1,0 +1,53 @@
+"""Re-estimating BatchNorm statistics that surgery has made stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Re-estimate the running statistics of every BatchNorm layer, in place.
+
+    The statistics become the cumulative average over the batches (``momentum=None``), in
+    ``train()`` mode for the BatchNorm layers alone: dropout stays off, no weight changes.
+
+    Args:
+        network: The network; its modes are left as they were.
+        batches: Images, ``(N, C, H, W)``, without augmentation. A last batch of one image is
+            left out if there are others: it has no variance.
+
+    Returns:
+        How many layers were re-estimated (0: there is none that keeps statistics).
+    """
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    if not layers:
+        return 0
+    modes = {module: module.training for module in network.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = None
+    device = next(network.parameters()).device
+    try:
+        seen = 0
+        for batch in batches:
+            if len(batch) > 1 or not seen:
+                network(batch.to(device))
+                seen += len(batch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+    return len(layers)
