@@ -1,0 +1,67 @@
+"""Every file in conf/dataset builds its data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from thinet.datasets.module import ImageData
+from thinet.errors import ThinetError
+
+FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
+RECIPE = {
+    "batch_size",
+    "baseline_epochs",
+    "baseline_lr",
+    "stage_epochs",
+    "stage_lr",
+    "final_epochs",
+    "final_lr",
+}
+
+
+def compose(file: Path) -> DictConfig:
+    """The part of the whole configuration that data sets refer to."""
+    rest = {
+        "seed": 5,
+        "paths": {"data": "data"},
+        "model": {"image_size": 224},
+        "finetune": {"batch_size": "${dataset.recipe.batch_size}"},
+    }
+    return OmegaConf.create({**rest, "dataset": OmegaConf.load(file)})
+
+
+def test_the_six_data_sets_are_there() -> None:
+    names = ["cifar10", "cub200", "digits", "fashion_mnist", "folder", "imagenet"]
+    assert [file.stem for file in FILES] == names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_builds(file: Path) -> None:
+    config = compose(file)
+    data = instantiate(config.dataset.data)
+    assert isinstance(data, ImageData)
+    assert config.dataset.name == file.stem
+    assert set(config.dataset.recipe) == RECIPE
+    assert data.batch_size == config.dataset.recipe.batch_size
+    assert data.seed == 5
+    assert data.input_shape == (3, config.dataset.image_size, config.dataset.image_size)
+    assert data.num_classes == config.dataset.num_classes
+    assert all(type(x) is float for x in (*data.mean, *data.std))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_without_data_it_says_what_to_type(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = instantiate(compose(file).dataset.data)
+    if file.stem == "digits":
+        data.check()
+        assert len(data.classes) == 10
+        return
+    with pytest.raises(ThinetError, match=r"type dataset\.root="):
+        data.check()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import contextlib
+import gc
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from thinet.datasets.images import (
+    FileImages,
+    ImageError,
+    ImageView,
+    TensorImages,
+    clean_worker_error,
+    read_image,
+    verify_images,
+)
+from thinet.datasets.transforms import Preprocessing
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.new("RGB", (5, 4), (200, 100, 50)).convert(mode).save(path)
+    image = read_image(str(path))
+    assert (image.mode, image.size) == ("RGB", (5, 4))
+
+
+def test_grey_is_repeated() -> None:
+    images = TensorImages(torch.rand(2, 1, 4, 4), [0, 1])
+    assert torch.equal(images.load(1), images.images[1].repeat(3, 1, 1))
+
+
+def broken_files(folder: Path) -> list[str]:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    paths = [folder / name for name in ("cut.jpg", "text.jpg", "empty.jpg", "cut.png")]
+    for path in paths:
+        Image.fromarray(pixels).save(path)
+    for path in (paths[0], paths[3]):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    paths[1].write_text("no image")
+    paths[2].write_bytes(b"")
+    return [*map(str, paths), str(folder / "missing.jpg")]
+
+
+def test_broken_files_are_named_in_one_sentence(tmp_path: Path) -> None:
+    for path in broken_files(tmp_path):
+        for action in (lambda p: read_image(p), lambda p: verify_images([p])):
+            with pytest.raises(ImageError) as caught:
+                action(path)
+            assert path in str(caught.value)
+            assert "repeat the command" in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_sentence_survives_the_worker_process(tmp_path: Path, workers: int) -> None:
+    path = broken_files(tmp_path)[0]
+    images = FileImages([path], [0])
+    view = ImageView(images, [0, 0, 0], Preprocessing(32).evaluation())
+    with pytest.raises(ImageError) as direct:
+        read_image(path)
+    sentences = []
+    try:  # pytest.raises would keep the loader alive in a reference cycle
+        list(DataLoader(view, num_workers=workers))
+    except ImageError as error:
+        sentences = [str(error), str(pickle.loads(pickle.dumps(error)))]
+    assert sentences == [str(direct.value)] * 2
+
+
+def test_workers_end_at_once_after_an_error(tmp_path: Path) -> None:
+    path = broken_files(tmp_path)[1]
+    view = ImageView(FileImages([path], [0]), [0, 0, 0], Preprocessing(32).evaluation())
+    gc.collect()
+    with contextlib.suppress(ImageError):
+        list(DataLoader(view, num_workers=2))
+    start = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - start < 4
+
+
+def test_other_messages_are_left_alone() -> None:
+    assert clean_worker_error("image a: b cannot be read") == "image a: b cannot be read"
+
+
+def test_paths_of_any_characters_come_back(tmp_path: Path) -> None:
+    paths = ["/a/b.jpg", "/längere/ünïcode 图.jpg", "/c.png"]
+    images = FileImages(paths, [0, 1, 2])
+    assert [images.path(i) for i in range(3)] == paths
+
+
+def test_augmentation_comes_from_the_pair_and_leaves_the_generator_alone() -> None:
+    images = TensorImages(torch.rand(4, 3, 32, 32), [0, 1, 2, 3])
+    view = ImageView(images, [3, 1], Preprocessing(32).training())
+    torch.manual_seed(5)
+    first, label = view[(0, 11)]
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+    assert label == 3
+    assert torch.equal(view[(0, 11)][0], first)
+    assert any(not torch.equal(view[(0, seed)][0], first) for seed in range(3))

@@ -1,0 +1,1 @@
+"""Image data sets as LightningDataModules; each file holds one, ``module`` what they share."""

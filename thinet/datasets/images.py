@@ -1,0 +1,201 @@
+"""Where images come from, and the data set a loader reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from thinet.errors import ThinetError
+
+
+class ImageError(ThinetError):
+    """An image file that cannot be decoded.
+
+    A DataLoader raises the error of a worker process anew, as the same type with the worker's
+    traceback as its message; this class finds its own sentence in there again.
+    """
+
+    # Makes torch's ExceptionWrapper raise without keeping the error in a local variable. That
+    # variable would tie the loader into a reference cycle, and a loader that the garbage collector
+    # takes apart waits five seconds for each of its workers.
+    message = "unreadable image"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean_worker_error(message))
+
+
+def clean_worker_error(message: str) -> str:
+    r"""The last sentence of a worker's traceback; any other message comes back as it is.
+
+    >>> clean_worker_error("Caught ImageError in worker.\nOriginal ...\nx.ImageError: bad.\n")
+    'bad.'
+    """
+    if not re.match(r"Caught \w+ in ", message):
+        return message
+    last_line = message.rstrip().rpartition("\n")[2]
+    return last_line.partition(": ")[2] or last_line
+
+
+def read_image(path: str) -> Image.Image:
+    """Decode an image file to RGB; grey images are repeated, transparency is dropped.
+
+    Raises:
+        ImageError: If the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        raise _unreadable(path, error) from error
+
+
+def verify_images(paths: Iterable[str]) -> None:
+    """Decode each file coarsely, to find broken ones before long work starts.
+
+    JPEGs are decoded at an eighth of their size: all data are read, most arithmetic is left out.
+
+    Raises:
+        ImageError: Naming the first file that is missing, truncated or no image.
+    """
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (1, 1))
+                image.load()
+        except Exception as error:  # as above
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"image {path} does not exist: restore it and repeat the command.")
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no image format is recognised in it"
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return ImageError(
+        f"image {path} cannot be read ({reason}): replace or delete it and repeat the command."
+    )
+
+
+class Images(ABC):
+    """A part of a data set: labels at hand, pixels on demand."""
+
+    labels: np.ndarray
+    """Class index per image, int64 of shape (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image | Tensor:
+        """Image ``index`` with three channels, before any transform."""
+
+
+class FileImages(Images):
+    """Image files.
+
+    The paths are kept in one byte array: a list of a million strings would be copied into every
+    worker process as soon as its reference counts are touched.
+
+    Args:
+        paths: One file per image.
+        labels: One class index per image.
+    """
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+        self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def path(self, index: int) -> str:
+        """File of image ``index``."""
+        return os.fsdecode(bytes(self._paths[index]))
+
+    def load(self, index: int) -> Image.Image:
+        """Decode image ``index``.
+
+        Raises:
+            ImageError: Naming the file if it cannot be decoded.
+        """
+        return read_image(self.path(index))
+
+
+class TensorImages(Images):
+    """Images held in memory.
+
+    Args:
+        images: (N, 1 or 3, H, W), uint8 or float in [0, 1].
+        labels: One class index per image.
+    """
+
+    def __init__(self, images: Tensor, labels: Sequence[int] | np.ndarray | Tensor) -> None:
+        self.images = images
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def load(self, index: int) -> Tensor:
+        """Image ``index`` as (3, H, W)."""
+        return self.images[index].expand(3, -1, -1)
+
+
+class ImageView(Dataset[tuple[Tensor, int]]):
+    """Some of the images of a part, transformed: items are ``(image, label)``.
+
+    Args:
+        images: The part.
+        positions: Which of its images, in which order.
+        transform: From a decoded image to a float tensor (3, H, W).
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        positions: Sequence[int] | np.ndarray,
+        transform: Callable[[Any], Tensor],
+    ) -> None:
+        self.images = images
+        self.positions = np.asarray(positions, dtype=np.int64)
+        self.transform = transform
+
+    @property
+    def labels(self) -> list[int]:
+        """Class index per item, without decoding anything."""
+        return [int(label) for label in self.images.labels[self.positions]]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        """Item ``key``, or for a pair ``(position, seed)`` that item augmented from that seed."""
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        position = int(self.positions[index])
+        image = self.images.load(position)
+        label = int(self.images.labels[position])
+        if seed is None:
+            return self.transform(image), label
+        with _seeded(seed):
+            return self.transform(image), label
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator starts from ``seed`` inside and is as before outside.
+
+    ``torch.manual_seed`` would also reseed the accelerator, which dropout draws from.
+    """
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)

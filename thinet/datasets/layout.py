@@ -1,0 +1,150 @@
+"""Reading trees of class folders: ``<part>/<class>/<image>``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from thinet.datasets.images import FileImages, verify_images
+from thinet.errors import ThinetError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+)
+EXPECTED = "expected <root>/train/<class>/<image> and <root>/test|val/<class>/<image>"
+VERIFIED = 200
+"""Files of a part that are decoded before work starts."""
+
+
+def data_root(root: str | Path | None, layout: str = EXPECTED) -> Path:
+    """The folder ``dataset.root`` names.
+
+    Raises:
+        ThinetError: If none is given or it is not an existing folder.
+    """
+    if root is None or not str(root).strip():
+        raise ThinetError(f"no data set folder is given: type dataset.root=<folder> ({layout}).")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise ThinetError(
+            f"dataset.root={root} is not an existing folder: type dataset.root=<folder> ({layout})."
+        )
+    return path
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends like an image and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def walk_images(folder: str | Path) -> Iterator[str]:
+    """Image files in a folder and below, lazily and in no particular order.
+
+    Raises:
+        ThinetError: If a folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_image(entry.name) and entry.is_file():
+                    yield entry.path
+                elif entry.is_dir():
+                    yield from walk_images(entry.path)
+    except OSError as error:
+        raise ThinetError(
+            f"{folder} cannot be read ({error.strerror}): correct its permissions (chmod)."
+        ) from error
+
+
+def class_folders(part: Path) -> list[str]:
+    """Names of the class folders of one part, sorted: their order is the class index.
+
+    Raises:
+        ThinetError: If there is none, or the images lie beside instead of in class folders.
+    """
+    try:
+        with os.scandir(part) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            classes = sorted(entry.name for entry in visible if entry.is_dir())
+            loose = [entry.name for entry in visible if is_image(entry.name) and entry.is_file()]
+    except OSError as error:
+        raise ThinetError(f"{part} cannot be read ({error.strerror}): {EXPECTED}.") from error
+    if loose:
+        raise ThinetError(
+            f"{part} holds {len(loose)} image files ({min(loose)} ...) that are in no class "
+            f"folder: sort them into one folder per class ({EXPECTED})."
+        )
+    if not classes:
+        raise ThinetError(f"{part} has no class folders: {EXPECTED}.")
+    return classes
+
+
+def check_part(part: Path) -> list[str]:
+    """Check that every class of a part has images and decode a few of each.
+
+    Returns:
+        The class names.
+
+    Raises:
+        ThinetError: If the layout is wrong, a class is empty or an image is broken.
+    """
+    classes = class_folders(part)
+    each = max(VERIFIED // len(classes), 1)
+    some: list[str] = []
+    for name in classes:
+        first = list(islice(walk_images(part / name), each))
+        if not first:
+            raise ThinetError(
+                f"class folder {part / name} has no images ({', '.join(sorted(EXTENSIONS))}): "
+                "add some or delete the folder."
+            )
+        some += first
+    verify_images(some[:: -(-len(some) // VERIFIED)])
+    return classes
+
+
+def check_same_classes(train: Path, other: Path, classes: list[str], others: list[str]) -> None:
+    """Compare the classes of two parts.
+
+    Raises:
+        ThinetError: Naming some of the classes only one of them has.
+    """
+    for have, lack, names in (
+        (train, other, set(classes) - set(others)),
+        (other, train, set(others) - set(classes)),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
+            raise ThinetError(
+                f"{len(names)} class folders of {have} are missing in {lack} ({shown}): give both "
+                "the same class folders."
+            )
+
+
+def list_part(part: Path, classes: list[str]) -> FileImages:
+    """All images of a part, sorted by class and path.
+
+    Raises:
+        ThinetError: If a folder cannot be listed.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = sorted(walk_images(part / name))
+        paths += files
+        labels += [label] * len(files)
+    return FileImages(paths, labels)
+
+
+def nested_root(root: Path) -> Path | None:
+    """The only sub-folder of ``root`` if that one has a ``train`` folder."""
+    with suppress(OSError):
+        folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+        if len(folders) == 1 and (folders[0] / "train").is_dir():
+            return folders[0]
+    return None

@@ -1,0 +1,232 @@
+"""What every data set shares: splits, calibration subset, loaders, sharding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from thinet.datasets.images import Images, ImageView
+from thinet.datasets.sampler import EpochSampler, eval_batches
+from thinet.datasets.split import balanced_subset, stratified_split
+from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from thinet.errors import ThinetError
+from thinet.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The published parts of a data set; without ``val`` one is split from ``train``."""
+
+    train: Images
+    test: Images
+    val: Images | None = None
+
+
+class ImageData(LightningDataModule, ABC):
+    """Base of all data sets: a subclass says how to check and read its parts.
+
+    Training order and augmentation depend only on ``(seed, stage_key, epoch)``; validation, test
+    and calibration images come in a fixed order without augmentation.
+
+    Args:
+        image_size: Side of the network's input, in pixels.
+        batch_size: Images per optimizer step, over all ranks together.
+        num_classes: What the network is built for; None finds it out in :meth:`check`.
+        num_workers: Loader processes per rank; 0 loads in the main process.
+        seed: Seed of the run.
+        calibration_per_class: Images per class in :meth:`calibration`.
+        val_fraction: Part of each training class that validates, in (0, 1).
+        resize: See :class:`~thinet.datasets.transforms.Preprocessing`; ``crop`` and ``flip`` too.
+        crop: As above.
+        flip: As above.
+        mean: Mean per channel for pixels in [0, 1]; None takes the data set's own.
+        std: Standard deviation per channel; None takes the data set's own.
+
+    Attributes:
+        classes: Names by class index, known after :meth:`check` or :meth:`setup`.
+        stage_key: What is being trained; set it before a stage so that its order is its own.
+
+    Raises:
+        ThinetError: If an option is out of range.
+    """
+
+    default_mean: tuple[float, float, float] = IMAGENET_MEAN
+    default_std: tuple[float, float, float] = IMAGENET_STD
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        batch_size: int = 64,
+        num_classes: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        calibration_per_class: int = 10,
+        val_fraction: float = 0.1,
+        resize: str = "auto",
+        crop: str = "auto",
+        flip: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < val_fraction < 1:
+            raise ThinetError(
+                f"dataset.val_fraction={val_fraction} is outside (0, 1): early decisions need "
+                "validation images, so type for example dataset.val_fraction=0.1."
+            )
+        if calibration_per_class < 1:
+            raise ThinetError(
+                f"dataset.calibration_per_class={calibration_per_class} leaves nothing to measure: "
+                "type for example dataset.calibration_per_class=10."
+            )
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_classes = num_classes
+        self.num_workers = num_workers
+        self.seed = seed
+        self.calibration_per_class = calibration_per_class
+        self.val_fraction = val_fraction
+        self.mean = tuple(mean or self.default_mean)
+        self.std = tuple(std or self.default_std)
+        self.preprocessing = Preprocessing(image_size, resize, crop, flip, self.mean, self.std)
+        self.classes: list[str] = []
+        self.stage_key = "train"
+        self._train: ImageView | None = None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look at the files without reading them all, and fill in ``classes``.
+
+        Raises:
+            ThinetError: Saying what is wrong and what to type.
+        """
+
+    @abstractmethod
+    def load_parts(self) -> Parts:
+        """Read the published parts; called once, after :meth:`check`."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, height, width) of one image as the network sees it."""
+        return (3, self.image_size, self.image_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data and split them; calling it again changes nothing.
+
+        Raises:
+            ThinetError: As :meth:`check`, or if no class has an image to spare for validation.
+        """
+        if self._train is not None:
+            return
+        self.check()
+        parts = self.load_parts()
+        kept: Sequence[int] = range(len(parts.train))
+        val_images = parts.val
+        val_positions: Sequence[int] = range(len(parts.val or ()))
+        if val_images is None:
+            kept, aside = stratified_split(
+                parts.train.labels.tolist(), self.val_fraction, derive_seed(self.seed, "val")
+            )
+            val_images, val_positions = parts.train, aside
+        if not len(val_positions):
+            raise ThinetError(
+                "every class has a single training image, so none is left to validate with: add "
+                "images, or a val/ folder beside train/ and test/."
+            )
+        plain = self.preprocessing.evaluation()
+        self._plain_train = ImageView(parts.train, kept, plain)
+        self._val = ImageView(val_images, val_positions, plain)
+        self._test = ImageView(parts.test, range(len(parts.test)), plain)
+        self._train = ImageView(parts.train, kept, self.preprocessing.training())
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """This rank's share of the shuffled, augmented training images of the current epoch.
+
+        Raises:
+            ThinetError: If the batch cannot be shared out equally over the ranks.
+        """
+        self.setup()
+        assert self._train is not None
+        rank, world = self._rank_and_world()
+        if self.batch_size % world:
+            raise ThinetError(
+                f"finetune.batch_size={self.batch_size} cannot be shared by {world} processes: "
+                f"type finetune.batch_size={-(-self.batch_size // world) * world}."
+            )
+        batch_size = self.batch_size // world
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        sampler = EpochSampler(len(self._train), self.seed, self.stage_key, epoch, rank, world)
+        return DataLoader(
+            self._train,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            # a batch of one has no variance for BatchNorm
+            drop_last=len(sampler) > batch_size > 1 and len(sampler) % batch_size == 1,
+            pin_memory=torch.cuda.is_available(),
+            generator=self._loader_generator(epoch),
+        )
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """This rank's share of the validation images, in order."""
+        self.setup()
+        return self._eval_loader(self._val)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """This rank's share of the published test images, in order."""
+        self.setup()
+        return self._eval_loader(self._test)
+
+    def calibration(self) -> ImageView:
+        """Training images without augmentation, ``calibration_per_class`` of each class.
+
+        Returns:
+            The same ``(image, label)`` items in the same order on every rank; classes take turns.
+        """
+        self.setup()
+        train = self._plain_train
+        chosen = balanced_subset(
+            train.labels, self.calibration_per_class, derive_seed(self.seed, "calibration")
+        )
+        return ImageView(train.images, train.positions[chosen], train.transform)
+
+    def _eval_loader(self, view: ImageView) -> DataLoader[tuple[Tensor, int]]:
+        rank, world = self._rank_and_world()
+        batches = eval_batches(len(view), max(self.batch_size // world, 2), rank, world)
+        return DataLoader(
+            view,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=self._loader_generator(0),
+        )
+
+    def _loader_generator(self, epoch: int) -> torch.Generator:
+        """A generator of the loader's own, so that starting it draws nothing from the run's."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, "loader", epoch))
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _set_classes(self, classes: Sequence[str], where: str) -> None:
+        """Take over the names of the classes found.
+
+        Raises:
+            ThinetError: If ``num_classes`` was given and is another number.
+        """
+        if self.num_classes not in (None, len(classes)):
+            raise ThinetError(
+                f"dataset.num_classes={self.num_classes} but {where} has {len(classes)} classes: "
+                f"type dataset.num_classes={len(classes)} or leave it out."
+            )
+        self.classes = list(classes)
+        self.num_classes = len(classes)

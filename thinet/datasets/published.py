@@ -1,0 +1,95 @@
+"""Data sets that torchvision knows how to read and, if asked to, download."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import VisionDataset
+
+from thinet.datasets.images import TensorImages
+from thinet.datasets.module import ImageData, Parts
+from thinet.errors import ThinetError
+
+
+class Published(ImageData):
+    """Base of small published data sets; nothing is downloaded unless ``download`` says so.
+
+    Args:
+        root: Folder that holds the data set's own folder.
+        download: Fetch what is missing.
+        common: See :class:`~thinet.datasets.module.ImageData`.
+    """
+
+    title: str
+    class_names: tuple[str, ...]
+
+    def __init__(self, *, root: str | None = "data", download: bool = False, **common: Any) -> None:
+        super().__init__(**common)
+        self.root = root or "data"
+        self.download = download
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """The unpacked files torchvision reads, relative to the root."""
+
+    @abstractmethod
+    def open_part(self, train: bool, download: bool) -> VisionDataset:
+        """The training or test part as torchvision's data set."""
+
+    @abstractmethod
+    def tensors(self, part: VisionDataset) -> TensorImages:
+        """Images and labels of a part."""
+
+    def check(self) -> None:
+        """Check that the files are there, or may be downloaded.
+
+        Raises:
+            ThinetError: If one is missing and ``download`` is off.
+        """
+        missing = self._missing()
+        if missing and not self.download:
+            raise ThinetError(
+                f"{self.title} is not in dataset.root={self.root} ({missing[0]} is missing): type "
+                "dataset.root=<its folder>, or dataset.download=true to fetch it."
+            )
+        self._set_classes(self.class_names, self.title)
+
+    def prepare_data(self) -> None:
+        """Download what is missing if that is allowed; Lightning calls it in one process only.
+
+        Raises:
+            ThinetError: If the download fails.
+        """
+        if not self.download or not self._missing():
+            return
+        try:
+            self.open_part(train=True, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ThinetError(
+                f"{self.title} could not be downloaded ({reason}): put its files into "
+                f"{Path(self.root) / self.files()[0].parent} by hand."
+            ) from error
+
+    def load_parts(self) -> Parts:
+        """Read both parts into memory.
+
+        Raises:
+            ThinetError: If a file is damaged.
+        """
+        self.prepare_data()
+        try:
+            train, test = (self.open_part(train=part, download=False) for part in (True, False))
+            return Parts(self.tensors(train), test=self.tensors(test))
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ThinetError(
+                f"{self.title} in dataset.root={self.root} is damaged ({reason}): delete "
+                f"{Path(self.root) / self.files()[0].parent} and type dataset.download=true."
+            ) from error
+
+    def _missing(self) -> list[Path]:
+        root = Path(self.root).expanduser()
+        return [file for file in self.files() if not (root / file).is_file()]
