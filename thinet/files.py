@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -26,7 +27,8 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise ThinetError(
             f"cannot write {path} ({error.strerror}): free some space or choose another folder "
             "with paths.outputs=<dir>."
@@ -51,8 +53,10 @@ def read_json(path: str | Path) -> Any:
         ThinetError: If it is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ThinetError(f"{path} does not exist: give the folder of a finished run.") from error
     except (OSError, ValueError) as error:
-        raise ThinetError(f"{path} cannot be read as JSON ({error}): restore or delete it.") from error
+        raise ThinetError(
+            f"{path} cannot be read as JSON ({error}): restore or delete it."
+        ) from error

@@ -1,0 +1,21 @@
+"""Run one experiment, or a sweep with -m; ``python run.py --help`` lists every option."""
+
+from typing import Any
+
+import hydra
+
+from thinet.guard import guarded, register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: Any) -> Any:
+    """Hand the composed configuration to thinet; torch is imported only now."""
+    from thinet.run import run
+
+    return run(cfg)
+
+
+if __name__ == "__main__":
+    guarded(main)

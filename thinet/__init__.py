@@ -1,0 +1,41 @@
+"""Compress convolutional networks and measure what it costs.
+
+The public functions are loaded when they are first used, so that ``import thinet`` is instant::
+
+    result = thinet.prune(model, batches, ratio=0.5)   # any classifier; it is left as it was
+    thinet.save(result, "slim/")                       # safetensors and JSON
+    net = thinet.load("slim/", network=model)
+    thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thinet.artifacts import load, save
+    from thinet.errors import ThinetError
+    from thinet.metrics import cost
+    from thinet.pruning import prune
+
+__version__ = "0.1.0"
+__all__ = ["ThinetError", "cost", "load", "prune", "save"]
+
+_HOMES = {
+    "ThinetError": "thinet.errors",
+    "cost": "thinet.metrics",
+    "load": "thinet.artifacts",
+    "prune": "thinet.pruning",
+    "save": "thinet.artifacts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'thinet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

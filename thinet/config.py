@@ -1,0 +1,320 @@
+"""The only file that sees a Hydra configuration: checks it, and builds the job from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from thinet.errors import ThinetError
+from thinet.ratio import check_ratio
+from thinet.schedule import Phase
+
+if TYPE_CHECKING:
+    from thinet.job import Job
+
+# What does not change a result is not part of a run's identity.
+_NOT_IDENTITY = {
+    "name", "paths", "logger", "resume", "dry_run", "traceback", "keep_stages", "note", "hydra",
+}  # fmt: skip
+_BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
+
+
+def register_resolvers() -> None:
+    """Teach OmegaConf the interpolations of ``conf/config.yaml``."""
+    for name, function in (
+        ("fingerprint", lambda _root_: fingerprint(_root_)),
+        ("run_dir", lambda _root_: str(run_folder(_root_))),
+        ("short", _short),
+    ):
+        OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+def _short(value: Any) -> str:
+    """A ratio as part of a file name."""
+    if isinstance(value, (Mapping, DictConfig)):
+        return "mixed"
+    return re.sub(r"[^\w.+-]", "_", str(value))[:12]
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder of the run; a dry run leaves none behind."""
+    outputs = Path(cfg.paths.outputs)
+    if cfg.get("dry_run") is True:
+        return outputs / ".dry_run"
+    if str(cfg.get("resume")) not in ("auto", "off"):
+        return Path(str(cfg.resume))
+    return outputs / str(cfg.name)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, interpolations resolved, without Hydra's own node."""
+    keys = [key for key in cfg if key != "hydra"]
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in keys
+    }
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """Eight digits that are the same for the same configuration, whatever it logs to."""
+    content = {}
+    for key in cfg:
+        if key not in _NOT_IDENTITY:
+            node = cfg[key]
+            is_node = OmegaConf.is_config(node)
+            content[str(key)] = OmegaConf.to_container(node, resolve=True) if is_node else node
+    content.get("trainer", {}).pop("progress", None)
+    return _digest(content)
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def baseline_fingerprint(config: Mapping[str, Any], weights: Path | None) -> str:
+    """Names the trained baseline: network, data, recipe, seed and the content of a weights file."""
+    content = {key: config[key] for key in _BASELINE}
+    model = {k: v for k, v in content["model"].items() if k != "paper_layers"}
+    dataset = dict(content["dataset"])
+    dataset.pop("calibration_per_class", None)
+    dataset["data"] = {
+        k: v for k, v in dataset.get("data", {}).items() if k != "calibration_per_class"
+    }
+    trainer = {k: v for k, v in content["trainer"].items() if k != "progress"}
+    content |= {"model": model, "dataset": dataset, "trainer": trainer}
+    if weights is not None:
+        content["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return _digest(content)
+
+
+def check(cfg: DictConfig) -> dict[str, Any]:
+    """Check everything that can be checked without torch, and report all problems at once.
+
+    Returns:
+        The configuration as plain containers.
+
+    Raises:
+        ThinetError: With one sentence a problem.
+    """
+    try:
+        config = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise ThinetError(f"the configuration cannot be resolved: {first_line(error)}.") from error
+    problems: list[str] = []
+    for part in (_check_pruning, _check_training, _check_devices, _check_run):
+        problems += part(config)
+    if problems:
+        numbered = problems if len(problems) == 1 else [
+            f"({place}) {problem}" for place, problem in enumerate(problems, 1)
+        ]
+        raise ThinetError(" ".join(numbered))
+    return config
+
+
+def _problem(function: Any, *args: Any, **kwargs: Any) -> list[str]:
+    try:
+        function(*args, **kwargs)
+    except ThinetError as error:
+        return [str(error)]
+    return []
+
+
+def _check_pruning(config: Mapping[str, Any]) -> list[str]:
+    problems = _problem(check_ratio, config["ratio"])
+    layers = config["layers"]
+    names = layers if isinstance(layers, list) else [layers]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        problems.append(
+            f"layers={layers} is not a name, a glob or a list of those: type layers=paper, "
+            "layers=all or for example layers=[features.0,features.5]."
+        )
+    return problems
+
+
+def _check_training(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for part in ("stage", "group_end", "final"):
+        for problem in _problem(Phase, **config["finetune"][part]):
+            problems.append(problem.replace("finetune.stage", f"finetune.{part}"))
+    for problem in _problem(_baseline_phase, config):
+        problems.append(problem.replace("finetune.stage.", "baseline."))
+    for group in ("finetune", "baseline"):
+        smoothing = config[group]["label_smoothing"]
+        if not _is_number(smoothing) or not 0 <= smoothing < 1:
+            problems.append(
+                f"{group}.label_smoothing={smoothing} is not in [0, 1): "
+                f"type {group}.label_smoothing=0.1."
+            )
+    if config["baseline"]["train"] not in ("auto", "always", "never"):
+        problems.append(
+            f"baseline.train={config['baseline']['train']} is unknown: choose auto, always or never."
+        )
+    sizes = {
+        "finetune.batch_size": config["finetune"]["batch_size"],
+        "calibration.batch_size": config["calibration"]["batch_size"],
+    }
+    for key, size in sizes.items():
+        if not _is_whole(size) or size < 1:
+            problems.append(f"{key}={size} is not a whole number of at least 1: type {key}=64.")
+    return problems
+
+
+def _baseline_phase(config: Mapping[str, Any]) -> Phase:
+    baseline = config["baseline"]
+    return Phase(**{key: baseline[key] for key in ("epochs", "lr", "decay", "warmup")})
+
+
+def _check_devices(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    trainer = config["trainer"]
+    for key in ("devices", "num_nodes"):
+        count = trainer[key]
+        if count != "auto" and (not _is_whole(count) or count < 1):
+            problems.append(
+                f"trainer.{key}={count} is not a whole number of at least 1: type trainer.{key}=1."
+            )
+    precisions = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+    if trainer["precision"] not in precisions:
+        problems.append(
+            f"trainer.precision={trainer['precision']} is unknown: choose among "
+            f"{', '.join(precisions)}."
+        )
+    return problems
+
+
+def _check_run(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if not _is_whole(config["seed"]) or config["seed"] < 0:
+        problems.append(
+            f"seed={config['seed']} is not a whole number of at least 0: type seed=0."
+        )
+    for key in ("dry_run", "traceback", "keep_stages"):
+        if not isinstance(config[key], bool):
+            problems.append(f"{key}={config[key]} is neither true nor false: type {key}=true.")
+    resume = str(config["resume"])
+    if resume not in ("auto", "off") and not (Path(resume) / "state.json").exists():
+        problems.append(
+            f"resume={resume} is not the folder of a run (it holds no state.json): type "
+            "resume=auto, resume=off or the folder of an unfinished run."
+        )
+    weights = str(config["model"]["weights"])
+    is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
+    if is_file and not Path(weights).is_file():
+        problems.append(
+            f"model.weights={weights} does not exist: give an existing .safetensors or .pth file, "
+            "or model.weights=none to train from scratch."
+        )
+    return problems
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def build(config: dict[str, Any]) -> Job:
+    """Build everything a run needs; this imports torch.
+
+    Args:
+        config: From :func:`check`.
+
+    Raises:
+        ThinetError: If a device, data set or option does not exist.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from thinet.engine.engine import Devices, Training
+    from thinet.job import BaselineRecipe, Job, ModelRecipe
+    from thinet.statistics import Sampling
+
+    def make(node: Any, **more: Any) -> Any:
+        try:
+            return instantiate(node, **more)
+        except InstantiationException as error:
+            cause = error.__cause__
+            if isinstance(cause, ThinetError):
+                raise cause from error
+            raise ThinetError(f"{first_line(error)}: {first_line(cause or error)}.") from error
+
+    def training(group: Mapping[str, Any]) -> Training:
+        return Training(make(dict(group["optimizer"]), _partial_=True, lr=1.0), group["label_smoothing"])
+
+    model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
+    calibration = dict(config["calibration"])
+    weights = Path(str(model["weights"]))
+    trainer = {k: v for k, v in config["trainer"].items() if k != "name"}
+    target = dict(model["build"])
+    return Job(
+        name=config["name"],
+        config=config,
+        method=config["method"]["name"],
+        seed=config["seed"],
+        model=ModelRecipe(
+            name=model["name"],
+            target=target.pop("_target_"),
+            arguments=target,
+            weights=str(model["weights"]),
+            paper_layers=tuple(model.get("paper_layers") or ()),
+        ),
+        data=make(config["dataset"]["data"]),
+        image_size=config["dataset"]["image_size"],
+        criterion=make(config["criterion"]["build"]),
+        reconstruction=make(config["reconstruction"]["build"]),
+        recalibrate_bn=config["reconstruction"]["recalibrate_bn"],
+        ratio=config["ratio"],
+        layers=config["layers"],
+        schedule=config["schedule"]["name"],
+        stage=Phase(**finetune["stage"]),
+        group_end=Phase(**finetune["group_end"]),
+        final=Phase(**finetune["final"]),
+        training=training(finetune),
+        baseline=BaselineRecipe(baseline["train"], _baseline_phase(config), training(baseline)),
+        batch_size=calibration.pop("batch_size"),
+        sampling=Sampling(**calibration, seed=config["seed"]),
+        devices=Devices(**{**trainer, "devices": _device_count(trainer)}),
+        cache=Path(config["paths"]["cache"])
+        / baseline_fingerprint(config, weights if weights.is_file() else None),
+        keep_stages=config["keep_stages"],
+    )
+
+
+def _device_count(trainer: Mapping[str, Any]) -> int:
+    import torch
+
+    wanted, there = trainer["devices"], torch.cuda.device_count()
+    if trainer["accelerator"] == "cpu":
+        return 1 if wanted == "auto" else int(wanted)
+    if trainer["accelerator"] == "auto" and not there:
+        if wanted not in (1, "auto"):
+            raise ThinetError(
+                f"trainer.devices={wanted}, but this machine has no GPU: type trainer=ddp_cpu "
+                f"trainer.devices={wanted} for several CPU processes, or trainer.devices=1."
+            )
+        return 1
+    if not there or (wanted != "auto" and wanted > there):
+        asked = "a GPU" if wanted in (1, "auto") else f"{wanted} GPUs"
+        raise ThinetError(
+            f"trainer={trainer['accelerator']} asks for {asked}, but this machine has {there}: "
+            f"type {f'trainer.devices={there}' if there else 'trainer=cpu'}."
+        )
+    return there if wanted == "auto" else int(wanted)

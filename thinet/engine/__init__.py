@@ -1,0 +1,1 @@
+"""Everything Lightning: training, evaluation, loggers and processes."""

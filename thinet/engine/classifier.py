@@ -1,0 +1,146 @@
+"""The Lightning module: a network, a loss, accuracies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from thinet.artifacts import layer_widths, load_state_
+from thinet.errors import ThinetError
+from thinet.seeding import derive_seed
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Classifier(LightningModule):
+    """Trains and evaluates a classifier.
+
+    Args:
+        network: Images ``(N, C, H, W)`` to logits ``(N, classes)``.
+        num_classes: How many classes.
+        make_optimizer: Makes the optimizer; its learning rate must be 1, ``rate`` sets the real one.
+        rate: The learning rate after a number of epochs (fractions allowed).
+        steps_per_epoch: Optimizer steps in one epoch.
+        label_smoothing: Of the cross-entropy.
+        seed: What the randomness of each epoch derives from.
+        first_step: Steps done before, so that the axis of all stages is continuous.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        make_optimizer: MakeOptimizer | None = None,
+        rate: Callable[[float], float] | None = None,
+        steps_per_epoch: int = 1,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        first_step: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._make_optimizer, self._rate = make_optimizer, rate
+        self._steps_per_epoch, self._smoothing = steps_per_epoch, label_smoothing
+        self._seed, self._first_step = seed, first_step
+        self.accuracy = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(num_classes, average="micro"),
+                "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout: an epoch that is run again after a kill draws the same numbers."""
+        torch.manual_seed(derive_seed(self._seed, "epoch", self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Cross-entropy of one batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self._smoothing)
+        self.log("step", float(self._first_step + self.global_step))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop at once when training has diverged.
+
+        Raises:
+            ThinetError: If the mean loss of the epoch is not finite.
+        """
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None and not bool(torch.isfinite(loss)):
+            raise ThinetError(
+                f"training diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
+                "type smaller learning rates, for example finetune.stage.lr=1e-3 baseline.lr=1e-2."
+            )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count hits."""
+        self._count(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count hits."""
+        self._count(batch, "test")
+
+    def _count(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+        images, labels = batch
+        self.accuracy.update(self(images), labels)
+        if split == "val" and self._rate is not None:
+            self.log("step", float(self._first_step + self.global_step))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracies."""
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies."""
+        self._log_accuracy("test")
+
+    def _log_accuracy(self, split: str) -> None:
+        for name, value in self.accuracy.compute().items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "top1")
+        self.accuracy.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, with a learning rate that follows ``rate`` step by step."""
+        assert self._make_optimizer is not None
+        assert self._rate is not None
+        rate, steps = self._rate, self._steps_per_epoch
+        optimizer = self._make_optimizer(
+            [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        )
+        scheduler = LambdaLR(optimizer, lambda step: rate(step / steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint says what shape its network has."""
+        checkpoint["thinet_widths"] = json.dumps(layer_widths(self.network))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the network the shapes of the checkpoint before its weights are loaded."""
+        prefix = "network."
+        state = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith(prefix)
+        }
+        if layer_widths(self.network) != json.loads(checkpoint["thinet_widths"]):
+            load_state_(self.network, state, "the checkpoint")

@@ -1,0 +1,275 @@
+"""Running a network: evaluation, fine-tuning and calibration on whatever devices there are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from thinet.datasets.module import ImageData
+from thinet.engine.classifier import Classifier, MakeOptimizer
+from thinet.engine.progress import progress_callbacks
+from thinet.errors import ThinetError
+from thinet.pruning import Calibration
+from thinet.schedule import Phase, learning_rate
+from thinet.seeding import derive_seed
+from thinet.statistics import Sampling
+
+CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where to run, in Lightning's terms.
+
+    Attributes:
+        accelerator: ``cpu``, ``gpu`` or ``auto``.
+        devices: Processes, one a device.
+        num_nodes: Machines.
+        strategy: ``auto`` or ``ddp``.
+        precision: Of training and evaluation: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        progress: See :func:`thinet.engine.progress.progress_callbacks`.
+        deterministic: Ask for deterministic GPU kernels.
+        max_steps_per_epoch: Cut epochs short, for trying things out; null for whole epochs.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    progress: str = "auto"
+    deterministic: bool = False
+    max_steps_per_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 accuracy as fractions."""
+
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to fine-tune.
+
+    Attributes:
+        make_optimizer: Makes an optimizer with a learning rate of 1 from parameters.
+        label_smoothing: Of the cross-entropy.
+    """
+
+    make_optimizer: MakeOptimizer
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Engine:
+    """Builds a fresh Trainer for every task; the network is a plain module in between.
+
+    Surgery replaces parameters, so an optimizer or a DDP wrapper must never outlive a stage.
+
+    Attributes:
+        data: The data set.
+        devices: Where to run.
+        loggers: Shared by all stages.
+        seed: Of the run.
+        step: Optimizer steps of all stages so far.
+    """
+
+    data: ImageData
+    devices: Devices
+    loggers: list[Logger] = field(default_factory=list)
+    seed: int = 0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        _quiet()
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self.devices.devices * self.devices.num_nodes
+
+    @property
+    def rank(self) -> int:
+        """This process, among all."""
+        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return torch.distributed.get_rank() if ready else 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        if self.devices.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cpu")
+
+    def evaluate(self, network: nn.Module, split: str) -> Accuracy:
+        """Accuracy of a network.
+
+        Args:
+            network: The network.
+            split: ``val`` (early decisions) or ``test`` (final figures).
+        """
+        module = self._classifier(network)
+        trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
+        run = trainer.validate if split == "val" else trainer.test
+        (found,) = run(module, datamodule=self.data, verbose=False)
+        return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])
+
+    def fit(
+        self,
+        network: nn.Module,
+        phases: Sequence[Phase],
+        training: Training,
+        key: str,
+        folder: Path,
+    ) -> Accuracy:
+        """Train a network in place; a killed call continues after its last finished epoch.
+
+        Args:
+            network: Changed in place.
+            phases: At least one epoch in all.
+            training: Optimizer and loss.
+            key: What is trained: order and augmentation of the images derive from it.
+            folder: For the checkpoint of the last epoch, removed at the end.
+
+        Returns:
+            Validation accuracy after the last epoch.
+        """
+        self.data.stage_key = key
+        rate = learning_rate(phases)
+        epochs = sum(phase.epochs for phase in phases)
+        steps = self._steps_per_epoch()
+        module = Classifier(
+            network,
+            self._classes(),
+            training.make_optimizer,
+            rate,
+            steps,
+            training.label_smoothing,
+            derive_seed(self.seed, key),
+            self.step,
+        )
+        keeper = ModelCheckpoint(
+            dirpath=folder,
+            filename=Path(CHECKPOINT).stem,
+            monitor=None,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        trainer = self._trainer(
+            key, logger=self.loggers or False, callbacks=[keeper], max_epochs=epochs
+        )
+        checkpoint = folder / CHECKPOINT
+        resumed = checkpoint if checkpoint.exists() else None
+        try:
+            trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+        except (RuntimeError, EOFError, KeyError) as error:
+            if resumed is not None and trainer.global_step == 0:
+                raise ThinetError(
+                    f"{checkpoint} is damaged ({str(error).splitlines()[0]}): delete it and type "
+                    "the same command again."
+                ) from error
+            raise
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self.step += epochs * steps
+        found = trainer.callback_metrics
+        accuracy = Accuracy(float(found["val/top1"]), float(found["val/top5"]))
+        network.cpu()
+        return accuracy
+
+    def calibration(self, sampling: Sampling, batch: int) -> Calibration:
+        """The calibration images, decoded once, on this process."""
+        loader = DataLoader(self.data.calibration(), batch_size=batch)
+        images = [image for images, _ in loader for image in images]
+        return Calibration(images, sampling, batch, self.rank, self.world)
+
+    def start_processes(self) -> None:
+        """Let Lightning start the other processes before anything is shared between them."""
+        if self.world > 1:
+            trainer = self._trainer("start", logger=False, callbacks=[], limit_val_batches=1)
+            channels = self.data.input_shape[0]
+            tiny = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
+            )
+            trainer.validate(self._classifier(tiny), datamodule=self.data, verbose=False)
+
+    def clear(self, folder: Path) -> None:
+        """Remove what :meth:`fit` kept for resuming."""
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+    def _classes(self) -> int:
+        assert self.data.num_classes is not None
+        return self.data.num_classes
+
+    def _classifier(self, network: nn.Module) -> Classifier:
+        return Classifier(network, self._classes())
+
+    def _steps_per_epoch(self) -> int:
+        batches = len(self.data.train_dataloader())
+        return min(batches, self.devices.max_steps_per_epoch or batches)
+
+    def _trainer(self, title: str, **settings: Any) -> Trainer:
+        devices = self.devices
+        progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
+        bar = any(hasattr(callback, "train_progress_bar") for callback in progress)
+        return Trainer(
+            **{
+                "accelerator": devices.accelerator,
+                "devices": devices.devices,
+                "num_nodes": devices.num_nodes,
+                "strategy": devices.strategy,
+                "precision": devices.precision,  # type: ignore[dict-item]
+                "deterministic": "warn" if devices.deterministic else None,
+                "limit_train_batches": devices.max_steps_per_epoch,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # the data set shards by itself
+                "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own order
+                "enable_model_summary": False,
+                "enable_progress_bar": bar,
+                "enable_checkpointing": "max_epochs" in settings,
+                "log_every_n_steps": 10,
+                **settings,
+                "callbacks": [*settings["callbacks"], *progress],
+            }
+        )
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says about every Trainer: there is one a stage."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The number of training batches.*",
+        ".*LeafSpec.*",
+        ".*treespec.*",
+        ".*was called before.*optimizer.step.*",
+        ".*resuming from a checkpoint that ended.*",
+        ".*GPU available but not used.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)

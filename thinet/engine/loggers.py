@@ -1,0 +1,231 @@
+"""Loggers that live as long as the run, and what is sent to them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from thinet.errors import ThinetError
+
+X_AXIS = "compression_rate"
+"""Fraction of the baseline's FLOPs that is removed: the x axis of every stage's figures."""
+
+
+class RunCSVLogger(CSVLogger):
+    """``metrics.csv`` in the run folder, continued when a run is resumed.
+
+    Lightning's own logger replaces the file; this one takes up the rows that still hold.
+
+    Args:
+        folder: The run folder.
+        last_step: Rows after this step are dropped: the resumed run writes them again.
+    """
+
+    def __init__(self, folder: Path, last_step: int) -> None:
+        path = folder / "metrics.csv"
+        kept: list[dict[str, Any]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("step")]
+            kept = [
+                {key: _number(value) for key, value in row.items() if value}
+                for row in rows
+                if float(row["step"]) <= last_step
+            ]
+            path.unlink()
+        super().__init__(str(folder), name="", version="")
+        if kept and rank_zero_only.rank == 0:
+            self.experiment.metrics = kept
+            self.save()
+
+    @property
+    def log_dir(self) -> str:
+        """The run folder itself."""
+        return self.root_dir
+
+
+def _number(text: str) -> float | int | str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text and "e" not in text else value
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B can log in without asking: a key in the environment or in ``.netrc``."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        host = base.partition("://")[2].partition("/")[0].partition(":")[0]
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Logger:
+    """A W&B logger, offline by itself where there is no key.
+
+    Args:
+        settings: ``project``, ``entity``, ``group``, ``tags``, ``mode`` (``auto``, ``online``,
+            ``offline``), ``log_model``.
+        folder: The run folder.
+        name: Of the run.
+        run_id: Stable over resumes.
+    """
+    from pytorch_lightning.loggers import WandbLogger
+
+    mode = settings.get("mode", "auto")
+    if mode not in ("auto", "online", "offline"):
+        raise ThinetError(f"logger.wandb.mode={mode} is unknown: choose auto, online or offline.")
+    offline = mode == "offline" or (mode == "auto" and not has_wandb_key())
+    if offline and mode == "auto" and rank_zero_only.rank == 0:
+        print(f"W&B: no key found, logging offline; upload later with: wandb sync {folder}/wandb/*")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logger = WandbLogger(
+        project=settings.get("project") or "thinet",
+        entity=settings.get("entity"),
+        group=settings.get("group"),
+        tags=list(settings.get("tags") or []),
+        name=name,
+        id=run_id,
+        resume="allow",
+        save_dir=str(folder),
+        offline=offline,
+    )
+    if rank_zero_only.rank == 0:
+        run = logger.experiment
+        run.define_metric(X_AXIS)
+        run.define_metric("stage/*", step_metric=X_AXIS)
+        run.define_metric("train/*", step_metric="trainer/global_step")
+        run.define_metric("val/*", step_metric="trainer/global_step")
+    return logger
+
+
+def make_tensorboard(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Logger:
+    """A TensorBoard logger that writes below the run folder."""
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(str(folder), name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise ThinetError(
+            "logger=tensorboard needs a package that is not installed: "
+            "type pip install 'thinet[tensorboard]'."
+        ) from error
+
+
+def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Logger:
+    """An MLflow logger; without a tracking address it writes below the run folder."""
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    uri = settings.get("tracking_uri") or f"sqlite:///{folder.absolute()}/mlflow.db"
+    try:
+        return MLFlowLogger(
+            experiment_name=settings.get("experiment_name") or "thinet",
+            run_name=name,
+            tracking_uri=uri,
+            artifact_location=settings.get("artifact_location"),
+        )
+    except ModuleNotFoundError as error:
+        raise ThinetError(
+            "logger=mlflow needs a package that is not installed: type pip install 'thinet[mlflow]'."
+        ) from error
+
+
+@rank_zero_only
+def log_config(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
+    """Send the configuration to the dashboards; the run folder has it in ``.hydra``."""
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_hyperparams(dict(config))
+
+
+@rank_zero_only
+def log_stage(loggers: Sequence[Logger], row: Mapping[str, Any], step: int) -> None:
+    """Log the figures of one stage against the compression rate."""
+    numbers = {
+        f"stage/{key}": value
+        for key, value in row.items()
+        if isinstance(value, (int, float)) and key not in ("index", X_AXIS)
+    }
+    for logger in loggers:
+        logger.log_metrics({**numbers, X_AXIS: row[X_AXIS]}, step=step)
+        logger.save()
+
+
+@rank_zero_only
+def log_result(
+    loggers: Sequence[Logger], result: Mapping[str, Any], figures: Sequence[Path], model: Path
+) -> None:
+    """Send the final table, the figures and the slim network to the dashboards that take them."""
+    from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+    final = result["slim"] or result["baseline"]
+    summary = {
+        f"{when}/{key}": value
+        for when, metrics in (("baseline", result["baseline"]), ("slim", final))
+        for key, value in metrics.items()
+        if value is not None
+    }
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _wandb_result(logger, result, summary, figures, model)
+        elif isinstance(logger, TensorBoardLogger):
+            _tensorboard_result(logger, summary, figures)
+        elif isinstance(logger, MLFlowLogger):
+            logger.log_metrics({key.replace("/", "."): value for key, value in summary.items()})
+            for path in [*figures, *sorted(model.iterdir())]:
+                logger.experiment.log_artifact(logger.run_id, str(path))
+
+
+def _wandb_result(
+    logger: Any,
+    result: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    figures: Sequence[Path],
+    model: Path,
+) -> None:
+    import wandb
+
+    run = logger.experiment
+    run.summary.update(dict(summary))
+    layers = [{k: v for k, v in layer.items() if k != "kept"} for layer in result["layers"]]
+    if layers:
+        columns = list(layers[0])
+        table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in layers])
+        run.log({"layers": table})
+    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+    artifact = wandb.Artifact(f"{result['name']}"[:120], type="model", metadata=dict(summary))
+    artifact.add_dir(str(model))
+    run.log_artifact(artifact)
+
+
+def _tensorboard_result(logger: Any, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for path in figures:
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        logger.experiment.add_image(f"figures/{path.stem}", picture, dataformats="HWC")
+    logger.log_metrics(dict(summary))
+    logger.experiment.flush()
+
+
+def close(loggers: Sequence[Logger], status: str) -> None:
+    """Finish every logger; W&B keeps the process alive otherwise."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    for logger in loggers:
+        logger.finalize(status)
+        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+            logger.experiment.finish(exit_code=0 if status == "success" else 1)

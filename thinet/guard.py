@@ -1,0 +1,128 @@
+"""Between Hydra and the user: errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+from thinet.config import first_line, register_resolvers
+from thinet.errors import ThinetError
+
+__all__ = ["guarded", "register_resolvers", "sentence"]
+
+
+def guarded(main: Callable[[], Any]) -> None:
+    """Call a Hydra main function; print what goes wrong as one sentence, without a traceback.
+
+    ``traceback=true`` on the command line, or ``HYDRA_FULL_ERROR=1``, shows the traceback.
+    Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C.
+    """
+    asked = bool(os.environ.get("HYDRA_FULL_ERROR")) or "traceback=true" in sys.argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ninterrupted: type the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if asked:
+            raise
+        text, code = sentence(error)
+        print(f"error: {text}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.exit(code)
+
+
+def sentence(error: BaseException) -> tuple[str, int]:
+    """What an exception means for the user, and the exit code."""
+    if isinstance(error, ThinetError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error), 2
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} is not of the form key=value (quote values with special "
+            "characters): python run.py --help shows examples.",
+            2,
+        )
+    if isinstance(error, HydraException):
+        return _composition(error), 2
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        advice = (
+            "free some space, or choose another folder with paths.outputs=<folder>"
+            if error.errno == errno.ENOSPC
+            else "choose another folder with paths.outputs=<folder>"
+        )
+        return f"cannot read or write{where} ({error.strerror or first_line(error)}): {advice}.", 2
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the GPU has too little memory: type a smaller finetune.batch_size and "
+            "calibration.batch_size, or trainer.precision=bf16-mixed.",
+            2,
+        )
+    text = f"unexpected {type(error).__name__}: {first_line(error)}"
+    return f"{text}; add traceback=true to see where, and please report it.", 1
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    missing = str(error.missing_cfg_file or "")
+    group, _, option = missing.rpartition("/")
+    options = list(error.options or [])
+    if not options:
+        return f"{first_line(error)}: python run.py --help lists the options."
+    near = get_close_matches(option, options, n=1)
+    hint = f"did you mean {group}={near[0]}? " if near else ""
+    return f"{group}={option} does not exist; {hint}Choose among {', '.join(options)}."
+
+
+def _composition(error: HydraException) -> str:
+    text = str(error)
+    found = re.search(r"Could not (?:override|append to|delete) '?([\w./@-]+?)'?[.\s]", text)
+    if not found:
+        cause = error.__cause__
+        more = f" ({first_line(cause)})" if cause is not None else ""
+        return f"{first_line(error)}{more}: python run.py --help lists groups and keys."
+    key = found.group(1)
+    known = _known_keys()
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        leaf = key.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == leaf][:1]
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no key {key!r}; {hint}python run.py --help lists groups and keys."
+
+
+def _known_keys() -> list[str]:
+    """Groups and dotted keys of the default configuration."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    folder = Path(sys.argv[0]).resolve().parent / "conf"
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            cfg = compose("config")
+    except Exception:  # a hint is not worth a second error
+        return []
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            names.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig):
+                walk(child, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return names

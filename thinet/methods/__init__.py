@@ -1,0 +1,1 @@
+"""Recipes that read from top to bottom: one method a file."""

@@ -1,0 +1,110 @@
+"""The full network that everything is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thinet.artifacts import SPEC, Spec, load, load_state_, read_state, save
+from thinet.engine.engine import Engine
+from thinet.errors import ThinetError
+from thinet.job import Job
+from thinet.messages import say
+from thinet.metrics import cost, latency_ms
+from thinet.models import build
+from thinet.models.weights import load_weights
+from thinet.seeding import derive_seed
+
+
+def network_spec(job: Job, **more: Any) -> Spec:
+    """The spec of a network of this job."""
+    arguments = {
+        **job.model.arguments,
+        "num_classes": job.data.num_classes,
+        "image_size": job.data.image_size,
+    }
+    return Spec(
+        builder={"target": job.model.target, "arguments": arguments},
+        input_shape=tuple(job.data.input_shape),
+        mean=tuple(job.data.mean),
+        std=tuple(job.data.std),
+        classes=tuple(job.data.classes),
+        **more,
+    )
+
+
+def build_network(job: Job) -> nn.Module:
+    """The network at full width, with the seed's own random weights."""
+    builder = network_spec(job).builder
+    assert builder is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(job.seed, "init"))
+        return build(builder["target"], **builder["arguments"])
+
+
+def restore_network(job: Job, path: Path) -> nn.Module:
+    """The network with the shapes and weights of a safetensors file."""
+    network = build_network(job)
+    load_state_(network, read_state(path), str(path))
+    return network
+
+
+def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
+    """Load the full network, or train it and keep it for the next run.
+
+    Raises:
+        ThinetError: If it has to be trained, but ``baseline.train=never``.
+    """
+    network = build_network(job)
+    report = load_weights(network, job.model.weights, job.model.name)
+    if report.loaded:
+        say(f"baseline: {report.loaded} tensors from {report.source}")
+    if report.replaced_head:
+        say(f"baseline: the classifier is new, for {job.data.num_classes} classes")
+    needed = not report.loaded or report.replaced_head
+    train = job.baseline.train == "always" or (job.baseline.train == "auto" and needed)
+    if not train:
+        return network
+    if (job.cache / SPEC).exists():
+        try:
+            cached = load(job.cache)
+            say(f"baseline: trained before, from {job.cache}")
+        except ThinetError as error:
+            say(f"baseline: {error} Training it again.")
+        else:
+            return cached.train()
+    phase = job.baseline.phase
+    if not phase.epochs:
+        return network
+    say(f"baseline: training {job.model.name} for {phase.epochs} epochs")
+    own = folder / "stages" / "baseline"
+    engine.fit(network, [phase], job.baseline.training, "baseline", own)
+    if engine.rank == 0:
+        save(network, job.cache, network_spec(job))
+    engine.barrier()
+    engine.clear(own)
+    return network
+
+
+def measure(engine: Engine, network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Costs and latency of a network; see the result's METRICS."""
+    network.to(engine.device)
+    return {**asdict(cost(network, shape)), "latency_ms": latency_ms(network, shape)}
+
+
+def evaluate_fully(job: Job, engine: Engine, network: nn.Module) -> dict[str, Any]:
+    """Accuracy on test and validation, costs and latency."""
+    test, val = engine.evaluate(network, "test"), engine.evaluate(network, "val")
+    return {
+        "top1": test.top1,
+        "top5": test.top5,
+        "val_top1": val.top1,
+        "val_top5": val.top5,
+        **measure(engine, network, tuple(job.data.input_shape)),
+    }
+
+

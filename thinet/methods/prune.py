@@ -1,0 +1,255 @@
+"""Prune stage by stage: choose, cut, correct, fine-tune, next; then test and save."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thinet.artifacts import dump_state, save
+from thinet.engine.engine import Accuracy, Engine
+from thinet.engine.loggers import log_stage
+from thinet.files import read_json, write_bytes_atomic, write_json_atomic
+from thinet.job import Job
+from thinet.messages import say
+from thinet.methods.baseline import (
+    evaluate_fully,
+    measure,
+    network_spec,
+    prepare_baseline,
+    restore_network,
+)
+from thinet.plan import Plan, try_stages
+from thinet.pruning import Calibration, prune_layer_
+from thinet.reconstruction import recalibrate_
+from thinet.schedule import Stage
+from thinet.state import RunState
+
+BASELINE = "stages/baseline.safetensors"
+
+
+@dataclass
+class Run:
+    """One run under way."""
+
+    job: Job
+    plan: Plan
+    engine: Engine
+    state: RunState
+    folder: Path
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.engine.rank == 0
+
+    def stage_folder(self, index: int) -> Path:
+        """Where a stage keeps what it needs to resume."""
+        return self.folder / "stages" / f"{index:03d}"
+
+    def save_state(self) -> None:
+        """Write ``state.json`` and wait until it is written."""
+        self.state.step = self.engine.step
+        if self.writes:
+            self.state.save(self.folder)
+        self.engine.barrier()
+
+
+def prune(run: Run) -> dict[str, Any]:
+    """Run the method; finished stages of an earlier attempt are not repeated.
+
+    Returns:
+        ``baseline``, ``slim``, ``before_finetuning``, ``stages`` and ``layers`` of the result.
+    """
+    network = _start(run)
+    images = run.job.data.calibration()
+    left = run.plan.stages[len(run.state.stages) :]
+    try_stages(network, left, torch.stack([images[0][0], images[-1][0]]))
+    for stage in left:
+        network = _stage(run, network, stage)
+    slim = evaluate_fully(run.job, run.engine, network)
+    if run.writes:
+        spec = network_spec(run.job, keep=run.state.kept, metrics=slim)
+        save(network, run.folder / "model", spec)
+    run.engine.barrier()
+    assert run.state.baseline is not None
+    return {
+        "baseline": run.state.baseline,
+        "slim": slim,
+        "before_finetuning": run.state.before_finetuning,
+        "stages": run.state.stages,
+        "layers": _final_layers(run),
+    }
+
+
+def _start(run: Run) -> nn.Module:
+    """The network as the last finished stage left it, or the baseline."""
+    run.engine.start_processes()
+    done = len(run.state.stages)
+    if run.state.baseline is None:
+        network = prepare_baseline(run.job, run.engine, run.folder)
+        run.state.baseline = evaluate_fully(run.job, run.engine, network)
+        if run.writes:
+            write_bytes_atomic(run.folder / BASELINE, dump_state(network))
+        run.save_state()
+    else:
+        last = BASELINE if not done else f"stages/{done - 1:03d}/model.safetensors"
+        network = restore_network(run.job, run.folder / last)
+        say(f"resuming after {done} of {len(run.plan.stages)} stages")
+    say(f"baseline: test top-1 {100 * run.state.baseline['top1']:.2f} %")
+    return network
+
+
+def _stage(run: Run, network: nn.Module, stage: Stage) -> nn.Module:
+    began = time.monotonic()
+    folder = run.stage_folder(stage.index)
+    network, cut = _cut(run, network, stage, folder)
+    accuracy = _best_known(cut)
+    if stage.phases:
+        accuracy = run.engine.fit(
+            network, stage.phases, run.job.training, f"stage {stage.name}", folder / "fit"
+        )
+    _finish(run, network, stage, cut, accuracy, time.monotonic() - began)
+    return network
+
+
+def _cut(
+    run: Run, network: nn.Module, stage: Stage, folder: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Cut the stage's layers, or take up the cut that an earlier attempt made."""
+    record, weights = folder / "cut.json", folder / "cut.safetensors"
+    if record.exists():
+        return restore_network(run.job, weights), read_json(record)
+    network.to(run.engine.device)
+    calibration = run.engine.calibration(run.job.sampling, run.job.batch_size)
+    layers = []
+    for name, count in stage.counts.items():
+        layer = prune_layer_(
+            network, name, count, run.job.criterion, run.job.reconstruction, calibration
+        )
+        layers.append(asdict(layer))
+        say(_describe(stage, layers[-1], run))
+    cut = {"layers": layers, **_judge_cut(run, network, stage, calibration)}
+    if run.writes:
+        write_bytes_atomic(weights, dump_state(network))
+        write_json_atomic(record, cut)
+    run.engine.barrier()
+    return network, cut
+
+
+def _judge_cut(
+    run: Run, network: nn.Module, stage: Stage, calibration: Calibration
+) -> dict[str, Any]:
+    """Accuracy before fine-tuning, without and with recalibrated BatchNorm."""
+    last = stage.index == len(run.plan.stages) - 1
+    found: dict[str, Any] = {"recalibrated": None, "test_recalibrated": None, "test_plain": None}
+    found["plain"] = asdict(run.engine.evaluate(network, "val"))
+    if last:
+        found["test_plain"] = asdict(run.engine.evaluate(network, "test"))
+    network.to(run.engine.device)
+    if run.job.recalibrate_bn and recalibrate_(network, calibration.batches()):
+        found["recalibrated"] = asdict(run.engine.evaluate(network, "val"))
+        if last:
+            found["test_recalibrated"] = asdict(run.engine.evaluate(network, "test"))
+    return found
+
+
+def _best_known(cut: dict[str, Any]) -> Accuracy:
+    return Accuracy(**(cut["recalibrated"] or cut["plain"]))
+
+
+def _describe(stage: Stage, layer: dict[str, Any], run: Run) -> str:
+    text = (
+        f"stage {stage.index + 1}/{len(run.plan.stages)}: {layer['layer']} keeps "
+        f"{len(layer['kept'])} of {layer['filters_before']} filters"
+    )
+    if layer["rows"] is not None:
+        text += f", from {layer['rows']} rows"
+    if layer["error"] is not None:
+        text += f", relative error {layer['error']:.3f}"
+    if layer["error_corrected"] is not None:
+        text += f" ({layer['error_corrected']:.3f} corrected)"
+    return text
+
+
+def _finish(
+    run: Run,
+    network: nn.Module,
+    stage: Stage,
+    cut: dict[str, Any],
+    accuracy: Accuracy,
+    seconds: float,
+) -> None:
+    """Record a finished stage; only then is what it needed to resume removed."""
+    state, baseline = run.state, run.state.baseline
+    assert baseline is not None
+    costs = measure(run.engine, network, tuple(run.job.data.input_shape))
+    recalibrated = cut["recalibrated"] or {"top1": None, "top5": None}
+    row = {
+        "index": stage.index,
+        "name": stage.name,
+        "layers": list(stage.counts),
+        "epochs": stage.epochs,
+        "seconds": seconds,
+        "compression_rate": 1 - costs["flops"] / baseline["flops"],
+        **costs,
+        **{f"{key}_plain": value for key, value in cut["plain"].items()},
+        **{f"{key}_recalibrated": value for key, value in recalibrated.items()},
+        **asdict(accuracy),
+    }
+    for layer in cut["layers"]:
+        state.kept[layer["layer"]] = layer["kept"]
+        state.layers.append({"stage": stage.index, **layer})
+    state.stages.append(row)
+    if cut["test_plain"] is not None:
+        state.before_finetuning = {
+            "plain": cut["test_plain"],
+            "recalibrated": cut["test_recalibrated"],
+        }
+    folder = run.stage_folder(stage.index)
+    if run.writes:
+        write_bytes_atomic(folder / "model.safetensors", dump_state(network))
+    run.save_state()
+    _clean_up(run, stage.index)
+    log_stage(run.engine.loggers, row, run.engine.step)
+    before = f"{100 * row['top1_plain']:.2f} % before"
+    if row["top1_recalibrated"] is not None:
+        before += f" ({100 * row['top1_recalibrated']:.2f} % recalibrated)"
+    say(
+        f"stage {stage.index + 1}/{len(run.plan.stages)}: validation top-1 {before}, "
+        f"{100 * row['top1']:.2f} % after {stage.epochs} epochs of fine-tuning; "
+        f"{100 * row['compression_rate']:.1f} % of the FLOPs removed"
+    )
+
+
+def _clean_up(run: Run, index: int) -> None:
+    if not run.writes:
+        return
+    folder = run.stage_folder(index)
+    run.engine.clear(folder / "fit")
+    (folder / "cut.json").unlink(missing_ok=True)
+    (folder / "cut.safetensors").unlink(missing_ok=True)
+    if not run.job.keep_stages:
+        before = [run.folder / BASELINE] if index == 0 else []
+        for path in [*before, run.stage_folder(index - 1) / "model.safetensors"]:
+            path.unlink(missing_ok=True)
+
+
+def _final_layers(run: Run) -> list[dict[str, Any]]:
+    """The layer records with what the layers cost in the end."""
+    planned = {row["layer"]: row for row in run.plan.rows}
+    return [
+        {
+            "stage": layer["stage"],
+            **planned[layer["layer"]],
+            "kept": layer["kept"],
+            "rows": layer["rows"],
+            "error": layer["error"],
+            "error_corrected": layer["error_corrected"],
+        }
+        for layer in run.state.layers
+    ]

@@ -1,0 +1,27 @@
+"""Train (or load) the full network and test it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thinet.artifacts import save
+from thinet.methods.baseline import evaluate_fully, network_spec, prepare_baseline
+from thinet.methods.prune import Run
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Run the method; see :func:`thinet.methods.prune.prune` for what it returns."""
+    run.engine.start_processes()
+    network = prepare_baseline(run.job, run.engine, run.folder)
+    metrics = evaluate_fully(run.job, run.engine, network)
+    run.state.baseline = metrics
+    if run.writes:
+        save(network, run.folder / "model", network_spec(run.job, metrics=metrics))
+    run.save_state()
+    return {
+        "baseline": metrics,
+        "slim": None,
+        "before_finetuning": None,
+        "stages": [],
+        "layers": [],
+    }

@@ -1,0 +1,187 @@
+"""One run from start to finish: check, plan, resume, work, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from thinet import config as configuration
+from thinet.errors import ThinetError
+from thinet.files import read_json, write_json_atomic
+from thinet.messages import is_first_process, logging_to, say
+
+RESULT = "result.json"
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run what the configuration says.
+
+    Returns:
+        Validation top-1 accuracy of the final network, the objective for sweepers (never test);
+        None for a dry run.
+
+    Raises:
+        ThinetError: If something is wrong that the user can put right.
+    """
+    folder = configuration.run_folder(cfg)
+    dry = cfg.dry_run is True
+    try:
+        config = configuration.check(cfg)
+        _refuse_nested_processes(cfg, config)
+        if dry:
+            with logging_to(None):
+                _plan(configuration.build(config))
+            return None
+    finally:
+        _discard_if_unused(folder, always=dry)
+    folder.mkdir(parents=True, exist_ok=True)
+    with logging_to(folder):
+        return _run(config, configuration.fingerprint(cfg), folder)
+
+
+def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and config["trainer"]["devices"] != 1:
+        raise ThinetError(
+            "a sweep runs each point on one device, since the processes of a point would start "
+            "the sweep again: type trainer.devices=1 with -m, or a launcher such as submitit."
+        )
+
+
+def _discard_if_unused(folder: Path, always: bool = False) -> None:
+    """Remove the folder that Hydra made for a run that did not begin."""
+    if always or (is_first_process() and _only_configuration(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _only_configuration(folder: Path) -> bool:
+    import sys
+
+    failed = sys.exc_info()[0] is not None
+    return failed and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra"}
+
+
+def _plan(job: Any) -> Any:
+    """Make the plan and print it."""
+    from thinet.plan import make_plan
+    from thinet.report.terminal import print_plan
+
+    plan = make_plan(job)
+    if is_first_process():
+        print_plan([*plan.rows, *_skipped(plan)], plan.totals)
+    return plan
+
+
+def _skipped(plan: Any) -> list[dict[str, Any]]:
+    return [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
+
+
+def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
+    from thinet.state import RunState
+
+    say(f"run: {folder}")
+    if config["resume"] == "off" and is_first_process():
+        for leftover in ("state.json", RESULT, "metrics.csv", "layers.csv", "failure.json"):
+            (folder / leftover).unlink(missing_ok=True)
+        shutil.rmtree(folder / "stages", ignore_errors=True)
+    state = RunState.load(folder, fingerprint)
+    if state.status == "complete" and (folder / RESULT).exists():
+        say("this configuration has been run before; resume=off runs it again")
+        return _show(read_json(folder / RESULT), folder)
+    return _work(config, state, folder)
+
+
+def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
+    from thinet.engine.engine import Engine
+    from thinet.engine.loggers import close, log_config
+    from thinet.methods.prune import Run
+
+    job = configuration.build(config)
+    job.data.check()
+    plan = _plan(job) if job.method == "prune" else None
+    loggers = _loggers(config, folder, state)
+    engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
+    began, before = time.monotonic(), state.seconds
+    status = "failed"
+    try:
+        log_config(loggers, config)
+        work = Run(job, plan, engine, state, folder)  # type: ignore[arg-type]
+        found = _method(job.method)(work)
+        state.seconds = before + time.monotonic() - began
+        result = _result(job, config, found, state)
+        objective = _report(result, folder, loggers) if is_first_process() else None
+        state.status = "complete"
+        work.save_state()
+        status = "success"
+    finally:
+        close(loggers, status)
+    return objective
+
+
+def _method(name: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(f"thinet.methods.{name}"), name)
+
+
+def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
+    from thinet.engine import loggers
+
+    chosen = config.get("logger") or {}
+    made: list[Any] = [loggers.RunCSVLogger(folder, state.step)]
+    for name, settings in chosen.items():
+        make = getattr(loggers, f"make_{name}")
+        made.append(make(settings or {}, folder, config["name"], state.fingerprint))
+    return made
+
+
+def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any) -> dict[str, Any]:
+    from thinet.environment import environment
+
+    return {
+        "format": 1,
+        "method": job.method,
+        "name": job.name,
+        "model": job.model.name,
+        **{
+            key: config[key]["name"]
+            for key in ("dataset", "criterion", "reconstruction", "schedule")
+        },
+        "ratio": config["ratio"],
+        "seed": job.seed,
+        "note": config["note"],
+        "config": config,
+        "environment": environment(),
+        "seconds": state.seconds,
+        **found,
+    }
+
+
+def _report(result: dict[str, Any], folder: Path, loggers: list[Any]) -> float:
+    """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
+    from thinet.engine.loggers import log_result
+    from thinet.report import draw_figures, write_layers, write_report
+
+    write_json_atomic(folder / RESULT, result)
+    write_layers(result, folder)
+    figures = draw_figures(result, folder / "figures")
+    write_report(result, folder)
+    log_result(loggers, result, figures, folder / "model")
+    return _show(result, folder)
+
+
+def _show(result: dict[str, Any], folder: Path) -> float:
+    from thinet.report.terminal import print_result
+
+    final = result["slim"] or result["baseline"]
+    if is_first_process():
+        print_result(result)
+        say(f"network: {folder / 'model'}   report: {folder / 'report.html'}")
+    return float(final["val_top1"])
