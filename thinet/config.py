@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,9 @@ def run_folder(cfg: DictConfig) -> Path:
     return outputs / str(cfg.name)
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, interpolations resolved, without Hydra's own node."""
-    keys = [key for key in cfg if key != "hydra"]
+def plain(cfg: DictConfig, without: Collection[str] = ("hydra",)) -> dict[str, Any]:
+    """The configuration as plain containers, interpolations resolved, without some of its nodes."""
+    keys = [key for key in cfg if key not in without]
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True)
         if OmegaConf.is_config(cfg[key])
@@ -67,13 +67,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def fingerprint(cfg: DictConfig) -> str:
     """Eight digits that are the same for the same configuration, whatever it logs to."""
-    content = {}
-    for key in cfg:
-        if key not in _NOT_IDENTITY:
-            node = cfg[key]
-            is_node = OmegaConf.is_config(node)
-            content[str(key)] = OmegaConf.to_container(node, resolve=True) if is_node else node
-    content.get("trainer", {}).pop("progress", None)
+    content = plain(cfg, _NOT_IDENTITY)
+    content["trainer"] = {k: v for k, v in content["trainer"].items() if k != "progress"}
     return _digest(content)
 
 
@@ -115,9 +110,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     for part in (_check_pruning, _check_training, _check_devices, _check_run):
         problems += part(config)
     if problems:
-        numbered = problems if len(problems) == 1 else [
-            f"({place}) {problem}" for place, problem in enumerate(problems, 1)
-        ]
+        numbered = (
+            problems
+            if len(problems) == 1
+            else [f"({place}) {problem}" for place, problem in enumerate(problems, 1)]
+        )
         raise ThinetError(" ".join(numbered))
     return config
 
@@ -150,16 +147,21 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
     for problem in _problem(_baseline_phase, config):
         problems.append(problem.replace("finetune.stage.", "baseline."))
     for group in ("finetune", "baseline"):
+        clip = config[group]["clip_norm"]
+        if clip is not None and (not _is_number(clip) or clip <= 0):
+            problems.append(
+                f"{group}.clip_norm={clip} is not a positive number: type {group}.clip_norm=2.0 "
+                f"or {group}.clip_norm=null."
+            )
         smoothing = config[group]["label_smoothing"]
         if not _is_number(smoothing) or not 0 <= smoothing < 1:
             problems.append(
                 f"{group}.label_smoothing={smoothing} is not in [0, 1): "
                 f"type {group}.label_smoothing=0.1."
             )
-    if config["baseline"]["train"] not in ("auto", "always", "never"):
-        problems.append(
-            f"baseline.train={config['baseline']['train']} is unknown: choose auto, always or never."
-        )
+    train = config["baseline"]["train"]
+    if train not in ("auto", "always", "never"):
+        problems.append(f"baseline.train={train} is unknown: choose auto, always or never.")
     sizes = {
         "finetune.batch_size": config["finetune"]["batch_size"],
         "calibration.batch_size": config["calibration"]["batch_size"],
@@ -196,9 +198,7 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
 def _check_run(config: Mapping[str, Any]) -> list[str]:
     problems = []
     if not _is_whole(config["seed"]) or config["seed"] < 0:
-        problems.append(
-            f"seed={config['seed']} is not a whole number of at least 0: type seed=0."
-        )
+        problems.append(f"seed={config['seed']} is not a whole number of at least 0: type seed=0.")
     for key in ("dry_run", "traceback", "keep_stages"):
         if not isinstance(config[key], bool):
             problems.append(f"{key}={config[key]} is neither true nor false: type {key}=true.")
@@ -257,7 +257,8 @@ def build(config: dict[str, Any]) -> Job:
             raise ThinetError(f"{first_line(error)}: {first_line(cause or error)}.") from error
 
     def training(group: Mapping[str, Any]) -> Training:
-        return Training(make(dict(group["optimizer"]), _partial_=True, lr=1.0), group["label_smoothing"])
+        optimizer = make(dict(group["optimizer"]), _partial_=True, lr=1.0)
+        return Training(optimizer, group["label_smoothing"], group["clip_norm"])
 
     model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
     calibration = dict(config["calibration"])

@@ -77,7 +77,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
 def _missing_option(error: MissingConfigException) -> str:
     missing = str(error.missing_cfg_file or "")
     group, _, option = missing.rpartition("/")
-    options = list(error.options or [])
+    options = [str(option) for option in error.options or []]
     if not options:
         return f"{first_line(error)}: python run.py --help lists the options."
     near = get_close_matches(option, options, n=1)

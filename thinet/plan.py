@@ -12,10 +12,10 @@ from torch import nn
 from thinet.job import Job
 from thinet.metrics import cost, layer_costs
 from thinet.models import build
-from thinet.pruning import check_plan
 from thinet.schedule import LayerPlace, Stage, make_stages
 from thinet.surgery import (
     ChannelGraph,
+    check_plan,
     remove_,
     resolve_counts,
     resolve_layers,
@@ -118,7 +118,7 @@ def try_stages(network: nn.Module, stages: Sequence[Stage], images: torch.Tensor
     """Check the law of surgery for the stages still to come, on the real network.
 
     Raises:
-        ThinetError: See :func:`thinet.pruning.check_plan`.
+        ThinetError: See :func:`thinet.surgery.check_plan`.
     """
     counts = {name: count for stage in stages for name, count in stage.counts.items()}
     check_plan(network, trace(network, images[:1]), counts, images)

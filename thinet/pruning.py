@@ -222,9 +222,10 @@ def prune(
         True
     """
     if isinstance(criterion, str):
-        criterion = find("criteria", criterion, Criterion)
+        criterion = find("criteria", criterion, Criterion)  # type: ignore[type-abstract]
     if isinstance(reconstruction, str):
-        reconstruction = find("reconstruction", reconstruction, Reconstruction)
+        kind = Reconstruction
+        reconstruction = find("reconstruction", reconstruction, kind)  # type: ignore[type-abstract]
     images = _gather(batches)
     shape = tuple(images[0].shape)
     slim = copy.deepcopy(model)

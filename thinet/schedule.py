@@ -41,9 +41,7 @@ class Phase:
                 f"lr={self.lr} is not a positive number: type for example finetune.stage.lr=1e-3."
             )
         if self.decay not in DECAYS:
-            raise ThinetError(
-                f"decay={self.decay} is unknown: choose among {', '.join(DECAYS)}."
-            )
+            raise ThinetError(f"decay={self.decay} is unknown: choose among {', '.join(DECAYS)}.")
 
     def factor(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs of the phase, relative to ``lr``."""

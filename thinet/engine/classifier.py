@@ -28,7 +28,7 @@ class Classifier(LightningModule):
     Args:
         network: Images ``(N, C, H, W)`` to logits ``(N, classes)``.
         num_classes: How many classes.
-        make_optimizer: Makes the optimizer; its learning rate must be 1, ``rate`` sets the real one.
+        make_optimizer: Makes the optimizer, with a learning rate of 1: ``rate`` sets the real one.
         rate: The learning rate after a number of epochs (fractions allowed).
         steps_per_epoch: Optimizer steps in one epoch.
         label_smoothing: Of the cross-entropy.

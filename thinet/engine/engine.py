@@ -70,10 +70,12 @@ class Training:
     Attributes:
         make_optimizer: Makes an optimizer with a learning rate of 1 from parameters.
         label_smoothing: Of the cross-entropy.
+        clip_norm: Largest norm of the gradient, or None for no limit.
     """
 
     make_optimizer: MakeOptimizer
     label_smoothing: float = 0.0
+    clip_norm: float | None = None
 
 
 @dataclass
@@ -173,7 +175,11 @@ class Engine:
             enable_version_counter=False,
         )
         trainer = self._trainer(
-            key, logger=self.loggers or False, callbacks=[keeper], max_epochs=epochs
+            key,
+            logger=self.loggers or False,
+            callbacks=[keeper],
+            max_epochs=epochs,
+            gradient_clip_val=training.clip_norm,
         )
         checkpoint = folder / CHECKPOINT
         resumed = checkpoint if checkpoint.exists() else None
@@ -241,7 +247,7 @@ class Engine:
                 "devices": devices.devices,
                 "num_nodes": devices.num_nodes,
                 "strategy": devices.strategy,
-                "precision": devices.precision,  # type: ignore[dict-item]
+                "precision": devices.precision,
                 "deterministic": "warn" if devices.deterministic else None,
                 "limit_train_batches": devices.max_steps_per_epoch,
                 "num_sanity_val_steps": 0,
@@ -265,6 +271,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches.*",
+        ".*Experiment logs directory.*",
         ".*LeafSpec.*",
         ".*treespec.*",
         ".*was called before.*optimizer.step.*",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from thinet.errors import ThinetError
 
@@ -40,7 +40,7 @@ class RunCSVLogger(CSVLogger):
             ]
             path.unlink()
         super().__init__(str(folder), name="", version="")
-        if kept and rank_zero_only.rank == 0:
+        if kept and _is_first():
             self.experiment.metrics = kept
             self.save()
 
@@ -48,6 +48,10 @@ class RunCSVLogger(CSVLogger):
     def log_dir(self) -> str:
         """The run folder itself."""
         return self.root_dir
+
+
+def _is_first() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def _number(text: str) -> float | int | str:
@@ -88,7 +92,7 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
     if mode not in ("auto", "online", "offline"):
         raise ThinetError(f"logger.wandb.mode={mode} is unknown: choose auto, online or offline.")
     offline = mode == "offline" or (mode == "auto" and not has_wandb_key())
-    if offline and mode == "auto" and rank_zero_only.rank == 0:
+    if offline and mode == "auto" and _is_first():
         print(f"W&B: no key found, logging offline; upload later with: wandb sync {folder}/wandb/*")
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(
@@ -102,7 +106,7 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
         save_dir=str(folder),
         offline=offline,
     )
-    if rank_zero_only.rank == 0:
+    if _is_first():
         run = logger.experiment
         run.define_metric(X_AXIS)
         run.define_metric("stage/*", step_metric=X_AXIS)
@@ -138,7 +142,8 @@ def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: st
         )
     except ModuleNotFoundError as error:
         raise ThinetError(
-            "logger=mlflow needs a package that is not installed: type pip install 'thinet[mlflow]'."
+            "logger=mlflow needs a package that is not installed: "
+            "type pip install 'thinet[mlflow]'."
         ) from error
 
 
@@ -227,5 +232,5 @@ def close(loggers: Sequence[Logger], status: str) -> None:
 
     for logger in loggers:
         logger.finalize(status)
-        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        if isinstance(logger, WandbLogger) and _is_first():
             logger.experiment.finish(exit_code=0 if status == "success" else 1)

@@ -106,5 +106,3 @@ def evaluate_fully(job: Job, engine: Engine, network: nn.Module) -> dict[str, An
         "val_top5": val.top5,
         **measure(engine, network, tuple(job.data.input_shape)),
     }
-
-

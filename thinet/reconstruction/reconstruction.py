@@ -52,7 +52,12 @@ def solve(A: Tensor, B: Tensor, ridge: float) -> Tensor:
         A: ``(n, n)``, float64.
         B: ``(n, m)``.
         ridge: Relative strength, non-negative.
+
+    Raises:
+        ValueError: If A is not finite: no ridge would help.
     """
+    if not bool(torch.isfinite(A).all()):
+        raise ValueError("the moments are not finite")
     mean = A.diagonal().mean().clamp_min(torch.finfo(A.dtype).tiny)
     eye = torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
     while True:

@@ -54,6 +54,8 @@ class Refit(Reconstruction):
         stays = (channels < 0) | torch.isin(channels, keep.to(moments.device))
         taps = weight[0, 0].numel()
         flat = weight.to(moments).flatten(1)
-        return refit_weights(flat, moments, stays.repeat_interleave(taps), self.ridge).view_as(
-            weight
-        ).to(weight)
+        return (
+            refit_weights(flat, moments, stays.repeat_interleave(taps), self.ridge)
+            .view_as(weight)
+            .to(weight)
+        )

@@ -14,6 +14,7 @@ from thinet.statistics.statistic import Sampling, Statistic, Summary, T
 from thinet.surgery import Layer
 from thinet.surgery.calls import WeightCall, observe
 
+
 class Evidence:
     """What was collected for one layer: the summary of each kind of statistic."""
 
@@ -93,7 +94,8 @@ def collect(
 
 def _summarise(statistic: Statistic[Any], layer: Layer) -> Summary:
     with statistic.sync_context():
-        if not all(bool(torch.isfinite(value).all()) for value in statistic.metric_state.values()):
+        sums = [value for value in statistic.metric_state.values() if isinstance(value, Tensor)]
+        if not all(bool(torch.isfinite(value).all()) for value in sums):
             raise ThinetError(
                 f"the activations that {layer.name} feeds are not finite: the network has "
                 "diverged or its weights hold NaN; train it again with a smaller learning rate."

@@ -51,8 +51,8 @@ class ZeroFraction(Statistic[Zeros]):
         """
         if layer.rectified is None:
             raise ThinetError(
-                f"criterion=apoz counts zeros after a ReLU, but none follows {layer.name}: "
-                "choose another criterion, for example criterion=thinet."
+                f"criterion=apoz counts zeros after a ReLU, but none follows {layer.name} "
+                "directly: choose another criterion, for example criterion=thinet."
             )
         return cls(layer.filters, layer.rectified)
 
@@ -68,6 +68,8 @@ class ZeroFraction(Statistic[Zeros]):
         axis = 1 if output.dim() > 2 else output.dim() - 1
         zero = (output <= 0).movedim(axis, 0).flatten(1)
         self.zeros += zero.sum(dim=1).to(self.zeros)
+        if not bool(torch.isfinite(output).all()):  # NaN counts as no zero: do not lose it
+            self.zeros.fill_(torch.nan)
         self.count += zero.shape[1]
 
     def summary(self) -> Zeros:

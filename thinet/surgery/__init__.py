@@ -4,13 +4,14 @@ from thinet.surgery.choose import resolve_counts, resolve_layers
 from thinet.surgery.graph import ChannelGraph, Consumer, Layer, Use, owner
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
-from thinet.surgery.verify import difference, masked
+from thinet.surgery.verify import check_plan, difference, masked
 
 __all__ = [
     "ChannelGraph",
     "Consumer",
     "Layer",
     "Use",
+    "check_plan",
     "difference",
     "masked",
     "owner",

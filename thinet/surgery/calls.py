@@ -66,7 +66,7 @@ class CallMatcher:
         return id(tensor) in self._transposed
 
     def note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        """Remember transposed weights: ``linear`` reaches ATen as ``addmm(bias, x, weight.t())``."""
+        """Remember transposed weights: ``linear`` runs as ``addmm(bias, x, weight.t())``."""
         if func._schema.name in ("aten::t", "aten::transpose", "aten::permute"):
             name = self.name(args[0])
             if name is not None and result.dim() == 2:
@@ -108,9 +108,7 @@ class CallMatcher:
         found = self._transposed.get(id(turned))
         if found is None:
             return None  # a product of activations: for the caller an unknown operation
-        return WeightCall(
-            kind="linear", weight=found[0], extras=self._optional(bias), input=rows
-        )
+        return WeightCall(kind="linear", weight=found[0], extras=self._optional(bias), input=rows)
 
     def _norm(self, args: tuple[Any, ...]) -> WeightCall | None:
         names = [self.name(arg) for arg in args[1:5] if isinstance(arg, Tensor)]
@@ -134,7 +132,7 @@ class _AllSeenError(Exception):
     """Ends a forward pass whose remainder nobody looks at."""
 
 
-class CallObserver(TorchDispatchMode):
+class CallObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands chosen weight calls of a running network to a function.
 
     Args:
@@ -149,7 +147,7 @@ class CallObserver(TorchDispatchMode):
         expected: dict[str, int],
         observe: Callable[[WeightCall, Tensor], None],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._matcher, self._observe = matcher, observe
         self._left = dict(expected)
 

@@ -90,9 +90,11 @@ def resolve_counts(
                 f"choose among {_some(layers)}."
             )
     for name in layers:
-        pattern = next((key for key in (name, *rules) if key in rules and fnmatchcase(name, key)), None)
-        if pattern is not None:
-            counts[name] = kept_count(graph.layers[name].filters, rules[pattern])
+        rule = next(
+            (key for key in (name, *rules) if key in rules and fnmatchcase(name, key)), None
+        )
+        if rule is not None:
+            counts[name] = kept_count(graph.layers[name].filters, rules[rule])
     if all(counts[name] == graph.layers[name].filters for name in counts):
         raise ThinetError(
             f"ratio={ratio} keeps every filter of every layer, so there is nothing to prune: "
@@ -107,8 +109,7 @@ def _matches(graph: ChannelGraph, pattern: str) -> list[str]:
         near = get_close_matches(pattern, graph.layers, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ThinetError(
-            f"layers: {pattern!r} matches no layer; {hint}"
-            f"choose among {_some(graph.prunable())}."
+            f"layers: {pattern!r} matches no layer; {hint}choose among {_some(graph.prunable())}."
         )
     return met
 

@@ -47,7 +47,7 @@ class Consumer:
 
     @property
     def name(self) -> str:
-        """Dotted path of the module that holds the weight."""
+        """Dotted path of the module whose ``weight`` it is, or the parameter's own name."""
         return owner(self.weight)
 
 
@@ -56,7 +56,7 @@ class Layer:
     """A layer whose filters (or linear units) have labels.
 
     Attributes:
-        name: Dotted path of the module.
+        name: Dotted path of the module, or of the parameter if it is not a module's ``weight``.
         weight: Dotted name of its weight.
         kind: ``conv`` or ``linear``.
         filters: How many it has.
@@ -109,5 +109,9 @@ class ChannelGraph:
 
 
 def owner(tensor_name: str) -> str:
-    """``features.0`` for ``features.0.weight``."""
-    return tensor_name.rpartition(".")[0]
+    """``features.0`` for ``features.0.weight``; any other parameter stands for itself.
+
+    So two weights that one module holds (``block.w1`` and ``block.w2``) have names of their own.
+    """
+    module, _, leaf = tensor_name.rpartition(".")
+    return module if module and leaf == "weight" else tensor_name

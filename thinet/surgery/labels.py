@@ -2,7 +2,7 @@
 
 Every filter of every producing layer has a label, a non-negative integer. An activation carries a
 tensor of labels of its own shape, on which shape operations act as they do on the activation.
-Label tensors are expanded (stride 0) along the axes on which they are constant, so they cost little.
+Label tensors are expanded (stride 0) along the axes on which they are constant: they cost little.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class LabelSets:
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
 
+    def size(self) -> int:
+        """How many labels there are."""
+        return len(self._parent)
+
     def find(self, label: int) -> int:
         """The representative of the set that ``label`` is in."""
         root = label
@@ -49,7 +53,7 @@ class LabelSets:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Forbid the removal of every set met in ``labels`` (any shape); the first reason stays."""
-        values = compact(labels).unique()
+        values = torch.unique(compact(labels))
         for label in values[values >= 0].tolist():
             self._frozen.setdefault(self.find(label), reason)
 

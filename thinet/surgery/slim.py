@@ -98,7 +98,8 @@ def widths(module: nn.Module) -> dict[str, int]:
     if isinstance(module, nn.modules.conv._ConvNd):
         assert isinstance(weight, Tensor)
         filters, per_group = int(weight.shape[0]), int(weight.shape[1])
-        depthwise = per_group == 1 and module.groups > 1
+        # Several filters a group (a depth multiplier) are not depthwise: they are never cut.
+        depthwise = per_group == 1 and module.groups == module.out_channels > 1
         groups = filters if depthwise else module.groups
         return {"out_channels": filters, "in_channels": per_group * groups, "groups": groups}
     if isinstance(module, nn.Linear):

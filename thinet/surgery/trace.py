@@ -30,16 +30,18 @@ _POOLING = {
     "replication_pad2d",
 }  # fmt: skip
 _REDUCING = {"mean", "sum", "amax", "amin"}
-_RECTIFIERS = {"relu", "relu_", "hardtanh", "hardtanh_", "threshold", "threshold_"}
 # Element-wise, but without the pointwise tag.
-_POINTWISE = {"hardswish_", "hardswish", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_"}
+_POINTWISE = {
+    "hardswish_", "hardswish", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_",
+    "_prelu_kernel",
+}  # fmt: skip
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries label tensors beside the activations of one forward pass."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sets = LabelSets()
         self.matcher = CallMatcher(network)
         self.tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -173,7 +175,7 @@ class _Tracer(TorchDispatchMode):
         elif operation in _REDUCING and first is not None and len(args) > 1:
             self._reduce(func, args, kwargs, first, result)
         elif torch.Tag.pointwise in func.tags or operation in _POINTWISE:
-            self._pointwise(operation, inputs, result)
+            self._pointwise(inputs, result, _rectifies(operation, args))
         else:
             self._unknown(inputs, f"{operation} is not known to keep channels apart")
 
@@ -215,9 +217,13 @@ class _Tracer(TorchDispatchMode):
         value = args[2] if len(args) > 2 else kwargs.get("value", 0)
         amounts = list(args[1])
         axes = {labels.dim() - 1 - place // 2 for place, amount in enumerate(amounts) if amount}
-        if axes & set(varying_axes(labels)):
-            # The number of padded channels is written in the code: it cannot follow.
-            self.sets.freeze(labels, "they are padded to a fixed number of channels")
+        if not axes & set(varying_axes(labels)):  # a border of the map goes with its channel
+            for axis in axes:
+                labels = labels.narrow(axis, 0, 1)
+            self._set(result, labels.expand(result.shape))
+            return
+        # The number of padded channels is written in the code: it cannot follow.
+        self.sets.freeze(labels, "they are padded to a fixed number of channels")
         fill = ZERO if value == 0 else NONE
         self._set(result, torch.constant_pad_nd(labels.contiguous(), amounts, fill))
 
@@ -247,7 +253,7 @@ class _Tracer(TorchDispatchMode):
             moved = moved.narrow(axis, 0, 1) if keep else moved.select(axis, 0)
         self._set(result, moved)
 
-    def _pointwise(self, operation: str, inputs: list[Tensor], result: Any) -> None:
+    def _pointwise(self, inputs: list[Tensor], result: Any, rectifies: bool) -> None:
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         shape = outputs[0].shape
         merged: Tensor | None = None
@@ -261,7 +267,7 @@ class _Tracer(TorchDispatchMode):
             if self.labels(tensor) is None:
                 self._meet_constant(merged, tensor)
         origin = self._origin.get(inputs[0])
-        if operation in _RECTIFIERS and origin is not None:
+        if rectifies and origin is not None:
             self._note_rectified(merged, origin)
         for output in outputs:
             self._set(output, merged.expand(output.shape))
@@ -273,7 +279,7 @@ class _Tracer(TorchDispatchMode):
             if left.stride(axis) == 0 and right.stride(axis) == 0 and left.shape[axis] > 1:
                 small = [labels.narrow(axis, 0, 1) for labels in small]
         a, b = (labels.reshape(-1) for labels in small)
-        pairs = torch.stack([a, b])[:, a != b].unique(dim=1)
+        pairs = torch.unique(torch.stack([a, b])[:, a != b], dim=1)
         both = (pairs >= 0).all(dim=0)
         self.sets.unite(pairs[0, both], pairs[1, both])
         fixed = pairs[:, (pairs == NONE).any(dim=0)]
@@ -281,7 +287,7 @@ class _Tracer(TorchDispatchMode):
         return torch.maximum(*small).expand(left.shape)
 
     def _meet_constant(self, labels: Tensor, tensor: Tensor) -> None:
-        """An unlabelled operand: harmless if it is the same for all channels, else it must follow."""
+        """An unlabelled operand: harmless if the same for all channels, else it must follow."""
         shape = (1,) * (labels.dim() - tensor.dim()) + tuple(tensor.shape)
         axes = [axis for axis in varying_axes(labels) if shape[axis] > 1]
         if not axes:
@@ -320,6 +326,18 @@ class _Tracer(TorchDispatchMode):
         # A weight used twice: what its k-th entry meets in both calls belongs together.
         merged = self._merge(before.labels, labels)
         self.uses[tensor, axis] = Use(tensor, axis, before.role, merged)
+
+
+def _rectifies(operation: str, args: tuple[Any, ...]) -> bool:
+    """Whether the result is zero exactly where the operand is not positive."""
+    match operation.removesuffix("_"), args[1:]:
+        case ("relu", _):
+            return True
+        case ("hardtanh" | "clamp" | "clamp_min", (low, *_)):  # ReLU6 is hardtanh(x, 0, 6)
+            return bool(low == 0)
+        case ("threshold", (threshold, value)):
+            return bool(threshold == 0 and value == 0)
+    return False
 
 
 def _listed(value: Any) -> list[Any]:
@@ -372,11 +390,12 @@ def _layer(
 ) -> Layer:
     labels = produced[weight]
     filters = labels.numel()
-    place = {label: index for index, label in enumerate(labels.tolist())}
+    place = torch.full((tracer.sets.size(),), NONE)
+    place[labels] = torch.arange(filters)
     consumers = []
     for use in uses:
         if use.role == "consume":
-            channels = torch.tensor([place.get(label, -1) for label in use.labels.tolist()])
+            channels = torch.where(use.labels >= 0, place[use.labels.clamp_min(0)], NONE)
             if bool((channels >= 0).any()):
                 read = tracer.tensors[use.tensor]
                 unknowns = read.numel() // read.shape[1 - use.axis]
@@ -385,13 +404,13 @@ def _layer(
     coupled = tuple(
         owner(other)
         for other, theirs in produced.items()
-        if other != weight and bool(torch.isin(theirs, labels).any())
+        if other != weight and bool((place[theirs] >= 0).any())
     )
     reasons = [tracer.sets.why_frozen(label) for label in labels.tolist()]
     reason = next((text for text in reasons if text is not None), None)
     if reason is None and coupled:
         reason = f"they are added to those of {', '.join(coupled[:3])}"
-    if reason is None and len(place) < filters:
+    if reason is None and len(torch.unique(labels)) < filters:
         reason = "its filters depend on one another"
     if reason is None and not consumers:
         reason = "no layer reads them"

@@ -1,0 +1,157 @@
+"""The ``thinet`` command: what surrounds runs. Runs themselves are started by ``run.py``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from thinet.errors import ThinetError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(chosen.run(chosen) or 0)
+    except ThinetError as error:
+        if chosen.traceback:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="thinet", description="Tools around pruning runs.")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of errors")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    doctor = commands.add_parser("doctor", help="check this installation and machine")
+    doctor.set_defaults(run=_doctor)
+
+    listing = commands.add_parser("list", help="finished and unfinished runs")
+    listing.add_argument("outputs", nargs="?", default="outputs", type=Path)
+    listing.set_defaults(run=_list)
+
+    report = commands.add_parser("report", help="write the report of a run, or compare several")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    report.add_argument("--out", type=Path, help="folder of the comparison (default: comparison)")
+    report.set_defaults(run=_report)
+
+    export = commands.add_parser("export", help="export a slim network, with a parity check")
+    export.add_argument("folder", type=Path, metavar="DIR", help="a run, or its model folder")
+    kind = export.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--onnx", dest="kind", action="store_const", const="onnx")
+    kind.add_argument("--pt2", dest="kind", action="store_const", const="pt2")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from thinet.engine.loggers import has_wandb_key
+    from thinet.environment import environment
+
+    table = Table("what", "found", box=None, pad_edge=False)
+    found = environment()
+    for name, value in found.items():
+        table.add_row(name, value)
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row("free disk space", f"{free:.1f} GiB")
+    table.add_row("W&B", "key found: online" if has_wandb_key() else "no key: offline")
+    for extra, packages in (
+        ("export", ("onnx", "onnxscript", "onnxruntime")),
+        ("tensorboard", ("tensorboard",)),
+        ("mlflow", ("mlflow",)),
+    ):
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        hint = f"missing {', '.join(missing)}: pip install 'thinet[{extra}]'"
+        table.add_row(f"extra {extra}", hint if missing else "installed")
+    Console(soft_wrap=True).print(table)
+    problems = []
+    if not os.access(Path.cwd(), os.W_OK):
+        problems.append(
+            f"{Path.cwd()} cannot be written: change folder or type paths.outputs=<dir>."
+        )
+    if free < 1:
+        problems.append("less than 1 GiB of disk space is free: make some room.")
+    for problem in problems:
+        print(f"problem: {problem}")
+    if not problems:
+        print("ready")
+    return 1 if problems else 0
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from thinet.files import read_json
+    from thinet.state import STATE
+
+    states = sorted(chosen.outputs.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        raise ThinetError(f"{chosen.outputs} holds no runs: start one with python run.py.")
+    table = Table("run", "status", "stages", "baseline", "slim", "FLOPs left", box=None)
+    for path in states:
+        state = read_json(path)
+        baseline = (state.get("baseline") or {}).get("top1")
+        slim = left = None
+        result = path.parent / "result.json"
+        if state["status"] == "complete" and result.exists():
+            content = read_json(result)
+            if content["slim"]:
+                slim = content["slim"]["top1"]
+                left = content["slim"]["flops"] / content["baseline"]["flops"]
+        table.add_row(
+            path.parent.name,
+            state["status"],
+            str(len(state["stages"])),
+            *("-" if value is None else f"{100 * value:.2f} %" for value in (baseline, slim, left)),
+        )
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from thinet.files import read_json
+    from thinet.report import compare_report, draw_figures, write_report
+    from thinet.report.terminal import print_result
+
+    if len(chosen.folders) > 1:
+        print(compare_report(chosen.folders, chosen.out or Path("comparison")))
+        return 0
+    folder = chosen.folders[0]
+    if not (folder / "result.json").exists():
+        raise ThinetError(f"{folder} holds no result.json: give the folder of a finished run.")
+    result = read_json(folder / "result.json")
+    draw_figures(result, folder / "figures")
+    write_report(result, folder)
+    print_result(result)
+    print(folder / "report.html")
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from thinet.artifacts import SPEC
+    from thinet.export import export
+
+    folder = chosen.folder
+    if not (folder / SPEC).exists() and (folder / "model" / SPEC).exists():
+        folder = folder / "model"
+    path, worst = export(folder, chosen.kind)
+    print(f"{path}: outputs equal the original's within {worst:.1e} (relative)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
