@@ -118,7 +118,7 @@ def _known_keys() -> list[str]:
     names = [path.name for path in folder.iterdir() if path.is_dir()]
 
     def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
+        for key in map(str, node):
             names.append(f"{prefix}{key}")
             child = node._get_node(key)
             if isinstance(child, DictConfig):

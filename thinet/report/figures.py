@@ -139,8 +139,7 @@ def draw_figures(result: dict[str, Any], folder: str | Path) -> list[Path]:
         ThinetError: If the folder cannot be written.
     """
     return [
-        style.save_png(figure, Path(folder) / f"{name}.png")
-        for name, figure in run_figures(result)
+        style.save_png(figure, Path(folder) / f"{name}.png") for name, figure in run_figures(result)
     ]
 
 

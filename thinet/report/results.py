@@ -57,9 +57,7 @@ def compare(result: dict[str, Any]) -> list[Comparison]:
     for label, key in (("top-1", "top1"), ("top-5", "top5")):
         old, new = before.get(key), after.get(key)
         lines.append(
-            Comparison(
-                label, numbers.percent(old), numbers.percent(new), numbers.points(old, new)
-            )
+            Comparison(label, numbers.percent(old), numbers.percent(new), numbers.points(old, new))
         )
     for label, key, write, less, more in (
         ("FLOPs", "flops", numbers.human, "fewer", "more"),
@@ -112,7 +110,8 @@ def headline(result: dict[str, Any]) -> str:
     """Say what the run achieved: accuracies of both networks and the saving in FLOPs."""
     before, after = result["baseline"], result.get("slim")
     if not after:
-        return f"{numbers.percent(before.get('top1'))} top-1, {numbers.human(before['flops'])} FLOPs"
+        top1 = numbers.percent(before.get("top1"))
+        return f"{top1} top-1, {numbers.human(before['flops'])} FLOPs"
     saving = numbers.change(before["flops"], after["flops"], "fewer", "more")
     cost = "with FLOPs unchanged" if saving == "unchanged" else f"at {saving} FLOPs"
     return (

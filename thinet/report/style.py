@@ -39,7 +39,9 @@ class EndLabel(NamedTuple):
     color: str
 
 
-def new_figure(width: float, height: float, title: str, subtitle: str, columns: int = 1):
+def new_figure(
+    width: float, height: float, title: str, subtitle: str, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
     """Make a figure with ``columns`` empty styled axes side by side.
 
     Args:
@@ -53,9 +55,10 @@ def new_figure(width: float, height: float, title: str, subtitle: str, columns: 
         The figure and the list of its axes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.62 / height), w_pad=0.08, h_pad=0.06)
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.62 / height), w_pad=0.08, h_pad=0.06)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     figure.text(
         0.12 / width, 1 - 0.12 / height, title, size=12.5, weight="bold", color=INK, va="top"
     )
@@ -119,7 +122,7 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel], size: float = 9) -> None:
     The y limits must be final, since distances in points depend on them.
     """
     low, high = ax.get_ylim()
-    inches = ax.figure.get_figheight() * 0.7
+    inches = ax.get_figure(root=True).get_figheight() * 0.7  # type: ignore[union-attr]
     lines = max((label.text.count("\n") + 1 for label in labels), default=1)
     gap = (high - low) * size * (1.3 * lines + 0.15) / 72 / inches
     heights = spread([label.y for label in labels], gap, low, high)

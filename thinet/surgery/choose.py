@@ -106,7 +106,7 @@ def resolve_counts(
 def _matches(graph: ChannelGraph, pattern: str) -> list[str]:
     met = [name for name in graph.layers if fnmatchcase(name, pattern)]
     if not met:
-        near = get_close_matches(pattern, graph.layers, n=1)
+        near = get_close_matches(pattern, graph.prunable(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ThinetError(
             f"layers: {pattern!r} matches no layer; {hint}choose among {_some(graph.prunable())}."

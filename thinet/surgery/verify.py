@@ -81,8 +81,15 @@ def check_plan(
         images: A batch of at least one image.
 
     Raises:
-        ThinetError: If the cut network does not run or gives another output.
+        ThinetError: If the cut network does not run or gives another output, or a weight is not
+            finite.
     """
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if not bool(torch.isfinite(tensor).all()):  # the trial might cut just this one away
+            raise ThinetError(
+                f"{name} holds values that are not finite (NaN or infinite): give other weights, "
+                "or train the network again with a smaller learning rate."
+            )
     keep = {name: list(range(graph.layers[name].filters))[-n:] for name, n in counts.items()}
     slim = remove_(shared_copy(network), graph, keep)
     try:
@@ -98,7 +105,7 @@ def check_plan(
     if not off <= TOLERANCE:
         raise ThinetError(
             f"removing filters changes this network's output by {off:.1e} more than zeroing them: "
-            "its weights are not finite, or channels are used in a way that is not understood; "
+            "channels are used in a way that is not understood; "
             "prune other layers with layers=[...]."
         )
 

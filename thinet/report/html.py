@@ -1,0 +1,95 @@
+"""``report.html``: one file that shows a run, or compares several, without any network access."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from thinet.files import write_text_atomic
+from thinet.report import numbers, style
+from thinet.report.figures import run_figures
+from thinet.report.results import before_finetuning, command, compare, headline, subject
+from thinet.report.sweep import collect, sweep_figure, write_sweep
+
+CAPTIONS = {
+    "accuracy": "Top-1 accuracy after each stage, on validation images.",
+    "cost": "FLOPs and parameters that remain after each stage.",
+    "widths": "Filters of each pruned layer, before and after.",
+}
+
+
+def write_report(result: dict[str, Any], folder: str | Path) -> Path:
+    """Write ``report.html`` of one run into ``folder``, atomically; figures are embedded.
+
+    Args:
+        result: Content of ``result.json``.
+        folder: The run folder.
+    """
+    figures = [
+        {"image": _embed(style.png(figure)), "caption": CAPTIONS[name]}
+        for name, figure in run_figures(result)
+    ]
+    page = _template("report.html.jinja").render(
+        title=result.get("name") or "run",
+        headline=headline(result),
+        subject=subject(result),
+        command=command(result),
+        lines=compare(result),
+        has_slim=bool(result.get("slim")),
+        before_finetuning=before_finetuning(result),
+        figures=figures,
+        stages=result.get("stages") or [],
+        layers=result.get("layers") or [],
+        config=_yaml(result.get("config") or {}),
+        environment=result.get("environment") or {},
+        duration=numbers.seconds(result.get("seconds")),
+        note=result.get("note"),
+        n=numbers,
+    )
+    return write_text_atomic(Path(folder) / "report.html", page)
+
+
+def compare_report(folders: list[Path], out: str | Path) -> Path:
+    """Write ``comparison.html`` with ``sweep.csv`` and ``sweep.png`` over several runs.
+
+    Args:
+        folders: Run folders, or folders that hold run folders.
+        out: Folder to write to.
+
+    Returns:
+        The page.
+
+    Raises:
+        ThinetError: If none of them holds a finished run.
+    """
+    rows = collect(folders)
+    write_sweep(folders, out)
+    page = _template("compare.html.jinja").render(
+        title=f"{len(rows)} runs",
+        rows=rows,
+        image=_embed(style.png(sweep_figure(rows))),
+        n=numbers,
+    )
+    return write_text_atomic(Path(out) / "comparison.html", page)
+
+
+def _embed(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _template(name: str) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("thinet.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(config, sort_keys=False, default_flow_style=None, allow_unicode=True))

@@ -1,0 +1,110 @@
+"""What a run shows on the terminal: the plan before it, the comparison after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from thinet.report import numbers
+from thinet.report.results import before_finetuning, compare, headline, subject
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 120
+"""Columns where the output is not a terminal: a log must not cut names short."""
+
+
+def print_plan(
+    rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], console: Console | None = None
+) -> None:
+    """Print what will be cut and what the slim network will cost.
+
+    Args:
+        rows: For each layer ``layer``, ``filters_*``, ``ratio``, ``flops_*``, ``params_*`` with
+            ``before`` and ``after``; or ``layer`` and ``reason`` for one that is left whole.
+        totals: ``flops_*``, ``macs_*``, ``params_*`` and ``weights_*`` of the whole network.
+        console: Where to print; the standard output by default.
+    """
+    console = console or _console()
+    table = _table("layer", "filters", "ratio", "FLOPs", "parameters")
+    for row in rows:
+        if "reason" not in row:
+            table.add_row(
+                row["layer"],
+                f"keeps {row['filters_after']} of {row['filters_before']}",
+                f"{row['ratio']:.2f}",
+                *(_step(row, key, numbers.human) for key in ("flops", "params")),
+            )
+    console.print(table)
+    skipped = [row for row in rows if "reason" in row]
+    for row in skipped[:10]:
+        console.print(f"left whole: {row['layer']}: {row['reason']}", highlight=False)
+    if len(skipped) > 10:
+        console.print(f"left whole: {len(skipped) - 10} more layers")
+    console.print(_totals(totals))
+
+
+def _totals(totals: Mapping[str, Any]) -> Table:
+    table = _table("network", "before", "after", "change")
+    for label, key, note in (
+        ("FLOPs", "flops", ""),
+        ("MACs", "macs", ""),
+        ("parameters", "weights", " (weights)"),
+        ("", "params", " (with biases)"),
+    ):
+        before, after = totals[f"{key}_before"], totals[f"{key}_after"]
+        table.add_row(
+            label,
+            f"{numbers.human(before)}{note}",
+            f"{numbers.human(after)}{note}",
+            numbers.change(before, after, "fewer", "more"),
+        )
+    return table
+
+
+def print_result(result: dict[str, Any], console: Console | None = None) -> None:
+    """Print the baseline against the slim network.
+
+    Args:
+        result: Content of ``result.json``.
+        console: Where to print; the standard output by default.
+    """
+    console = console or _console()
+    console.print()
+    console.print(f"[bold]{headline(result)}[/bold]", highlight=False)
+    console.print(subject(result), style="dim", highlight=False)
+    slim = bool(result.get("slim"))
+    table = _table("", "baseline", *(("slim", "change") if slim else ()))
+    for line in compare(result):
+        table.add_row(line.label, line.baseline, *((line.slim, line.change) if slim else ()))
+    console.print(table)
+    for label, accuracy in before_finetuning(result):
+        console.print(
+            f"before fine-tuning, {label}: top-1 {numbers.percent(accuracy['top1'])}, "
+            f"top-5 {numbers.percent(accuracy['top5'])}",
+            highlight=False,
+        )
+    console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")
+
+
+def _step(row: Mapping[str, Any], key: str, write: Any) -> str:
+    return f"{write(row[f'{key}_before'])} → {write(row[f'{key}_after'])}"
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first, overflow="fold")
+    for other in others:
+        table.add_column(other, justify="right", no_wrap=True)
+    return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
