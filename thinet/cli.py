@@ -123,17 +123,15 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from thinet.files import read_json
     from thinet.report import compare_report, draw_figures, write_report
+    from thinet.report.results import read_result
     from thinet.report.terminal import print_result
 
     if len(chosen.folders) > 1:
         print(compare_report(chosen.folders, chosen.out or Path("comparison")))
         return 0
     folder = chosen.folders[0]
-    if not (folder / "result.json").exists():
-        raise ThinetError(f"{folder} holds no result.json: give the folder of a finished run.")
-    result = read_json(folder / "result.json")
+    result = read_result(folder)
     draw_figures(result, folder / "figures")
     write_report(result, folder)
     print_result(result)

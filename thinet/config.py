@@ -108,7 +108,13 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ThinetError(f"the configuration cannot be resolved: {first_line(error)}.") from error
     problems: list[str] = []
     for part in (_check_pruning, _check_training, _check_devices, _check_run):
-        problems += part(config)
+        try:
+            problems += part(config)
+        except (KeyError, TypeError, AttributeError) as error:
+            problems.append(
+                f"a key is missing or not of the expected form ({first_line(error)}): "
+                "python run.py --cfg job shows the configuration."
+            )
     if problems:
         numbered = (
             problems
@@ -192,6 +198,20 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
             f"trainer.precision={trainer['precision']} is unknown: choose among "
             f"{', '.join(precisions)}."
         )
+    for key, choice in (
+        ("accelerator", ("auto", "cpu", "gpu", "cuda")),
+        ("progress", ("auto", "bar", "lines", "off")),
+    ):
+        if trainer[key] not in choice:
+            problems.append(
+                f"trainer.{key}={trainer[key]} is unknown: choose among {', '.join(choice)}."
+            )
+    steps = trainer["max_steps_per_epoch"]
+    if steps is not None and (not _is_whole(steps) or steps < 1):
+        problems.append(
+            f"trainer.max_steps_per_epoch={steps} is not a whole number of at least 1: "
+            "type trainer.max_steps_per_epoch=null for whole epochs."
+        )
     return problems
 
 
@@ -240,6 +260,7 @@ def build(config: dict[str, Any]) -> Job:
     Raises:
         ThinetError: If a device, data set or option does not exist.
     """
+    import torch
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -254,11 +275,26 @@ def build(config: dict[str, Any]) -> Job:
             cause = error.__cause__
             if isinstance(cause, ThinetError):
                 raise cause from error
-            raise ThinetError(f"{first_line(error)}: {first_line(cause or error)}.") from error
+            target = node.get("_target_", "an option")
+            reason = " ".join(str(cause or error).split()).rstrip(". ")
+            raise ThinetError(
+                f"{target} cannot be made ({reason}): correct its name or its settings; "
+                "python run.py --cfg job shows them."
+            ) from error
 
-    def training(group: Mapping[str, Any]) -> Training:
+    def training(name: str) -> Training:
+        group = config[name]
         optimizer = make(dict(group["optimizer"]), _partial_=True, lr=1.0)
+        fill(optimizer, {}, f"{name}.optimizer", [torch.nn.Parameter(torch.zeros(1))])
         return Training(optimizer, group["label_smoothing"], group["clip_norm"])
+
+    def fill(kind: Any, values: Mapping[str, Any], where: str, *args: Any) -> Any:
+        try:
+            return kind(*args, **values)
+        except (TypeError, ValueError) as error:
+            raise ThinetError(
+                f"{where}: {first_line(error)}: python run.py --cfg job shows its keys."
+            ) from error
 
     model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
     calibration = dict(config["calibration"])
@@ -288,11 +324,11 @@ def build(config: dict[str, Any]) -> Job:
         stage=Phase(**finetune["stage"]),
         group_end=Phase(**finetune["group_end"]),
         final=Phase(**finetune["final"]),
-        training=training(finetune),
-        baseline=BaselineRecipe(baseline["train"], _baseline_phase(config), training(baseline)),
+        training=training("finetune"),
+        baseline=BaselineRecipe(baseline["train"], _baseline_phase(config), training("baseline")),
         batch_size=calibration.pop("batch_size"),
-        sampling=Sampling(**calibration, seed=config["seed"]),
-        devices=Devices(**{**trainer, "devices": _device_count(trainer)}),
+        sampling=fill(Sampling, {**calibration, "seed": config["seed"]}, "calibration"),
+        devices=fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
         cache=Path(config["paths"]["cache"])
         / baseline_fingerprint(config, weights if weights.is_file() else None),
         keep_stages=config["keep_stages"],
@@ -315,7 +351,7 @@ def _device_count(trainer: Mapping[str, Any]) -> int:
     if not there or (wanted != "auto" and wanted > there):
         asked = "a GPU" if wanted in (1, "auto") else f"{wanted} GPUs"
         raise ThinetError(
-            f"trainer={trainer['accelerator']} asks for {asked}, but this machine has {there}: "
+            f"trainer.accelerator={trainer['accelerator']} asks for {asked}, but this machine has {there}: "
             f"type {f'trainer.devices={there}' if there else 'trainer=cpu'}."
         )
     return there if wanted == "auto" else int(wanted)

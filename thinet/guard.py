@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from thinet.config import first_line, register_resolvers
@@ -27,6 +28,7 @@ def guarded(main: Callable[[], Any]) -> None:
     """
     asked = bool(os.environ.get("HYDRA_FULL_ERROR")) or "traceback=true" in sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
+    JobReturn.return_value = property(_value, JobReturn.return_value.fset)  # type: ignore
     try:
         main()
     except KeyboardInterrupt:
@@ -40,6 +42,13 @@ def guarded(main: Callable[[], Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.exit(code)
+
+
+def _value(job: JobReturn) -> Any:
+    """What a job returned or raised, without the line that Hydra writes before it raises."""
+    if job.status == JobStatus.FAILED:
+        raise job._return_value
+    return job._return_value
 
 
 def sentence(error: BaseException) -> tuple[str, int]:
@@ -87,7 +96,7 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _composition(error: HydraException) -> str:
     text = str(error)
-    found = re.search(r"Could not (?:override|append to|delete) '?([\w./@-]+?)'?[.\s]", text)
+    found = re.search(r"Could not (?:override|append to|delete) '?([\w./@-]+?)'?\.?(?:\s|$)", text)
     if not found:
         cause = error.__cause__
         more = f" ({first_line(cause)})" if cause is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -28,19 +29,18 @@ def run(cfg: DictConfig) -> float | None:
         ThinetError: If something is wrong that the user can put right.
     """
     folder = configuration.run_folder(cfg)
-    dry = cfg.dry_run is True
     try:
         config = configuration.check(cfg)
         _refuse_nested_processes(cfg, config)
-        if dry:
+        if config["dry_run"]:
             with logging_to(None):
                 _plan(configuration.build(config))
             return None
+        folder.mkdir(parents=True, exist_ok=True)
+        with logging_to(folder):
+            return _run(config, configuration.fingerprint(cfg), folder)
     finally:
-        _discard_if_unused(folder, always=dry)
-    folder.mkdir(parents=True, exist_ok=True)
-    with logging_to(folder):
-        return _run(config, configuration.fingerprint(cfg), folder)
+        _discard_if_unused(folder)
 
 
 def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
@@ -55,17 +55,12 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
         )
 
 
-def _discard_if_unused(folder: Path, always: bool = False) -> None:
+def _discard_if_unused(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that did not begin."""
-    if always or (is_first_process() and _only_configuration(folder)):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _only_configuration(folder: Path) -> bool:
-    import sys
-
-    failed = sys.exc_info()[0] is not None
-    return failed and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra"}
+    if is_first_process() and folder.is_dir():
+        found = {path.name for path in folder.iterdir()}
+        if found <= {".hydra", "run.log"}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plan(job: Any) -> Any:
@@ -135,7 +130,7 @@ def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
     from thinet.engine import loggers
 
     chosen = config.get("logger") or {}
-    made: list[Any] = [loggers.RunCSVLogger(folder, state.step)]
+    made: list[Any] = [loggers.RunCSVLogger(folder)]
     for name, settings in chosen.items():
         make = getattr(loggers, f"make_{name}")
         made.append(make(settings or {}, folder, config["name"], state.fingerprint))
@@ -157,11 +152,19 @@ def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any)
         "ratio": config["ratio"],
         "seed": job.seed,
         "note": config["note"],
+        "command": _command(),
         "config": config,
         "environment": environment(),
         "seconds": state.seconds,
         **found,
     }
+
+
+def _command() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return shlex.join(["python", "run.py", *overrides])
 
 
 def _report(result: dict[str, Any], folder: Path, loggers: list[Any]) -> float:

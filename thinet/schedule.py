@@ -36,12 +36,17 @@ class Phase:
                 f"epochs={self.epochs} is not a whole number of at least 0: type for example "
                 "finetune.stage.epochs=1."
             )
-        if not isinstance(self.lr, (int, float)) or not (0 < self.lr < math.inf):
+        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
             raise ThinetError(
                 f"lr={self.lr} is not a positive number: type for example finetune.stage.lr=1e-3."
             )
         if self.decay not in DECAYS:
             raise ThinetError(f"decay={self.decay} is unknown: choose among {', '.join(DECAYS)}.")
+        if not _is_number(self.warmup) or not 0 <= self.warmup < math.inf:
+            raise ThinetError(
+                f"warmup={self.warmup} is not a number of epochs of at least 0: type for example "
+                "finetune.stage.warmup=0.5."
+            )
 
     def factor(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs of the phase, relative to ``lr``."""
@@ -53,6 +58,10 @@ class Phase:
         if self.decay == "step":
             return 0.1 ** min(2, int(3 * done + 1e-9))
         return 1.0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def learning_rate(phases: Sequence[Phase]) -> Callable[[float], float]:

@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from thinet.artifacts import layer_widths, load_state_
+from thinet.engine.loggers import RunCSVLogger
 from thinet.errors import ThinetError
 from thinet.seeding import derive_seed
 
@@ -64,6 +65,12 @@ class Classifier(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
+    def on_train_start(self) -> None:
+        """Rows of epochs that a killed attempt did not finish are written again."""
+        for logger in self.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.rewind(self._first_step + self.global_step)
+
     def on_train_epoch_start(self) -> None:
         """Seed dropout: an epoch that is run again after a kill draws the same numbers."""
         torch.manual_seed(derive_seed(self._seed, "epoch", self.current_epoch, self.global_rank))
@@ -72,12 +79,14 @@ class Classifier(LightningModule):
         """Cross-entropy of one batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self._smoothing)
-        self.log("step", float(self._first_step + self.global_step))
+        self.log("step", float(self._first_step + self.global_step + 1))
+        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
+        self.log("train/lr", rates[0], on_step=True, on_epoch=False)
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stop at once when training has diverged.
+        """Stop at once when training has diverged; place the row of the epoch.
 
         Raises:
             ThinetError: If the mean loss of the epoch is not finite.
@@ -88,20 +97,19 @@ class Classifier(LightningModule):
                 f"training diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
                 "type smaller learning rates, for example finetune.stage.lr=1e-3 baseline.lr=1e-2."
             )
+        self._log_step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count hits."""
-        self._count(batch, "val")
+        self._count(batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count hits."""
-        self._count(batch, "test")
+        self._count(batch)
 
-    def _count(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+    def _count(self, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         self.accuracy.update(self(images), labels)
-        if split == "val" and self._rate is not None:
-            self.log("step", float(self._first_step + self.global_step))
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
@@ -115,6 +123,12 @@ class Classifier(LightningModule):
         for name, value in self.accuracy.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name == "top1")
         self.accuracy.reset()
+        self._log_step()
+
+    def _log_step(self) -> None:
+        """Lightning puts a row at the value of "step"; its own counter restarts every stage."""
+        if self._rate is not None:
+            self.log("step", float(self._first_step + self.global_step), rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with a learning rate that follows ``rate`` step by step."""

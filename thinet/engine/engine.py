@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ class Engine:
         module = self._classifier(network)
         trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
         run = trainer.validate if split == "val" else trainer.test
-        (found,) = run(module, datamodule=self.data, verbose=False)
+        (found,) = _call(run, module, datamodule=self.data, verbose=False)
         return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])
 
     def fit(
@@ -184,21 +184,20 @@ class Engine:
         checkpoint = folder / CHECKPOINT
         resumed = checkpoint if checkpoint.exists() else None
         try:
-            trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
-        except (RuntimeError, EOFError, KeyError) as error:
-            if resumed is not None and trainer.global_step == 0:
-                raise ThinetError(
-                    f"{checkpoint} is damaged ({str(error).splitlines()[0]}): delete it and type "
-                    "the same command again."
-                ) from error
-            raise
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            _call(trainer.fit, module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+        except Exception as error:
+            if isinstance(error, ThinetError) or resumed is None or trainer.global_step:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+            raise ThinetError(
+                f"{checkpoint} is damaged ({reason}): delete it and type the same command again."
+            ) from error
         self.step += epochs * steps
-        found = trainer.callback_metrics
-        accuracy = Accuracy(float(found["val/top1"]), float(found["val/top5"]))
         network.cpu()
-        return accuracy
+        found = trainer.callback_metrics
+        if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
+            return self.evaluate(network, "val")
+        return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
 
     def calibration(self, sampling: Sampling, batch: int) -> Calibration:
         """The calibration images, decoded once, on this process."""
@@ -263,6 +262,16 @@ class Engine:
         )
 
 
+def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """Call a Trainer; Ctrl-C stays Ctrl-C where Lightning makes it an exit of its own."""
+    try:
+        return run(*args, **settings)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+
+
 def _quiet() -> None:
     """Leave out what Lightning says about every Trainer: there is one a stage."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -272,6 +281,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches.*",
         ".*Experiment logs directory.*",
+        ".*It is recommended to use `self.log.*",
         ".*LeafSpec.*",
         ".*treespec.*",
         ".*was called before.*optimizer.step.*",

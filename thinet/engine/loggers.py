@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,27 +22,29 @@ X_AXIS = "compression_rate"
 class RunCSVLogger(CSVLogger):
     """``metrics.csv`` in the run folder, continued when a run is resumed.
 
-    Lightning's own logger replaces the file; this one takes up the rows that still hold.
+    Lightning's own logger replaces the file; this one takes up the rows that are there.
 
     Args:
         folder: The run folder.
-        last_step: Rows after this step are dropped: the resumed run writes them again.
     """
 
-    def __init__(self, folder: Path, last_step: int) -> None:
-        path = folder / "metrics.csv"
-        kept: list[dict[str, Any]] = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("step")]
-            kept = [
-                {key: _number(value) for key, value in row.items() if value}
-                for row in rows
-                if float(row["step"]) <= last_step
-            ]
-            path.unlink()
+    def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), name="", version="")
-        if kept and _is_first():
+        if _is_first():
+            rows = _read_rows(folder / "metrics.csv")
+            self.experiment.metrics = rows  # making the experiment removes the file
+            self.save()
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step``: a resumed run writes them again."""
+        if not _is_first():
+            return
+        self.save()
+        path = Path(self.experiment.metrics_file_path)
+        rows = _read_rows(path)
+        kept = [row for row in rows if float(row["step"]) <= step]
+        if len(kept) < len(rows):
+            path.unlink()
             self.experiment.metrics = kept
             self.save()
 
@@ -48,6 +52,19 @@ class RunCSVLogger(CSVLogger):
     def log_dir(self) -> str:
         """The run folder itself."""
         return self.root_dir
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a CSV file; a kill may have cut the last one short."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("step")]
+    return [
+        {key: _number(value) for key, value in row.items() if value}
+        for row in rows
+        if isinstance(_number(row["step"]), (int, float))
+    ]
 
 
 def _is_first() -> bool:
@@ -132,7 +149,7 @@ def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: st
     """An MLflow logger; without a tracking address it writes below the run folder."""
     from pytorch_lightning.loggers import MLFlowLogger
 
-    uri = settings.get("tracking_uri") or f"sqlite:///{folder.absolute()}/mlflow.db"
+    uri = settings.get("tracking_uri") or _local_store(folder.absolute())
     try:
         return MLFlowLogger(
             experiment_name=settings.get("experiment_name") or "thinet",
@@ -145,6 +162,14 @@ def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: st
             "logger=mlflow needs a package that is not installed: "
             "type pip install 'thinet[mlflow]'."
         ) from error
+
+
+def _local_store(folder: Path) -> str:
+    """MLflow's database, or plain files where ``mlflow-skinny`` comes without a database layer."""
+    if importlib.util.find_spec("sqlalchemy") and importlib.util.find_spec("alembic"):
+        return f"sqlite:///{folder}/mlflow.db"
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return f"file:{folder}/mlruns"
 
 
 @rank_zero_only
@@ -210,7 +235,8 @@ def _wandb_result(
         table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in layers])
         run.log({"layers": table})
     run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
-    artifact = wandb.Artifact(f"{result['name']}"[:120], type="model", metadata=dict(summary))
+    name = re.sub(r"[^\w.-]", "_", str(result["name"]), flags=re.ASCII)[:120]
+    artifact = wandb.Artifact(name, type="model", metadata=dict(summary))
     artifact.add_dir(str(model))
     run.log_artifact(artifact)
 

@@ -12,6 +12,7 @@ from torch import nn
 from thinet.artifacts import SPEC, Spec, load, load_state_, read_state, save
 from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
+from thinet.files import read_json, write_json_atomic
 from thinet.job import Job
 from thinet.messages import say
 from thinet.metrics import cost, latency_ms
@@ -88,6 +89,20 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     engine.barrier()
     engine.clear(own)
     return network
+
+
+def baseline_metrics(job: Job, engine: Engine, network: nn.Module) -> dict[str, Any]:
+    """Figures of the baseline; the points of a sweep share its accuracies like its weights."""
+    path = job.cache / "accuracy.json"
+    shared = engine.world == 1  # processes must not disagree on whether to evaluate
+    if shared and path.exists():
+        shape = tuple(job.data.input_shape)
+        return {**read_json(path), **measure(engine, network, shape)}
+    metrics = evaluate_fully(job, engine, network)
+    if shared:
+        accuracies = {key: metrics[key] for key in ("top1", "top5", "val_top1", "val_top5")}
+        write_json_atomic(path, accuracies)
+    return metrics
 
 
 def measure(engine: Engine, network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:

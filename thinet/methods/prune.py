@@ -16,7 +16,10 @@ from thinet.engine.loggers import log_stage
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.job import Job
 from thinet.messages import say
+from thinet.metrics import latencies_ms
 from thinet.methods.baseline import (
+    baseline_metrics,
+    build_network,
     evaluate_fully,
     measure,
     network_spec,
@@ -71,12 +74,16 @@ def prune(run: Run) -> dict[str, Any]:
     try_stages(network, left, torch.stack([images[0][0], images[-1][0]]))
     for stage in left:
         network = _stage(run, network, stage)
-    slim = evaluate_fully(run.job, run.engine, network)
+    slim = _slim_metrics(run, network)
+    assert run.state.baseline is not None
+    # Side by side: the baseline's first figure was taken minutes or days ago.
+    full = build_network(run.job).to(run.engine.device)
+    pair = latencies_ms([full, network], tuple(run.job.data.input_shape))
+    run.state.baseline["latency_ms"], slim["latency_ms"] = pair
     if run.writes:
         spec = network_spec(run.job, keep=run.state.kept, metrics=slim)
         save(network, run.folder / "model", spec)
     run.engine.barrier()
-    assert run.state.baseline is not None
     return {
         "baseline": run.state.baseline,
         "slim": slim,
@@ -86,13 +93,26 @@ def prune(run: Run) -> dict[str, Any]:
     }
 
 
+def _slim_metrics(run: Run, network: nn.Module) -> dict[str, Any]:
+    """Figures of the final network; those measured right after the last cut may still hold."""
+    last, known = run.state.stages[-1], run.state.before_finetuning
+    if last["epochs"] or known is None:
+        return evaluate_fully(run.job, run.engine, network)
+    return {
+        **(known["recalibrated"] or known["plain"]),
+        "val_top1": last["top1"],
+        "val_top5": last["top5"],
+        **measure(run.engine, network, tuple(run.job.data.input_shape)),
+    }
+
+
 def _start(run: Run) -> nn.Module:
     """The network as the last finished stage left it, or the baseline."""
     run.engine.start_processes()
     done = len(run.state.stages)
     if run.state.baseline is None:
         network = prepare_baseline(run.job, run.engine, run.folder)
-        run.state.baseline = evaluate_fully(run.job, run.engine, network)
+        run.state.baseline = baseline_metrics(run.job, run.engine, network)
         if run.writes:
             write_bytes_atomic(run.folder / BASELINE, dump_state(network))
         run.save_state()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from thinet.artifacts import save
-from thinet.methods.baseline import evaluate_fully, network_spec, prepare_baseline
+from thinet.methods.baseline import baseline_metrics, network_spec, prepare_baseline
 from thinet.methods.prune import Run
 
 
@@ -13,7 +13,7 @@ def train(run: Run) -> dict[str, Any]:
     """Run the method; see :func:`thinet.methods.prune.prune` for what it returns."""
     run.engine.start_processes()
     network = prepare_baseline(run.job, run.engine, run.folder)
-    metrics = evaluate_fully(run.job, run.engine, network)
+    metrics = baseline_metrics(run.job, run.engine, network)
     run.state.baseline = metrics
     if run.writes:
         save(network, run.folder / "model", network_spec(run.job, metrics=metrics))

@@ -1,6 +1,6 @@
 """What a network costs."""
 
 from thinet.metrics.cost import Cost, cost, layer_costs
-from thinet.metrics.latency import latency_ms
+from thinet.metrics.latency import latencies_ms, latency_ms
 
-__all__ = ["Cost", "cost", "latency_ms", "layer_costs"]
+__all__ = ["Cost", "cost", "latencies_ms", "latency_ms", "layer_costs"]

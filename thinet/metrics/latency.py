@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 
 @torch.no_grad()
-def latency_ms(
-    network: nn.Module, input_shape: tuple[int, ...], runs: int = 15, batch: int = 1
-) -> float:
-    """Median milliseconds of a forward pass on the network's own device, in ``eval()`` mode.
+def latencies_ms(
+    networks: Sequence[nn.Module], input_shape: tuple[int, ...], runs: int = 15, batch: int = 1
+) -> list[float]:
+    """Median milliseconds of a forward pass of each network, in ``eval()`` mode.
 
-    Comparable only with figures of the same machine, measured in the same run.
+    The networks take turns, so that a machine whose speed drifts is equally unfair to all.
 
     Args:
-        network: The network; its modes are left as they were.
+        networks: All on one device; their modes are left as they were.
         input_shape: ``(C, H, W)``.
         runs: Timed passes, after three that are not.
         batch: Images a pass.
     """
-    parameter = next(network.parameters())
+    parameter = next(networks[0].parameters())
     images = torch.zeros(batch, *input_shape, device=parameter.device, dtype=parameter.dtype)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    times = []
+    modes = {module: module.training for network in networks for module in network.modules()}
+    times: list[list[float]] = [[] for _ in networks]
     for turn in range(runs + 3):
-        start = time.perf_counter()
-        network(images)
-        if parameter.device.type == "cuda":
-            torch.cuda.synchronize(parameter.device)
-        if turn >= 3:
-            times.append(time.perf_counter() - start)
+        for network, own in zip(networks, times, strict=True):
+            network.eval()
+            start = time.perf_counter()
+            network(images)
+            if parameter.device.type == "cuda":
+                torch.cuda.synchronize(parameter.device)
+            if turn >= 3:
+                own.append(time.perf_counter() - start)
     for module, training in modes.items():
         module.training = training
-    return statistics.median(times) * 1e3
+    return [statistics.median(own) * 1e3 for own in times]
+
+
+def latency_ms(network: nn.Module, input_shape: tuple[int, ...], runs: int = 15) -> float:
+    """Median milliseconds for one image; see :func:`latencies_ms`.
+
+    Comparable only with figures of the same machine, measured in the same run.
+    """
+    return latencies_ms([network], input_shape, runs)[0]

@@ -168,7 +168,7 @@ def _scaled(fraction: float | None) -> float:
 
 
 def _width(stages: int) -> float:
-    return min(max(7.8, 2.4 + 0.185 * stages), 12.5)
+    return min(max(8.4, 2.4 + 0.185 * stages), 12.5)
 
 
 def _short(name: str, limit: int = 34) -> str:
@@ -191,18 +191,13 @@ def _stage_axis(ax: Axes, result: dict[str, Any], width: float, final: bool) -> 
     names = ["baseline", *(_short(stage["name"]) for stage in stages), *["final"] * final]
     removed = ["0 %", *(numbers.percent(stage["compression_rate"], 0) for stage in stages)]
     removed += [""] * final
-    room = (width - 2.2) / max(len(names), 2) * 72 / (8 * 0.62)  # characters a place holds
-    if max(map(len, names)) <= room:
-        labels = [f"{name}\n{rate}" for name, rate in zip(names, removed, strict=True)]
-        ax.set_xticks(range(len(names)), labels, size=8)
-        ax.set_xlabel("stage, and FLOPs removed so far")
-    else:
-        labels = [
-            f"{name}  {rate:>5}" if rate else name
-            for name, rate in zip(names, removed, strict=True)
-        ]
-        ax.set_xticks(range(len(names)), labels, size=8 if len(names) <= 30 else 7, rotation=90)
-        ax.set_xlabel("stage, and FLOPs removed so far")
+    room = (width - 2.2) / max(len(names), 2) * 72 / (7.5 * 0.6)  # characters a place holds
+    upright = max(map(len, names)) <= room
+    between = "\n" if upright else "  "
+    labels = [f"{name}{between}{rate}".rstrip() for name, rate in zip(names, removed, strict=True)]
+    size = 8 if not upright and len(names) <= 30 else 7.5
+    ax.set_xticks(range(len(names)), labels, size=size, rotation=0 if upright else 90)
+    ax.set_xlabel("stage, and FLOPs removed so far")
     ax.set_xlim(-0.4, len(names) - 0.6)
 
 

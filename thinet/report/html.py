@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import struct
 from pathlib import Path
 from typing import Any
 
 from thinet.files import write_text_atomic
 from thinet.report import numbers, style
 from thinet.report.figures import run_figures
-from thinet.report.results import before_finetuning, command, compare, headline, subject
-from thinet.report.sweep import collect, sweep_figure, write_sweep
+from thinet.report.results import (
+    before_finetuning,
+    command,
+    compare,
+    headline,
+    pruned_layers,
+    subject,
+)
+from thinet.report.sweep import WAYS, collect, sweep_figure, varied, write_sweep
 
 CAPTIONS = {
     "accuracy": "Top-1 accuracy after each stage, on validation images.",
@@ -27,7 +35,7 @@ def write_report(result: dict[str, Any], folder: str | Path) -> Path:
         folder: The run folder.
     """
     figures = [
-        {"image": _embed(style.png(figure)), "caption": CAPTIONS[name]}
+        {**_embed(style.png(figure)), "caption": CAPTIONS[name]}
         for name, figure in run_figures(result)
     ]
     page = _template("report.html.jinja").render(
@@ -40,7 +48,7 @@ def write_report(result: dict[str, Any], folder: str | Path) -> Path:
         before_finetuning=before_finetuning(result),
         figures=figures,
         stages=result.get("stages") or [],
-        layers=result.get("layers") or [],
+        layers=pruned_layers(result),
         config=_yaml(result.get("config") or {}),
         environment=result.get("environment") or {},
         duration=numbers.seconds(result.get("seconds")),
@@ -66,16 +74,29 @@ def compare_report(folders: list[Path], out: str | Path) -> Path:
     rows = collect(folders)
     write_sweep(folders, out)
     page = _template("compare.html.jinja").render(
-        title=f"{len(rows)} runs",
+        title="1 run" if len(rows) == 1 else f"{len(rows)} runs",
         rows=rows,
-        image=_embed(style.png(sweep_figure(rows))),
+        settings=_settings(rows),
+        **_embed(style.png(sweep_figure(rows))),
         n=numbers,
     )
     return write_text_atomic(Path(out) / "comparison.html", page)
 
 
-def _embed(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _settings(rows: list[dict[str, Any]]) -> list[str]:
+    """Choose the columns that tell runs apart: what all of them share stands in the figure."""
+    differ = varied(rows, (*WAYS, "seed"))
+    shown = [key for key in WAYS if key == "criterion" or key in differ]
+    return [*shown, "ratio", *(["seed"] if "seed" in differ else [])]
+
+
+def _embed(png: bytes) -> dict[str, Any]:
+    """The image as a data URI, and its width in CSS pixels, so that 9 pt are 9 pt on the page."""
+    (pixels,) = struct.unpack(">I", png[16:20])  # a PNG states its width after the IHDR tag
+    return {
+        "image": f"data:image/png;base64,{base64.b64encode(png).decode()}",
+        "width": round(pixels * 96 / style.DPI),
+    }
 
 
 def _template(name: str) -> Any:

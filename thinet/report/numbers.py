@@ -17,7 +17,7 @@ def human(value: float | None) -> str:
         return MISSING
     for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         # 999,996 would print as "1000.00 K": what rounds up to a unit is written in that unit
-        if round(abs(value) / unit, 5) >= 0.999995:
+        if round(abs(value) / unit, 5) >= 1:
             return f"{value / unit:.2f} {suffix}"
     return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
 

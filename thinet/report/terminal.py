@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 120
 """Columns where the output is not a terminal: a log must not cut names short."""
 
+NAMED = 8
+"""Layers named for each reason to leave layers whole."""
+
 
 def print_plan(
     rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], console: Console | None = None
@@ -28,23 +31,35 @@ def print_plan(
         totals: ``flops_*``, ``macs_*``, ``params_*`` and ``weights_*`` of the whole network.
         console: Where to print; the standard output by default.
     """
+    from rich.text import Text
+
     console = console or _console()
     table = _table("layer", "filters", "ratio", "FLOPs", "parameters")
     for row in rows:
         if "reason" not in row:
             table.add_row(
-                row["layer"],
+                Text(row["layer"]),
                 f"keeps {row['filters_after']} of {row['filters_before']}",
                 f"{row['ratio']:.2f}",
                 *(_step(row, key, numbers.human) for key in ("flops", "params")),
             )
     console.print(table)
-    skipped = [row for row in rows if "reason" in row]
-    for row in skipped[:10]:
-        console.print(f"left whole: {row['layer']}: {row['reason']}", highlight=False)
-    if len(skipped) > 10:
-        console.print(f"left whole: {len(skipped) - 10} more layers")
+    for line in _left_whole(rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(_totals(totals))
+
+
+def _left_whole(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a reason for the layers that are not cut, naming the first few of them."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if "reason" in row:
+            reasons.setdefault(row["reason"], []).append(row["layer"])
+    lines = []
+    for reason, layers in reasons.items():
+        more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        lines.append(f"left whole: {', '.join(layers[:NAMED])}{more}: {reason}")
+    return lines
 
 
 def _totals(totals: Mapping[str, Any]) -> Table:
@@ -74,8 +89,8 @@ def print_result(result: dict[str, Any], console: Console | None = None) -> None
     """
     console = console or _console()
     console.print()
-    console.print(f"[bold]{headline(result)}[/bold]", highlight=False)
-    console.print(subject(result), style="dim", highlight=False)
+    console.print(headline(result), style="bold", markup=False, highlight=False)
+    console.print(subject(result), style="dim", markup=False, highlight=False)
     slim = bool(result.get("slim"))
     table = _table("", "baseline", *(("slim", "change") if slim else ()))
     for line in compare(result):
@@ -83,8 +98,8 @@ def print_result(result: dict[str, Any], console: Console | None = None) -> None
     console.print(table)
     for label, accuracy in before_finetuning(result):
         console.print(
-            f"before fine-tuning, {label}: top-1 {numbers.percent(accuracy['top1'])}, "
-            f"top-5 {numbers.percent(accuracy['top5'])}",
+            f"before fine-tuning, {label}: top-1 {numbers.percent(accuracy.get('top1'))}, "
+            f"top-5 {numbers.percent(accuracy.get('top5'))}",
             highlight=False,
         )
     console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")

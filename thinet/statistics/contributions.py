@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thinet.seeding import derive_seed
-from thinet.statistics.statistic import Sampling, Statistic
+from thinet.statistics.statistic import Sampling, Statistic, second_moments
 from thinet.surgery import Consumer, Layer
 from thinet.surgery.calls import WeightCall
 
@@ -156,7 +156,7 @@ class ContributionMoments(Statistic[Contributions]):
 
     def add_rows(self, rows: Tensor) -> None:
         """Take in rows of contributions, ``(m, C)``."""
-        self.gram += (rows.T @ rows).to(self.gram)
+        self.gram += second_moments(rows).to(self.gram)
         self.count += rows.shape[0]
 
     def summary(self) -> Contributions:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thinet.errors import ThinetError
 from thinet.statistics.contributions import draw, output_size, windows
-from thinet.statistics.statistic import Sampling, Statistic
+from thinet.statistics.statistic import Sampling, Statistic, second_moments
 from thinet.surgery import Consumer, Layer
 from thinet.surgery.calls import WeightCall
 
@@ -114,7 +114,7 @@ class PatchMoments(Statistic[Patches]):
                 places = (chosen[..., 1] * grid).long().to(call.input.device)
         rows = patches(call, weight, places).double()
         moments = getattr(self, self._state_of[call.weight])
-        moments += (rows.T @ rows).to(moments)
+        moments += second_moments(rows).to(moments)
         self.count += rows.shape[0]
 
     def summary(self) -> Patches:

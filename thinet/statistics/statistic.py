@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -45,6 +47,18 @@ class Sampling:
                 f"calibration.rows_per_channel={self.rows_per_channel} is negative: "
                 "type calibration.rows_per_channel=5."
             )
+
+
+def second_moments(rows: Tensor) -> Tensor:
+    """X^T X, ``(C, C)``, for rows X of shape ``(m, C)``.
+
+    On the CPU numpy forms it, because it uses the symmetry: half the arithmetic of torch's product.
+    """
+    if rows.device.type == "cpu":
+        X = rows.detach().numpy()
+        with np.errstate(all="ignore"):  # what is not finite is reported with the layer's name
+            return torch.from_numpy(X.T @ X)
+    return rows.T @ rows
 
 
 class Summary(Protocol):

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from thinet.report.figures import accuracy_figure, cost_figure, draw_figures, width_figure
+
+Make = Callable[..., dict[str, Any]]
+
+
+def _line(figure: Any, label: str) -> tuple[list[float], list[float]]:
+    (line,) = [x for x in figure.axes[0].get_lines() if x.get_label().startswith(label)]
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+def _ticks(axis: Any) -> list[str]:
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("stages", [1, 6, 54])
+def test_accuracy_lines_hold_the_accuracies_of_the_stages(make_result: Make, stages: int) -> None:
+    result = make_result(stages)
+    figure = accuracy_figure(result)
+    records = result["stages"]
+
+    places, plain = _line(figure, "after surgery")
+    assert places == list(range(1, stages + 1))
+    assert plain == pytest.approx([100 * stage["top1_plain"] for stage in records])
+    recalibrated = [100 * stage["top1_recalibrated"] for stage in records]
+    assert _line(figure, "BatchNorm")[1] == pytest.approx(recalibrated)
+    # from the baseline, through the stages, to the network after the last fine-tuning
+    tuned = [98.39, *(100 * stage["top1"] for stage in records), 97.19]
+    assert _line(figure, "after fine-tuning")[1] == pytest.approx(tuned)
+    assert _line(figure, "baseline 98.39 %")[1] == pytest.approx([98.39, 98.39])
+
+
+@pytest.mark.parametrize("stages", [1, 6, 54])
+def test_accuracy_axis_names_every_stage_and_its_compression(
+    make_result: Make, stages: int
+) -> None:
+    result = make_result(stages)
+    labels = _ticks(accuracy_figure(result).axes[0].xaxis)
+
+    assert labels[0].split() == ["baseline", "0", "%"]
+    assert labels[-1] == "final"
+    for label, stage in zip(labels[1:-1], result["stages"], strict=True):
+        assert label.split() == [stage["name"], f"{100 * stage['compression_rate']:.0f}", "%"]
+
+
+def test_stage_labels_do_not_overlap(make_result: Make) -> None:
+    for stages in (1, 6, 13, 54):
+        figure = accuracy_figure(make_result(stages))
+        FigureCanvasAgg(figure).draw()
+        boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes)), f"{stages} stages"
+
+
+def test_what_was_not_measured_is_left_out(make_result: Make) -> None:
+    result = make_result(3, recalibrated=False)
+    result["stages"][1]["top1_plain"] = None
+    figure = accuracy_figure(result)
+
+    assert math.isnan(_line(figure, "after surgery")[1][1])
+    assert not [x for x in figure.axes[0].get_lines() if x.get_label().startswith("BatchNorm")]
+
+
+def test_without_a_validation_baseline_the_figure_says_that_it_is_the_test_one(
+    make_result: Make,
+) -> None:
+    result = make_result(2)
+    result["baseline"]["val_top1"] = None
+    figure = accuracy_figure(result)
+
+    assert _line(figure, "baseline")[1][0] == pytest.approx(98.89)
+    assert any("baseline: test" in text.get_text() for text in figure.texts)
+    assert "final" not in _ticks(figure.axes[0].xaxis)  # a test figure among validation ones
+
+
+def test_cost_lines_are_shares_of_the_baseline(make_result: Make) -> None:
+    result = make_result(6)
+    figure = cost_figure(result)
+
+    for label, key in (("FLOPs", "flops"), ("parameters", "params")):
+        shares = [100 * stage[key] / result["baseline"][key] for stage in result["stages"]]
+        assert _line(figure, label)[1] == pytest.approx([100, *shares])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "FLOPs 31.0 %\n9.59 B of 30.94 B" in texts
+    assert "parameters 72.4 %\n100.16 M of 138.34 M" in texts
+
+
+@pytest.mark.parametrize("layers", [1, 6, 110])
+def test_width_bars_are_the_filters_of_every_layer(make_result: Make, layers: int) -> None:
+    result = make_result(layers)
+    figure = width_figure(result)
+    names, before, after = [], [], []
+    for ax in figure.axes:
+        pale, solid = ax.containers
+        before += [bar.get_width() for bar in pale]
+        after += [bar.get_width() for bar in solid]
+        names += _ticks(ax.yaxis)
+
+    assert names == [layer["layer"] for layer in result["layers"]]
+    assert before == [layer["filters_before"] for layer in result["layers"]]
+    assert after == [layer["filters_after"] for layer in result["layers"]]
+
+
+def test_draw_figures_writes_pngs_and_nothing_else(make_result: Make, tmp_path: Path) -> None:
+    paths = draw_figures(make_result(2), tmp_path / "figures")
+
+    assert [path.name for path in paths] == ["accuracy.png", "cost.png", "widths.png"]
+    assert sorted((tmp_path / "figures").iterdir()) == sorted(paths)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_run_that_only_trains_has_no_figures(make_result: Make, tmp_path: Path) -> None:
+    assert draw_figures(make_result(0, slim=None), tmp_path) == []
+
+
+def test_reports_import_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import sys, thinet.report;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_figures_leave_pyplot_alone(make_result: Make, tmp_path: Path) -> None:
+    code = (
+        "import json, sys; from thinet.report import draw_figures;"
+        "draw_figures(json.load(sys.stdin), sys.argv[1]);"
+        "sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        input=json.dumps(make_result(1)),
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinet.errors import ThinetError
+from thinet.report.sweep import collect, sweep_figure, write_sweep
+
+Make = Callable[..., dict[str, Any]]
+Point = Callable[..., Path]
+
+
+@pytest.fixture
+def point(make_result: Make, tmp_path: Path) -> Point:
+    """Write a finished run whose slim network has the given accuracy and share of FLOPs."""
+
+    def write(name: str, top1: float = 0.95, share: float = 0.5, **changes: Any) -> Path:
+        result = make_result(2, name=name, **changes)
+        slim = {**result["slim"], "top1": top1, "flops": int(share * result["baseline"]["flops"])}
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({**result, "slim": slim}))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def failure(tmp_path: Path) -> Point:
+    def write(name: str, **content: Any) -> Path:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "failure.json").write_text(json.dumps({"name": name, **content}))
+        return folder
+
+    return write
+
+
+def _lines(rows: list[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    lines = [x for x in sweep_figure(rows).axes[0].get_lines() if not x.get_label().startswith("_")]
+    return {x.get_label(): (list(x.get_xdata()), list(x.get_ydata())) for x in lines}
+
+
+def _subtitle(rows: list[dict[str, Any]]) -> str:
+    return sweep_figure(rows).texts[1].get_text()
+
+
+def test_the_table_repeats_the_results_exactly(point: Point, tmp_path: Path) -> None:
+    folder = point("a", 0.95123456789, 0.31, ratio=0.3, seed=4)
+    result = json.loads((folder / "result.json").read_text())
+
+    table, figure = write_sweep([folder], tmp_path / "out")
+
+    with table.open() as file:
+        (row,) = csv.DictReader(file)
+    before, after = result["baseline"], result["slim"]
+    assert (row["name"], row["criterion"], row["ratio"], row["seed"]) == ("a", "thinet", "0.3", "4")
+    assert (row["status"], row["error"]) == ("complete", "")
+    assert float(row["top1_baseline"]) == before["top1"]
+    assert float(row["top1"]) == 0.95123456789
+    assert float(row["top1_drop"]) == before["top1"] - 0.95123456789
+    assert int(row["flops"]) == after["flops"]
+    assert float(row["flops_reduction"]) == pytest.approx(0.69)
+    assert float(row["params_reduction"]) == 1 - after["params"] / before["params"]
+    assert float(row["top1_cut"]) == 0.284
+    assert float(row["top1_recalibrated"]) == 0.662
+    assert float(row["latency_ms"]) == 12.0
+    assert float(row["seconds"]) == 754.0
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_unfinished_points_are_left_out_and_failed_ones_listed(
+    point: Point, failure: Point, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "runs" / "b"
+    folders = [point("a"), unfinished, failure("c", criterion="apoz", ratio=0.5, error="no, sorry")]
+    unfinished.mkdir()
+
+    rows = collect([*folders, tmp_path / "never made"])
+
+    assert [(row["name"], row["status"]) for row in rows] == [("a", "complete"), ("c", "failed")]
+    assert (rows[1]["criterion"], rows[1]["ratio"]) == ("apoz", "0.5")
+    assert rows[1]["error"] == "no, sorry"
+    assert "2 points, 1 failed" in _subtitle(rows)
+    assert list(_lines(rows)) == ["thinet"]
+
+
+def test_a_folder_of_runs_stands_for_its_runs(point: Point, failure: Point, tmp_path: Path) -> None:
+    a = point("a")
+    failure("b", error="e")
+
+    assert [row["name"] for row in collect([tmp_path / "runs", a])] == ["a", "b"]
+
+
+def test_a_repeated_point_that_succeeds_is_no_failure(point: Point) -> None:
+    folder = point("a")
+    (folder / "failure.json").write_text('{"error": "earlier"}')
+
+    assert [row["status"] for row in collect([folder])] == ["complete"]
+
+
+def test_one_damaged_result_does_not_take_the_others_with_it(point: Point, tmp_path: Path) -> None:
+    good, bad = point("a"), point("b")
+    (bad / "result.json").write_text("{")
+
+    rows = collect([good, bad])
+
+    assert [row["status"] for row in rows] == ["complete", "failed"]
+    assert "result.json" in rows[1]["error"]
+    write_sweep([good, bad], tmp_path / "out")
+
+
+def test_only_failures_still_make_a_table_and_a_figure(failure: Point, tmp_path: Path) -> None:
+    table, figure = write_sweep([failure("a", error="e")], tmp_path / "out")
+
+    assert "failed" in table.read_text()
+    assert figure.stat().st_size > 0
+
+
+def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ThinetError, match="outputs/"):
+        collect([tmp_path])
+
+
+def test_one_line_per_criterion_in_order_of_flops(point: Point) -> None:
+    rows = collect(
+        [
+            point("a", 0.90, 0.2, criterion="thinet", ratio=0.3),
+            point("b", 0.96, 0.6, criterion="thinet", ratio=0.7),
+            point("c", 0.80, 0.2, criterion="random", ratio=0.3),
+        ]
+    )
+    lines = _lines(rows)
+
+    assert list(lines) == ["thinet", "random"]
+    assert lines["thinet"][0] == pytest.approx([40, 80])
+    assert lines["thinet"][1] == pytest.approx([96, 90])
+    assert lines["random"] == (pytest.approx([80]), pytest.approx([80]))
+    labels = [text.get_text() for text in sweep_figure(rows).axes[0].texts]
+    assert labels == ["baseline 98.89 %", "thinet", "random"]
+
+
+def test_whatever_else_varies_splits_the_lines(point: Point) -> None:
+    rows = collect(
+        [
+            point("a", reconstruction="scale"),
+            point("b", reconstruction="refit"),
+            point("c", reconstruction="refit", schedule="oneshot"),
+        ]
+    )
+    expected = ["thinet, scale, layerwise", "thinet, refit, layerwise", "thinet, refit, oneshot"]
+    assert list(_lines(rows)) == expected
+
+
+def test_seeds_become_a_mean_with_a_band_and_the_figure_says_so(point: Point) -> None:
+    accuracies = (0.90, 0.93, 0.96)
+    rows = collect(
+        [
+            point(
+                f"{ratio}-{seed}",
+                top1 - (0.01 if ratio == 0.3 else 0),
+                ratio,
+                ratio=ratio,
+                seed=seed,
+            )
+            for ratio in (0.3, 0.7)
+            for seed, top1 in enumerate(accuracies)
+        ]
+    )
+    figure = sweep_figure(rows)
+
+    assert _lines(rows)["thinet"][1] == pytest.approx([93, 92])
+    assert "mean of 3 seeds, band from lowest to highest" in _subtitle(rows)
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert {round(y, 6) for y in band[:, 1]} == {90, 96, 89, 95}
+
+    assert "mean of up to 3 seeds" in _subtitle(rows[:-1])
+
+
+def test_every_model_has_its_own_baseline(point: Point) -> None:
+    rows = collect([point("a"), point("b", model="resnet56")])
+    rows[1]["top1_baseline"] = 0.832
+    axes = sweep_figure(rows).axes[0]
+
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[:2] == ["baseline vgg16 98.89 %", "baseline resnet56 83.20 %"]
+    levels = [x.get_ydata()[0] for x in axes.get_lines() if x.get_label().startswith("_")]
+    assert levels == pytest.approx([98.89, 83.2])
+
+
+def test_a_ratio_per_layer_and_a_run_without_pruning(
+    point: Point, make_result: Make, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    result = make_result(0, slim=None, ratio=None, criterion=None, before_finetuning=None)
+    (trained / "result.json").write_text(json.dumps(result))
+    rows = collect([point("a", ratio={"features.*": 0.5}), trained])
+
+    assert [row["ratio"] for row in rows] == ["{features.*:0.5}", None]
+    assert list(_lines(rows)) == ["thinet"]
+
+
+def test_writing_again_replaces_both_files_and_leaves_nothing_else(
+    point: Point, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = point("a")
+    write_sweep([first], out)
+    write_sweep([first, point("b", ratio=0.7)], out)
+
+    assert sorted(path.name for path in out.iterdir()) == ["sweep.csv", "sweep.png"]
+    assert len((out / "sweep.csv").read_text().splitlines()) == 3
