@@ -100,6 +100,11 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     else:
         network = copy.deepcopy(network)
     load_state_(network, read_state(folder / WEIGHTS), str(folder))
+    if spec.widths and layer_widths(network) != spec.widths:
+        raise ThinetError(
+            f"{folder / WEIGHTS} does not have the widths that {SPEC} beside it states: copy both "
+            "files of the same network again."
+        )
     return network.eval()
 
 
@@ -116,13 +121,21 @@ def read_spec(folder: str | Path) -> Spec:
             "outputs/<name>/model."
         )
     content = read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > 1:
+        raise ThinetError(f"{path} has format {found}, newer than this thinet: upgrade it.")
     try:
         spec = Spec(**content)
+        if spec.builder is not None:
+            _check_builder(**spec.builder)
     except TypeError as error:
         raise ThinetError(f"{path} is not a thinet spec ({error}): restore the file.") from error
-    if spec.format != 1:
-        raise ThinetError(f"{path} has format {spec.format}, newer than this thinet: upgrade it.")
     return spec
+
+
+def _check_builder(target: str, arguments: dict[str, Any]) -> None:
+    if not isinstance(target, str) or not isinstance(arguments, dict):
+        raise TypeError("builder needs a target and arguments")
 
 
 def dump_state(network: nn.Module) -> bytes:

@@ -351,7 +351,7 @@ def _device_count(trainer: Mapping[str, Any]) -> int:
     if not there or (wanted != "auto" and wanted > there):
         asked = "a GPU" if wanted in (1, "auto") else f"{wanted} GPUs"
         raise ThinetError(
-            f"trainer.accelerator={trainer['accelerator']} asks for {asked}, but this machine has {there}: "
-            f"type {f'trainer.devices={there}' if there else 'trainer=cpu'}."
+            f"trainer.accelerator={trainer['accelerator']} asks for {asked}, but this machine has "
+            f"{there}: type {f'trainer.devices={there}' if there else 'trainer=cpu'}."
         )
     return there if wanted == "auto" else int(wanted)

@@ -43,17 +43,29 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
     path = folder / f"model.{kind}"
     partial = path.with_name(f".partial-{path.name}")
     example = torch.zeros(2, *shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run = _onnx(loaded, example, partial) if kind == "onnx" else _pt2(loaded, example, partial)
-        worst = max(_difference(loaded, run, shape, batch) for batch in (1, 3))
-    if not worst <= TOLERANCE:
-        partial.unlink()
+    other = "--pt2" if kind == "onnx" else "--onnx"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write = _onnx if kind == "onnx" else _pt2
+            run = write(loaded, example, partial)
+            differences = [_difference(loaded, run, shape, batch) for batch in (1, 3)]
+        worst = float(torch.tensor(differences).max())  # unlike max(), NaN wins
+        if not worst <= TOLERANCE:
+            raise ThinetError(
+                f"the exported network differs from the original by {worst:.1e}: it was not kept; "
+                f"try {other} instead."
+            )
+        partial.replace(path)
+    except ThinetError:
+        raise
+    except Exception as error:  # exporters raise nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ThinetError(
-            f"the exported network differs from the original by {worst:.1e}: it was not kept; try "
-            f"{'--pt2' if kind == 'onnx' else '--onnx'} instead."
-        )
-    partial.replace(path)
+            f"the network cannot be exported as {kind} ({reason}): try {other} instead."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path, worst
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +93,22 @@ def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None
 
 
 def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
-    from thinet.engine.engine import Engine
+    from thinet.engine.engine import Engine, quiet
     from thinet.engine.loggers import close, log_config
     from thinet.methods.prune import Run
 
+    quiet()
     job = configuration.build(config)
     job.data.check()
     plan = _plan(job) if job.method == "prune" else None
     loggers = _loggers(config, folder, state)
     engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
-    began, before = time.monotonic(), state.seconds
     status = "failed"
     try:
         log_config(loggers, config)
         work = Run(job, plan, engine, state, folder)  # type: ignore[arg-type]
         found = _method(job.method)(work)
-        state.seconds = before + time.monotonic() - began
+        work.count_time()
         result = _result(job, config, found, state)
         objective = _report(result, folder, loggers) if is_first_process() else None
         state.status = "complete"

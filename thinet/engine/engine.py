@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
 
+from thinet.artifacts import dump_state
 from thinet.datasets.module import ImageData
 from thinet.engine.classifier import Classifier, MakeOptimizer
 from thinet.engine.progress import progress_callbacks
@@ -97,9 +99,6 @@ class Engine:
     loggers: list[Logger] = field(default_factory=list)
     seed: int = 0
     step: int = 0
-
-    def __post_init__(self) -> None:
-        _quiet()
 
     @property
     def world(self) -> int:
@@ -193,6 +192,7 @@ class Engine:
                 f"{checkpoint} is damaged ({reason}): delete it and type the same command again."
             ) from error
         self.step += epochs * steps
+        self._share(network)
         network.cpu()
         found = trainer.callback_metrics
         if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
@@ -219,6 +219,22 @@ class Engine:
         """Remove what :meth:`fit` kept for resuming."""
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def digests(self, network: nn.Module) -> list[str]:
+        """SHA-256 of the network's weights on each process, the same for all if all is well."""
+        own = hashlib.sha256(dump_state(network)).hexdigest()
+        if self.world == 1:
+            return [own]
+        found: list[str] = [""] * self.world
+        torch.distributed.all_gather_object(found, own)
+        return found
+
+    def _share(self, network: nn.Module) -> None:
+        """The first process's tensors for all: DDP leaves each its own BatchNorm statistics."""
+        if self.world > 1:
+            network.to(self.device)
+            for tensor in network.state_dict(keep_vars=True).values():
+                torch.distributed.broadcast(tensor.data, 0)
 
     def barrier(self) -> None:
         """Wait for the other processes."""
@@ -272,7 +288,7 @@ def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         raise
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leave out what Lightning says about every Trainer: there is one a stage."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

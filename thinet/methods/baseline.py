@@ -67,6 +67,12 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     if report.replaced_head:
         say(f"baseline: the classifier is new, for {job.data.num_classes} classes")
     needed = not report.loaded or report.replaced_head
+    if needed and job.baseline.train == "never":
+        raise ThinetError(
+            f"baseline.train=never, but model.weights={job.model.weights} leaves "
+            f"{'the classifier' if report.loaded else 'the network'} untrained: give a file of "
+            "trained weights, or type baseline.train=auto (with baseline.epochs=0 it stays so)."
+        )
     train = job.baseline.train == "always" or (job.baseline.train == "auto" and needed)
     if not train:
         return network

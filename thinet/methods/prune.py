@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from thinet.engine.loggers import log_stage
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.job import Job
 from thinet.messages import say
-from thinet.metrics import latencies_ms
 from thinet.methods.baseline import (
     baseline_metrics,
     build_network,
@@ -26,6 +25,7 @@ from thinet.methods.baseline import (
     prepare_baseline,
     restore_network,
 )
+from thinet.metrics import latencies_ms
 from thinet.plan import Plan, try_stages
 from thinet.pruning import Calibration, prune_layer_
 from thinet.reconstruction import recalibrate_
@@ -44,6 +44,7 @@ class Run:
     engine: Engine
     state: RunState
     folder: Path
+    counted: float = field(default_factory=time.monotonic)
 
     @property
     def writes(self) -> bool:
@@ -54,8 +55,15 @@ class Run:
         """Where a stage keeps what it needs to resume."""
         return self.folder / "stages" / f"{index:03d}"
 
+    def count_time(self) -> None:
+        """Add the time since the last call, so that a kill loses no more than a stage's."""
+        now = time.monotonic()
+        self.state.seconds += now - self.counted
+        self.counted = now
+
     def save_state(self) -> None:
         """Write ``state.json`` and wait until it is written."""
+        self.count_time()
         self.state.step = self.engine.step
         if self.writes:
             self.state.save(self.folder)
@@ -66,7 +74,8 @@ def prune(run: Run) -> dict[str, Any]:
     """Run the method; finished stages of an earlier attempt are not repeated.
 
     Returns:
-        ``baseline``, ``slim``, ``before_finetuning``, ``stages`` and ``layers`` of the result.
+        ``baseline``, ``slim``, ``before_finetuning``, ``stages`` and ``layers`` of the result, and
+        ``weights_by_process``: the digest of the final weights on each process.
     """
     network = _start(run)
     images = run.job.data.calibration()
@@ -85,6 +94,7 @@ def prune(run: Run) -> dict[str, Any]:
         save(network, run.folder / "model", spec)
     run.engine.barrier()
     return {
+        "weights_by_process": run.engine.digests(network),
         "baseline": run.state.baseline,
         "slim": slim,
         "before_finetuning": run.state.before_finetuning,

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from thinet.config import register_resolvers
+
+CONF = Path(__file__).parents[1] / "conf"
+TINY = (
+    "model.build.widths=[4,8]",
+    "model.paper_layers=[features.0,features.3,features.7]",
+    "dataset.image_size=8",
+    "dataset.calibration_per_class=2",
+    "trainer=cpu",
+    "trainer.progress=off",
+    "trainer.max_steps_per_epoch=2",
+    "baseline.epochs=1",
+    "finetune.stage.epochs=1",
+    "finetune.final.epochs=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test talks to the network, whatever keys the machine has."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@lru_cache(maxsize=None)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", list(overrides))
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+    """``compose("model=vgg16", ...)``: what ``python run.py`` would see, writing to tmp_path."""
+
+    def make(*overrides: str) -> DictConfig:
+        cfg = copy.deepcopy(_composed(overrides))
+        for key in ("outputs", "data"):
+            if not any(one.startswith(f"paths.{key}=") for one in overrides):
+                cfg.paths[key] = str(tmp_path / key)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def compose_tiny(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """A run of a second: three narrow layers, digits at their own 8x8, two steps an epoch."""
+    return lambda *overrides: compose(*TINY, *overrides)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """The overrides that make the default job a run of a second; its accuracy means nothing."""
+    return TINY

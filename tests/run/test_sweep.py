@@ -1,0 +1,31 @@
+"""A sweep: one baseline, one table, one figure; a point that fails takes no other with it."""
+
+from __future__ import annotations
+
+import csv
+
+
+def test_points_share_a_baseline_and_a_failed_one_is_listed(type_, tiny, tmp_path):
+    outcome = type_("-m", *tiny, "schedule=oneshot", "criterion=thinet,weight_sum", "ratio=0.5,1")
+    assert outcome.code == 2
+    assert outcome.out.count("baseline: training") == 1
+    assert outcome.err.count("nothing to prune") >= 1
+    (table,) = (tmp_path / "outputs" / "sweeps").glob("*/sweep.csv")
+    rows = list(csv.DictReader(open(table)))
+    assert [(row["criterion"], row["ratio"], row["status"]) for row in rows] == [
+        ("thinet", "0.5", "complete"),
+        ("thinet", "1", "failed"),
+        ("weight_sum", "0.5", "complete"),
+        ("weight_sum", "1", "failed"),
+    ]
+    assert len({row["top1_baseline"] for row in rows if row["status"] == "complete"}) == 1
+    assert (table.parent / "sweep.png").stat().st_size > 0
+
+
+def test_typed_again_it_only_shows_what_is_there(type_, tiny, tmp_path):
+    arguments = ("-m", *tiny, "schedule=oneshot", "ratio=0.5,0.75")
+    assert type_(*arguments).code == 0
+    again = type_(*arguments)
+    assert again.code == 0
+    assert again.out.count("has been run before") == 2
+    assert len(list((tmp_path / "outputs" / "sweeps").iterdir())) == 1
