@@ -1,4 +1,4 @@
-"""The one exception type whose message is meant for the person at the keyboard."""
+"""Errors as sentences for the person at the keyboard."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ class ThinetError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-from thinet.config import first_line, register_resolvers
-from thinet.errors import ThinetError
+from thinet.config import register_resolvers
+from thinet.errors import ThinetError, first_line
 
 __all__ = ["guarded", "register_resolvers", "sentence"]
 
@@ -63,7 +63,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
             "characters): python run.py --help shows examples.",
             2,
         )
-    if isinstance(error, HydraException):
+    if isinstance(error, HydraException) or "Config group override" in str(error):
         return _composition(error), 2
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
@@ -94,14 +94,28 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={option} does not exist; {hint}Choose among {', '.join(options)}."
 
 
-def _composition(error: HydraException) -> str:
+def _composition(error: BaseException) -> str:
     text = str(error)
-    found = re.search(r"Could not (?:override|append to|delete) '?([\w./@-]+?)'?\.?(?:\s|$)", text)
+    there = re.search(r"Could not append to config.*'([^']+)'\.", text)
+    if there:
+        return f"{there[1]!r} is there already: type it without the + in front."
+    ambiguous = re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
+    if ambiguous:
+        key, value = ambiguous.groups()
+        return (
+            f"{key}={value} is several values: add -m to run one after the other, or type "
+            f"{key}=[{value}] for a list, or quotes within quotes for a text with commas."
+        )
+    found = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     if not found:
         cause = error.__cause__
         more = f" ({first_line(cause)})" if cause is not None else ""
         return f"{first_line(error)}{more}: python run.py --help lists groups and keys."
     key = found.group(1)
+    elsewhere = _options_with(key)
+    if elsewhere:
+        group = key.partition(".")[0]
+        return f"there is no key {key!r} here; it belongs to {group}={', '.join(elsewhere)}."
     known = _known_keys()
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
@@ -109,6 +123,15 @@ def _composition(error: HydraException) -> str:
         near = [name for name in known if name.rpartition(".")[2] == leaf][:1]
     hint = f"did you mean {near[0]}? " if near else ""
     return f"there is no key {key!r}; {hint}python run.py --help lists groups and keys."
+
+
+def _options_with(key: str) -> list[str]:
+    """Options of a group that have a key which the chosen one lacks, such as dataset.root."""
+    from omegaconf import OmegaConf
+
+    group, _, leaf = key.partition(".")
+    files = sorted((Path(sys.argv[0]).resolve().parent / "conf" / group).glob("*.yaml"))
+    return [file.stem for file in files if leaf and leaf in OmegaConf.load(file)]
 
 
 def _known_keys() -> list[str]:

@@ -71,7 +71,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 env=environment(),
                 cwd=ROOT,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         )
         return started[-1]
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong: one sentence, what to type instead, exit code 2, no traceback, nothing left."""
+"""Whatever is wrong: one sentence, what to type instead, exit code 2, nothing left behind."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_the_saved_network_has_the_accuracy_that_was_reported(finished):
 
 def test_stages_are_on_one_growing_axis_against_the_compression_rate(finished):
     folder, _ = finished
-    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     steps = [float(row["step"]) for row in rows]
     assert steps == sorted(steps)
     rates = [float(row["compression_rate"]) for row in rows if row["compression_rate"]]

@@ -11,7 +11,7 @@ def test_points_share_a_baseline_and_a_failed_one_is_listed(type_, tiny, tmp_pat
     assert outcome.out.count("baseline: training") == 1
     assert outcome.err.count("nothing to prune") >= 1
     (table,) = (tmp_path / "outputs" / "sweeps").glob("*/sweep.csv")
-    rows = list(csv.DictReader(open(table)))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["criterion"], row["ratio"], row["status"]) for row in rows] == [
         ("thinet", "0.5", "complete"),
         ("thinet", "1", "failed"),

@@ -1,0 +1,171 @@
+"""Sampled contributions against the outputs that PyTorch computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from thinet.seeding import derive_seed
+from thinet.statistics import ContributionMoments, Sampling, collect, shard
+from thinet.statistics.contributions import draw, sample_contributions
+from thinet.surgery import trace
+from thinet.surgery.calls import WeightCall
+
+GEOMETRIES = [
+    # kernel, stride, padding, dilation, height, width
+    (1, 1, 0, 1, 5, 5), (1, 2, 0, 1, 7, 6), (3, 1, 1, 1, 6, 5), (3, 2, 1, 1, 8, 7),
+    (3, 1, 0, 1, 5, 6), (3, 1, 2, 2, 6, 6), (3, 2, 3, 3, 9, 8), (5, 1, 2, 1, 6, 7),
+    (5, 3, 1, 1, 9, 9), (7, 2, 3, 1, 11, 8), (7, 1, 3, 1, 4, 4), ((3, 1), (2, 1), (1, 0), 1, 7, 5),
+    ((1, 5), 1, (0, 2), (1, 2), 4, 9), ((3, 2), (1, 2), (0, 1), (2, 3), 7, 6),
+]  # fmt: skip
+
+
+def pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_row_and_the_bias_add_up_to_the_convolution(geometry):
+    kernel, stride, padding, dilation, height, width = geometry
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, height, width, generator=generator).double()
+    weight = torch.randn(6, 4, *pair(kernel), generator=generator).double()
+    bias = torch.randn(6, generator=generator).double()
+    output = F.conv2d(x, weight, bias, stride, padding, dilation)
+    call = WeightCall(
+        "conv", "w", ("b",), x, pair(stride), pair(padding), pair(dilation)
+    )  # as ATen spells them: one number an axis
+    chosen = torch.rand(3, 40, 2, generator=generator, dtype=torch.float64)
+    rows = sample_contributions(call, weight, chosen).view(3, 40, 4)
+    filters = (chosen[..., 0] * 6).long()
+    places = (chosen[..., 1] * output[0, 0].numel()).long()
+    assert places.max() > output[0, 0].numel() // 2
+    for n in range(3):
+        for k in range(40):
+            d, p = int(filters[n, k]), int(places[n, k])
+            true = output[n, d].flatten()[p]
+            torch.testing.assert_close(rows[n, k].sum() + bias[d], true, rtol=1e-10, atol=1e-10)
+            # Each column is the part of one channel: all others set to zero.
+            alone = torch.zeros_like(x[n : n + 1])
+            alone[:, k % 4] = x[n, k % 4]
+            part = F.conv2d(alone, weight, None, stride, padding, dilation)[0, d].flatten()[p]
+            torch.testing.assert_close(rows[n, k, k % 4], part, rtol=1e-10, atol=1e-10)
+
+
+def test_a_row_and_the_bias_add_up_to_the_linear_layer():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 7, generator=generator).double()
+    weight = torch.randn(3, 7, generator=generator).double()
+    chosen = torch.rand(5, 20, 2, generator=generator, dtype=torch.float64)
+    rows = sample_contributions(WeightCall("linear", "w", (), x), weight, chosen).view(5, 20, 7)
+    output = x @ weight.T
+    for n in range(5):
+        for k in range(20):
+            true = output[n, int(chosen[n, k, 0] * 3)]
+            torch.testing.assert_close(rows[n, k].sum(), true, rtol=1e-12, atol=1e-12)
+
+
+def test_every_filter_and_place_is_reached():
+    call = WeightCall("conv", "w", (), torch.ones(1, 1, 3, 3), (1, 1), (1, 1), (1, 1))
+    # A filter that counts how many taps see the image, times its own number.
+    weight = torch.arange(1.0, 5).view(4, 1, 1, 1).expand(4, 1, 3, 3).contiguous()
+    rows = sample_contributions(call, weight, draw([0], 4000, "test"))[:, 0]
+    assert set(rows.tolist()) == {d * taps for d in (1, 2, 3, 4) for taps in (4, 6, 9)}
+    corners = float((rows / 4 == 4).float().mean())  # filter 4 in one of four corners
+    assert corners == pytest.approx(1 / 4 * 4 / 9, abs=0.02)
+
+
+def test_draws_depend_on_the_image_and_the_purpose_alone():
+    some, other = draw([5, 2, 9], 4, "a"), draw([9, 1], 4, "a")
+    assert torch.equal(some[2], other[0])
+    assert not torch.equal(some[0], some[1])
+    assert not torch.equal(draw([5], 4, "a"), draw([5], 4, "b"))
+    assert torch.equal(draw([5], 4, "a"), draw([5], 9, "a")[:, :4])
+    assert float(draw(list(range(200)), 50, 1).mean()) == pytest.approx(0.5, abs=0.01)
+    assert 0 <= derive_seed("a", 5) < 2**63
+
+
+def contribution_rows(network, images, layer, sampling):
+    """X of a network's consumers, one image at a time, by masking the consumer's real input."""
+    statistic = ContributionMoments.for_layer(layer, sampling, len(images))
+    (consumer,) = layer.consumers
+    module = network.get_submodule(consumer.name)
+    inputs = []
+    handle = module.register_forward_hook(lambda _m, args, _out: inputs.append(args[0]))
+    with torch.no_grad():
+        network(images)
+    handle.remove()
+    rows = []
+    for n, x in enumerate(inputs[0]):
+        chosen = draw([n], statistic.locations, sampling.seed, "contributions", consumer.weight, 0)
+        columns = []
+        for channel in range(layer.filters):
+            own = (consumer.channels == channel).view(-1, *[1] * (x.dim() - 1))
+            with torch.no_grad():
+                y = (module(torch.where(own, x, 0.0)[None]) - module(torch.zeros_like(x)[None]))[0]
+            y = y.flatten(1) if y.dim() > 1 else y[:, None]
+            filters = (chosen[0, :, 0] * y.shape[0]).long()
+            columns.append(y[filters, (chosen[0, :, 1] * y.shape[1]).long()])
+        rows.append(torch.stack(columns, dim=1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", ["conv1", "conv2", "conv3"])
+def test_moments_of_a_network_equal_those_of_stored_rows(network, images, name):
+    """conv1 to a strided convolution, conv2 to a 1x1, conv3 flattened: 9 features a channel."""
+    layer = trace(network, images[:1]).layers[name]
+    sampling = Sampling(locations=7, seed=3)
+    batches = shard(images[:20], 0, 1, 8)
+    found = collect(network, layer, [ContributionMoments], batches, sampling, 20)
+    X = contribution_rows(network, images[:20], layer, sampling)
+    gram, rows = found[ContributionMoments]
+    assert rows == len(X) == 140
+    torch.testing.assert_close(gram, X.T @ X, rtol=1e-10, atol=1e-10)
+
+
+def test_pooled_features_are_mean_activations_times_weights():
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(4, 6),
+    ).double().eval()  # fmt: skip
+    images = torch.randn(10, 3, 7, 7).double()
+    layer = trace(net, images[:1]).layers["0"]
+    found = collect(
+        net, layer, [ContributionMoments], shard(images, 0, 1, 4), Sampling(locations=5), 10
+    )
+    means = net[1](net[0](images)).mean(dim=(2, 3))
+    chosen = draw(list(range(10)), 5, 0, "contributions", "4.weight", 0)
+    X = torch.cat([means[n] * net[4].weight[(chosen[n, :, 0] * 6).long()] for n in range(10)])
+    torch.testing.assert_close(found[ContributionMoments].gram, X.T @ X, rtol=1e-10, atol=1e-10)
+
+
+def test_features_of_a_flattened_map_are_grouped_by_channel():
+    """49 features a channel, as between conv5_3 and fc6 of VGG-16."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 49, 3)
+    ).double()
+    images = torch.randn(6, 3, 7, 7).double()
+    layer = trace(net, images[:1]).layers["0"]
+    assert layer.consumers[0].channels.bincount().tolist() == [49] * 5
+    found = collect(
+        net, layer, [ContributionMoments], shard(images, 0, 1, 6), Sampling(locations=9), 6
+    )
+    X = contribution_rows(net, images, layer, Sampling(locations=9))
+    torch.testing.assert_close(found[ContributionMoments].gram, X.T @ X, rtol=1e-10, atol=1e-10)
+
+
+def test_too_few_rows_are_made_up_by_more_locations(network, images):
+    layer = trace(network, images[:1]).layers["conv2"]
+    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=5), images=4)
+    assert statistic.locations == 10  # 5 rows for each of 8 channels from 4 images
+    statistic = ContributionMoments.for_layer(layer, Sampling(20, rows_per_channel=5), images=4)
+    assert statistic.locations == 20
+    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=0), images=4)
+    assert statistic.locations == 2
+    (reader,) = layer.consumers
+    layer = replace(layer, consumers=(replace(reader, calls=2), reader))  # three rows a location
+    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=5), images=4)
+    assert statistic.locations == 4
