@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,15 @@ TINY = (
 )
 
 
+QUIET = ("exists and is not empty", "The number of training batches", "LeafSpec")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What Lightning says about tiny runs; a real run filters the same in ``engine.quiet``."""
+    for text in QUIET:
+        config.addinivalue_line("filterwarnings", f"ignore:.*{text}.*")
+
+
 @pytest.fixture(autouse=True)
 def _no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test talks to the network, whatever keys the machine has."""
@@ -35,7 +44,7 @@ def _no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     register_resolvers()
     GlobalHydra.instance().clear()

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from thinet.errors import ThinetError
 
@@ -103,23 +104,27 @@ def _list(chosen: argparse.Namespace) -> int:
         raise ThinetError(f"{chosen.outputs} holds no runs: start one with python run.py.")
     table = Table("run", "status", "stages", "baseline", "slim", "FLOPs left", box=None)
     for path in states:
-        state = read_json(path)
-        baseline = (state.get("baseline") or {}).get("top1")
-        slim = left = None
-        result = path.parent / "result.json"
-        if state["status"] == "complete" and result.exists():
-            content = read_json(result)
-            if content["slim"]:
-                slim = content["slim"]["top1"]
-                left = content["slim"]["flops"] / content["baseline"]["flops"]
-        table.add_row(
-            path.parent.name,
-            state["status"],
-            str(len(state["stages"])),
-            *("-" if value is None else f"{100 * value:.2f} %" for value in (baseline, slim, left)),
-        )
+        try:
+            row = _row(read_json(path), path.with_name("result.json"))
+        except (ThinetError, KeyError, TypeError, AttributeError):
+            row = ["damaged", *"----"]
+        table.add_row(path.parent.name, *row)
     Console(soft_wrap=True).print(table)
     return 0
+
+
+def _row(state: dict[str, Any], result: Path) -> list[str]:
+    from thinet.files import read_json
+
+    baseline = (state.get("baseline") or {}).get("top1")
+    slim = left = None
+    if state["status"] == "complete" and result.exists():
+        content = read_json(result)
+        if content["slim"]:
+            slim = content["slim"]["top1"]
+            left = content["slim"]["flops"] / content["baseline"]["flops"]
+    shares = ["-" if one is None else f"{100 * one:.2f} %" for one in (baseline, slim, left)]
+    return [state["status"], str(len(state["stages"])), *shares]
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -56,10 +56,16 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
 
 def _discard_if_unused(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that did not begin."""
-    if is_first_process() and folder.is_dir():
-        found = {path.name for path in folder.iterdir()}
-        if found <= {".hydra", "run.log"}:
-            shutil.rmtree(folder, ignore_errors=True)
+    from hydra.core.hydra_config import HydraConfig
+
+    made = {folder}
+    if HydraConfig.initialized():  # the dry run of a sweep's point has the point's own folder
+        made.add(Path(HydraConfig.get().runtime.output_dir))
+    for one in made:
+        if is_first_process() and one.is_dir():
+            found = {path.name for path in one.iterdir()}
+            if found <= {".hydra", "run.log"}:
+                shutil.rmtree(one, ignore_errors=True)
 
 
 def _plan(job: Any) -> Any:

@@ -1,0 +1,135 @@
+"""Every file below conf/ composes and builds; new files are found by listing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from thinet import options
+from thinet.config import build, check
+from thinet.criteria import Criterion
+from thinet.datasets.module import ImageData
+from thinet.models import build as build_network
+from thinet.reconstruction import Reconstruction
+from thinet.schedule import LayerPlace, make_stages
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted(CONF.glob("*/*.yaml"))
+EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
+GROUPS = {
+    "baseline", "criterion", "dataset", "experiment", "finetune", "logger", "method", "model",
+    "paths", "reconstruction", "schedule", "trainer",
+}  # fmt: skip
+
+
+def options_of(group: str) -> list[str]:
+    return [file.stem for file in FILES if file.parent.name == group]
+
+
+def named(file: Path) -> str:
+    return f"{file.parent.name}={file.stem}"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def test_the_groups_of_the_issue_are_there():
+    assert {file.parent.name for file in FILES} >= GROUPS
+    deeper = set(CONF.rglob("*.yaml")) - {*FILES, CONF / "config.yaml"}
+    assert deeper == set(), "these would not be tested"
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_it_composes_and_builds(file, compose, two_gpus):
+    group, option = file.parent.name, file.stem
+    config = check(compose(f"{group}={option}"))
+    job = build(config)
+    assert isinstance(job.data, ImageData)
+    assert isinstance(job.criterion, Criterion)
+    assert isinstance(job.reconstruction, Reconstruction)
+    assert job.devices.devices in (1, 2)
+    if isinstance(config.get(group), dict) and "name" in config[group]:
+        assert config[group]["name"] == option
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_it_says_what_it_is(file):
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ") or all(" # " in line for line in lines)
+
+
+@pytest.mark.parametrize("option", options_of("model"))
+def test_a_model_is_built_for_its_own_image_size(option, compose):
+    job = build(check(compose(f"model={option}", "dataset=folder", "dataset.num_classes=7")))
+    assert (
+        job.image_size
+        == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
+    )
+    assert job.model.paper_layers
+    with torch.device("meta"):
+        network = build_network(
+            job.model.target, **job.model.arguments, num_classes=7, image_size=job.image_size
+        )
+        assert network.eval()(torch.empty(1, 3, job.image_size, job.image_size)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("option", options_of("method"))
+def test_a_method_is_a_function_of_its_name(option):
+    assert callable(getattr(import_module(f"thinet.methods.{option}"), option))
+
+
+@pytest.mark.parametrize("option", options_of("schedule"))
+def test_a_schedule_makes_stages(option, compose):
+    job = build(check(compose(f"schedule={option}")))
+    place = LayerPlace("features.0", True, (8, 8))
+    (stage,) = make_stages(
+        job.schedule, [place], {"features.0": 1}, job.stage, job.group_end, job.final
+    )
+    assert stage.counts == {"features.0": 1}
+
+
+@pytest.mark.parametrize("option", options_of("logger"))
+def test_a_logger_has_a_maker(option, compose):
+    from thinet.engine import loggers
+
+    chosen = check(compose(f"logger=[{option}]"))["logger"] or {}
+    assert list(chosen) == ([] if option == "csv" else [option])
+    assert all(callable(getattr(loggers, f"make_{name}")) for name in chosen)
+
+
+@pytest.mark.parametrize(
+    ("group", "base"), [("criterion", Criterion), ("reconstruction", Reconstruction)]
+)
+def test_configured_and_written_implementations_are_the_same(group, base, compose):
+    package = {"criterion": "criteria", "reconstruction": "reconstruction"}[group]
+    assert options_of(group) == sorted(options.names(package, base))
+    for option in options_of(group):
+        made = build(check(compose(f"{group}={option}")))
+        own = made.criterion if group == "criterion" else made.reconstruction
+        assert type(own) is type(options.find(package, option, base))
+        assert vars(own) == vars(options.find(package, option, base)), "defaults differ"
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=named)
+def test_an_experiment_states_its_command(file):
+    assert f"python run.py experiment={file.stem}" in file.read_text()
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=named)
+def test_an_experiment_can_be_overridden(file, compose):
+    config = check(compose(f"experiment={file.stem}", "ratio=0.25", "seed=9", "method=train"))
+    assert (config["ratio"], config["seed"], config["method"]["name"]) == (0.25, 9, "train")
+
+
+@pytest.mark.parametrize("finetune", options_of("finetune"))
+@pytest.mark.parametrize("dataset", options_of("dataset"))
+def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
+    job = build(check(compose(f"dataset={dataset}", f"finetune={finetune}")))
+    assert job.data.batch_size >= 1
+    assert job.baseline.phase.epochs >= 1

@@ -1,0 +1,84 @@
+"""Engine.evaluate against a loop by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from thinet.engine.engine import Accuracy, Devices, Engine
+
+
+def by_hand(network, loader):
+    network.eval()
+    images = first = five = 0
+    with torch.no_grad():
+        for batch, labels in loader:
+            ranked = network(batch).argsort(1, descending=True)
+            images += len(labels)
+            first += int((ranked[:, 0] == labels).sum())
+            five += int((ranked[:, :5] == labels[:, None]).any(1).sum())
+    return first / images, five / images, images
+
+
+@pytest.mark.parametrize(("split", "wanted_images"), [("val", 145), ("test", 359)])
+def test_accuracy_equals_a_loop_by_hand(split, wanted_images, engine, make_network):
+    network = make_network()
+    engine.data.setup()
+    loader = engine.data.val_dataloader() if split == "val" else engine.data.test_dataloader()
+    top1, top5, images = by_hand(make_network(), loader)
+    found = engine.evaluate(network, split)
+    assert images == wanted_images
+    assert 0 < top1 < top5 < 1
+    assert (found.top1, found.top5) == pytest.approx((top1, top5), abs=1e-6)
+
+
+def test_evaluation_changes_nothing(engine, make_network):
+    network = make_network().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    engine.evaluate(network, "val")
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert engine.step == 0
+
+
+def test_max_steps_do_not_shorten_evaluation(engine, make_network):
+    whole = Engine(engine.data, Devices(accelerator="cpu"), seed=3)
+    assert engine.evaluate(make_network(), "test") == whole.evaluate(make_network(), "test")
+
+
+def test_a_perfect_network_scores_one(engine):
+    """Labels drawn into the images come back; the network must see them unscaled and in order."""
+    engine.data.setup()
+    images = torch.stack([engine.data._test[i][0] for i in range(359)]).flatten(1)
+    labels = torch.tensor([engine.data._test[i][1] for i in range(359)])
+
+    class Memory(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch):
+            nearest = torch.cdist(batch.flatten(1), images).argmin(1)
+            return nn.functional.one_hot(labels[nearest], 10).float()
+
+    assert engine.evaluate(Memory(), "test") == Accuracy(1.0, 1.0)
+
+
+def test_fewer_than_five_classes(engine, make_network, monkeypatch):
+    monkeypatch.setattr(type(engine.data), "load_parts", _two_classes(type(engine.data).load_parts))
+    monkeypatch.setattr(type(engine.data), "check", lambda self: None)
+    engine.data.num_classes = 2
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    found = engine.evaluate(network, "test")
+    assert found.top5 == 1.0
+    assert 0 <= found.top1 < 1
+
+
+def _two_classes(load_parts):
+    def make(self):
+        parts = load_parts(self)
+        for images in (parts.train, parts.test):
+            images.labels[:] %= 2
+        return parts
+
+    return make

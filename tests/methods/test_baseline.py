@@ -1,0 +1,122 @@
+"""Where the full network comes from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thinet.artifacts import load, read_spec, save
+from thinet.engine.engine import Engine
+from thinet.errors import ThinetError
+from thinet.methods.baseline import build_network, network_spec, prepare_baseline
+from thinet.methods.train import train
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The keys of everything that is trained."""
+    keys, original = [], Engine.fit
+
+    def fit(self, network, phases, training, key, folder):
+        keys.append(key)
+        return original(self, network, phases, training, key, folder)
+
+    monkeypatch.setattr(Engine, "fit", fit)
+    return keys
+
+
+def prepare(run):
+    run.job.data.check()
+    return prepare_baseline(run.job, run.engine, run.folder)
+
+
+def equal(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_it_is_trained_once_for_all_points_of_a_sweep(make_run, fits, tmp_path):
+    first = prepare(make_run())
+    second = prepare(make_run("criterion=random", "ratio=0.25", folder=tmp_path / "other"))
+    assert fits == ["baseline"]
+    assert equal(first, second)
+    prepare(make_run("baseline.lr=0.3", folder=tmp_path / "third"))
+    assert fits == ["baseline", "baseline"]
+
+
+def test_a_damaged_cache_is_trained_again(make_run, fits):
+    run = make_run()
+    first = prepare(run)
+    (run.job.cache / "model.safetensors").write_bytes(b"rubbish")
+    assert equal(prepare(make_run()), first)
+    assert fits == ["baseline", "baseline"]
+    assert equal(load(run.job.cache), first)
+
+
+def test_the_cache_says_what_it_holds(make_run):
+    run = make_run()
+    prepare(run)
+    spec = read_spec(run.job.cache)
+    assert spec.builder["target"] == "thinet.models.small_vgg.vgg_small"
+    assert spec.builder["arguments"] == {"widths": [4, 8], "num_classes": 10, "image_size": 8}
+    assert not (run.folder / "stages" / "baseline").exists()
+
+
+def test_initial_weights_follow_the_seed(make_run, tmp_path):
+    run = make_run()
+    state = torch.get_rng_state()
+    network = build_network(run.job)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(8)
+    assert equal(network, build_network(make_run().job))
+    assert not equal(network, build_network(make_run("seed=1", folder=tmp_path / "b").job))
+
+
+@pytest.fixture
+def weights(make_run, tmp_path):
+    run = make_run("seed=5", folder=tmp_path / "other")
+    run.job.data.check()
+    network = build_network(run.job)
+    return save(network, tmp_path / "w", network_spec(run.job)) / "model.safetensors", network
+
+
+def test_weights_from_a_file_are_not_trained(make_run, fits, weights):
+    path, network = weights
+    assert equal(prepare(make_run(f"model.weights={path}")), network)
+    assert fits == []
+
+
+def test_always_trains_from_the_file(make_run, fits, weights):
+    path, network = weights
+    run = make_run(f"model.weights={path}", "baseline.train=always")
+    found = prepare(run)
+    assert fits == ["baseline"]
+    assert not equal(found, network)
+    assert equal(load(run.job.cache), found)
+
+
+def test_never_needs_weights(make_run, fits):
+    with pytest.raises(ThinetError, match=r"baseline\.train=auto"):
+        prepare(make_run("baseline.train=never"))
+    assert fits == []
+
+
+def test_no_epochs_means_untrained(make_run, fits):
+    run = make_run("baseline.epochs=0")
+    assert equal(prepare(run), build_network(run.job))
+    assert fits == []
+    assert not run.job.cache.exists()
+
+
+def test_the_train_method(make_run, fits):
+    run = make_run("method=train")
+    run.job.data.check()
+    found = train(run)
+    assert fits == ["baseline"]
+    assert (found["slim"], found["before_finetuning"]) == (None, None)
+    assert (found["stages"], found["layers"]) == ([], [])
+    network = load(run.folder / "model")
+    again = run.engine.evaluate(network, "test")
+    assert (again.top1, again.top5) == (found["baseline"]["top1"], found["baseline"]["top5"])
+    assert read_spec(run.folder / "model").metrics == found["baseline"]
+    assert (run.folder / "state.json").exists()

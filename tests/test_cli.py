@@ -1,0 +1,202 @@
+"""The ``thinet`` command on a small finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+import thinet
+from thinet.cli import main
+from thinet.run import run
+
+FINISHED = {}
+
+
+@pytest.fixture
+def outputs(compose_tiny, tmp_path, tmp_path_factory):
+    """``outputs/`` with one finished run, made once, and a copy for every test."""
+    if not FINISHED:
+        root = tmp_path_factory.mktemp("finished")
+        cfg = compose_tiny(f"paths.outputs={root}/outputs", "name=tiny", "schedule=oneshot")
+        run(cfg)
+        FINISHED["root"] = root / "outputs"
+    shutil.copytree(FINISHED["root"], tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+def unfinished(outputs, name="half"):
+    """A run that was killed after its first stage."""
+    shutil.copytree(outputs / "tiny", outputs / name)
+    (outputs / name / "result.json").unlink()
+    state = json.loads((outputs / name / "state.json").read_text())
+    (outputs / name / "state.json").write_text(json.dumps({**state, "status": "running"}))
+
+
+def test_a_finished_run_holds_everything(outputs):
+    found = {path.name for path in (outputs / "tiny").iterdir()}
+    assert found >= {
+        "run.log", "metrics.csv", "layers.csv", "result.json", "state.json", "model", "figures",
+        "report.html",
+    }  # fmt: skip
+    result = json.loads((outputs / "tiny" / "result.json").read_text())
+    state = json.loads((outputs / "tiny" / "state.json").read_text())
+    assert state["status"] == "complete"
+    assert (result["method"], result["name"], result["ratio"]) == ("prune", "tiny", 0.5)
+    assert (result["criterion"], result["reconstruction"]) == ("thinet", "scale")
+    assert result["seconds"] > 0
+    assert result["environment"]["torch"] == torch.__version__.partition("+")[0] or result[
+        "environment"
+    ]["torch"].startswith(torch.__version__[:4])
+    assert result["config"]["model"]["build"]["widths"] == [4, 8]
+
+
+def test_a_finished_run_is_shown_again_and_not_repeated(outputs, compose_tiny, monkeypatch, capsys):
+    cfg = compose_tiny(f"paths.outputs={outputs}", "name=tiny", "schedule=oneshot", "logger=wandb")
+    before = (outputs / "tiny" / "result.json").read_bytes()
+    monkeypatch.setattr("thinet.run._work", lambda *_: pytest.fail("it was run again"))
+    value = run(cfg)
+    assert value == json.loads(before)["slim"]["val_top1"]
+    assert "resume=off runs it again" in capsys.readouterr().out
+    assert (outputs / "tiny" / "result.json").read_bytes() == before
+
+
+def test_resume_off_runs_again_to_the_same_bits(outputs, compose_tiny):
+    tensors = outputs / "tiny" / "model" / "model.safetensors"
+    before, rows = tensors.read_bytes(), (outputs / "tiny" / "metrics.csv").read_text()
+    tensors.unlink()
+    run(compose_tiny(f"paths.outputs={outputs}", "name=tiny", "schedule=oneshot", "resume=off"))
+    assert tensors.read_bytes() == before
+    count = (outputs / "tiny" / "metrics.csv").read_text().count("\n")
+    assert count <= rows.count("\n"), "rows of the earlier run were kept"
+
+
+def test_another_configuration_in_the_same_folder_is_refused(outputs, compose_tiny):
+    with pytest.raises(thinet.ThinetError, match="another configuration"):
+        run(compose_tiny(f"paths.outputs={outputs}", "name=tiny", "ratio=0.25"))
+
+
+def test_doctor(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for text in ("python", "torch", "pytorch-lightning", "free disk space", "no key: offline",
+                 "extra export", "ready"):  # fmt: skip
+        assert text in out
+
+
+def test_doctor_reports_problems(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("problem: ") == 2
+    assert "key found: online" in out
+    assert "ready" not in out
+    assert "x" * 40 not in out
+
+
+def test_list(outputs, capsys):
+    unfinished(outputs)
+    assert main(["list", str(outputs)]) == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    result = json.loads((outputs / "tiny" / "result.json").read_text())
+    slim, baseline = result["slim"], result["baseline"]
+    left = 100 * slim["flops"] / baseline["flops"]
+    wanted = f"{100 * baseline['top1']:.2f} % {100 * slim['top1']:.2f} % {left:.2f} %"
+    assert lines["tiny"][1:] == ["complete", "1", *wanted.split()]
+    assert lines["half"][1:] == ["running", "1", f"{100 * baseline['top1']:.2f}", "%", "-", "-"]
+    assert set(lines) == {"run", "tiny", "half"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
+def test_a_damaged_run_does_not_hide_the_others(content, outputs, capsys):
+    unfinished(outputs)
+    (outputs / "half" / "state.json").write_text(content)
+    assert main(["list", str(outputs)]) == 0
+    out = capsys.readouterr().out
+    assert "complete" in out
+    assert "damaged" in out
+
+
+def test_an_empty_folder_has_nothing_to_list(tmp_path, capsys):
+    assert main(["list", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path} holds no runs: start one with python run.py.\n"
+    )
+
+
+def test_report_of_one_run(outputs, capsys):
+    folder = outputs / "tiny"
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    shutil.rmtree(folder / "figures")
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == figures
+    assert "<html" in (folder / "report.html").read_text()
+    assert str(folder / "report.html") in capsys.readouterr().out
+
+
+def test_report_of_several_runs(outputs, tmp_path, capsys):
+    shutil.copytree(outputs / "tiny", outputs / "other")
+    out = tmp_path / "both"
+    arguments = ["report", str(outputs / "tiny"), str(outputs / "other"), "--out", str(out)]
+    assert main(arguments) == 0
+    assert "comparison.html" in capsys.readouterr().out
+    assert (out / "comparison.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("part", ["", "model"])
+def test_export(kind, part, outputs, capsys):
+    if kind == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name)
+    assert main(["export", str(outputs / "tiny" / part), f"--{kind}"]) == 0
+    path = outputs / "tiny" / "model" / f"model.{kind}"
+    assert path.stat().st_size > 0
+    assert capsys.readouterr().out.startswith(f"{path}: outputs equal the original's within ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["report", "{}/nothing"], "nothing"),
+        (["report", "{}/half"], "result.json"),
+        (["export", "{}/nothing", "--pt2"], "holds no spec.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, wanted, outputs, capsys):
+    unfinished(outputs)
+    assert main([text.format(outputs) for text in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert wanted in err
+    assert err.count("\n") == 1
+    with pytest.raises(thinet.ThinetError):
+        main(["--traceback", *(text.format(outputs) for text in arguments)])
+
+
+def test_a_command_is_needed(capsys):
+    for arguments in ([], ["export", "x"], ["export", "x", "--onnx", "--pt2"], ["fly"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert "usage: thinet" in capsys.readouterr().err
+
+
+def test_help_is_quick(capsys):
+    """The parser is made without torch; commands import what they need."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for command in ("doctor", "list", "report", "export"):
+        assert command in out
+    source = sys.modules["thinet.cli"].__dict__
+    assert "torch" not in source
