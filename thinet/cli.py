@@ -102,14 +102,17 @@ def _list(chosen: argparse.Namespace) -> int:
     states = sorted(chosen.outputs.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
     if not states:
         raise ThinetError(f"{chosen.outputs} holds no runs: start one with python run.py.")
-    table = Table("run", "status", "stages", "baseline", "slim", "FLOPs left", box=None)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for heading in ("status", "stages", "baseline", "slim", "FLOPs left"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for path in states:
         try:
             row = _row(read_json(path), path.with_name("result.json"))
         except (ThinetError, KeyError, TypeError, AttributeError):
             row = ["damaged", *"----"]
         table.add_row(path.parent.name, *row)
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
     return 0
 
 
@@ -132,10 +135,11 @@ def _report(chosen: argparse.Namespace) -> int:
     from thinet.report.results import read_result
     from thinet.report.terminal import print_result
 
-    if len(chosen.folders) > 1:
+    folder = chosen.folders[0]
+    several = not (folder / "result.json").exists() and any(folder.glob("*/result.json"))
+    if len(chosen.folders) > 1 or several:
         print(compare_report(chosen.folders, chosen.out or Path("comparison")))
         return 0
-    folder = chosen.folders[0]
     result = read_result(folder)
     draw_figures(result, folder / "figures")
     write_report(result, folder)

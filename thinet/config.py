@@ -68,6 +68,9 @@ def fingerprint(cfg: DictConfig) -> str:
     """Eight digits that are the same for the same configuration, whatever it logs to."""
     content = plain(cfg, _NOT_IDENTITY)
     content["trainer"] = {k: v for k, v in content["trainer"].items() if k != "progress"}
+    weights = Path(str(content["model"]["weights"]))
+    if weights.is_file():  # another file under the same name is another run
+        content["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
     return _digest(content)
 
 
@@ -80,11 +83,10 @@ def baseline_fingerprint(config: Mapping[str, Any], weights: Path | None) -> str
     """Names the trained baseline: network, data, recipe, seed and the content of a weights file."""
     content = {key: config[key] for key in _BASELINE}
     model = {k: v for k, v in content["model"].items() if k != "paper_layers"}
-    dataset = dict(content["dataset"])
-    dataset.pop("calibration_per_class", None)
-    dataset["data"] = {
-        k: v for k, v in dataset.get("data", {}).items() if k != "calibration_per_class"
-    }
+    # What the baseline takes from the recipe is in its own group; the rest is fine-tuning.
+    without = ("calibration_per_class", "num_workers", "recipe")
+    dataset = {k: v for k, v in content["dataset"].items() if k not in without}
+    dataset["data"] = {k: v for k, v in dataset.get("data", {}).items() if k not in without}
     trainer = {k: v for k, v in content["trainer"].items() if k != "progress"}
     content |= {"model": model, "dataset": dataset, "trainer": trainer}
     if weights is not None:

@@ -262,7 +262,8 @@ def test_the_state_of_another_configuration_is_refused(make_run):
 
 def test_oneshot_without_fine_tuning(make_run, monkeypatch):
     passed = arm(monkeypatch, ["Engine.fit"], 0, 0)
-    overrides = ["schedule=oneshot", "finetune=none", "reconstruction.recalibrate_bn=false",
+    overrides = ["schedule=oneshot", "finetune.final.epochs=0",
+                 "reconstruction.recalibrate_bn=false",
                  "baseline.epochs=0"]  # fmt: skip
     found = prune(make_run(*overrides))
     (row,) = found["stages"]
