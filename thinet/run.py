@@ -138,7 +138,7 @@ def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
     made: list[Any] = [loggers.RunCSVLogger(folder)]
     for name, settings in chosen.items():
         make = getattr(loggers, f"make_{name}")
-        made.append(make(settings or {}, folder, config["name"], state.fingerprint))
+        made.append(make(settings or {}, folder, config["name"], state.run_id))
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class RunState:
 
     Attributes:
         fingerprint: Of the configuration.
+        run_id: Names this run on dashboards, over all its attempts.
         status: ``running`` or ``complete``.
         step: Optimizer steps done.
         seconds: Time spent, over all attempts.
@@ -29,6 +31,7 @@ class RunState:
     """
 
     fingerprint: str
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     status: str = "running"
     step: int = 0
     seconds: float = 0.0
