@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# Small tensors: a second thread costs more than it brings, here and in processes started from here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import copy
 from collections.abc import Callable
 from functools import cache

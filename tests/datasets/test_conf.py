@@ -14,6 +14,8 @@ from thinet.errors import ThinetError
 FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
 RECIPE = {
     "batch_size",
+    "clip_norm",
+    "baseline_warmup",
     "baseline_epochs",
     "baseline_lr",
     "stage_epochs",

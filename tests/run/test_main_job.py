@@ -90,6 +90,12 @@ def test_a_dry_run_touches_no_data_and_leaves_nothing(type_, tmp_path):
     assert not list((tmp_path / "outputs").rglob("*.*"))
 
 
+def test_a_terminal_gets_a_bar_with_the_name_of_the_stage(type_, tiny):
+    outcome = type_(*tiny, "trainer.progress=bar")
+    assert outcome.code == 0, outcome.err
+    assert "stage features.0: epoch 1/1" in outcome.out + outcome.err
+
+
 def test_the_train_method_runs_alone(type_, tiny, tmp_path):
     outcome = type_(*tiny, "method=train")
     assert outcome.code == 0, outcome.err

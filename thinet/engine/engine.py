@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -255,7 +255,7 @@ class Engine:
     def _trainer(self, title: str, **settings: Any) -> Trainer:
         devices = self.devices
         progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
-        bar = any(hasattr(callback, "train_progress_bar") for callback in progress)
+        bar = any(isinstance(callback, ProgressBar) for callback in progress)
         return Trainer(
             **{
                 "accelerator": devices.accelerator,

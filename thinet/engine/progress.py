@@ -63,12 +63,6 @@ class Bar(TQDMProgressBar):
         super().__init__(leave=False)
         self._title = title
 
-    def init_train_tqdm(self) -> Any:
-        """The bar of an epoch."""
-        bar = super().init_train_tqdm()
-        bar.dynamic_ncols = True
-        return bar
-
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Name the stage in front of the epoch."""
         super().on_train_epoch_start(trainer)
