@@ -17,6 +17,7 @@ from thinet.errors import ThinetError, first_line
 from thinet.schedule import Phase
 
 if TYPE_CHECKING:
+    from thinet.engine.settings import Training
     from thinet.job import Job
 
 # What does not change a result is not part of a run's identity.
@@ -127,41 +128,9 @@ def build(config: dict[str, Any]) -> Job:
     Raises:
         ThinetError: If a device, data set or option does not exist.
     """
-    import torch
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    from thinet.engine.engine import Devices, Training
+    from thinet.engine.settings import Devices
     from thinet.job import BaselineRecipe, Job, ModelRecipe
     from thinet.statistics import Sampling
-
-    def make(node: Any, **more: Any) -> Any:
-        try:
-            return instantiate(node, **more)
-        except InstantiationException as error:
-            cause = error.__cause__
-            if isinstance(cause, ThinetError):
-                raise cause from error
-            target = node.get("_target_", "an option")
-            reason = " ".join(str(cause or error).split()).rstrip(". ")
-            raise ThinetError(
-                f"{target} cannot be made ({reason}): correct its name or its settings; "
-                "python run.py --cfg job shows them."
-            ) from error
-
-    def training(name: str) -> Training:
-        group = config[name]
-        optimizer = make(dict(group["optimizer"]), _partial_=True, lr=1.0)
-        fill(optimizer, {}, f"{name}.optimizer", [torch.nn.Parameter(torch.zeros(1))])
-        return Training(optimizer, group["label_smoothing"], group["clip_norm"])
-
-    def fill(kind: Any, values: Mapping[str, Any], where: str, *args: Any) -> Any:
-        try:
-            return kind(*args, **values)
-        except (TypeError, ValueError) as error:
-            raise ThinetError(
-                f"{where}: {first_line(error)}: python run.py --cfg job shows its keys."
-            ) from error
 
     model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
     calibration = dict(config["calibration"])
@@ -180,10 +149,10 @@ def build(config: dict[str, Any]) -> Job:
             weights=str(model["weights"]),
             paper_layers=tuple(model.get("paper_layers") or ()),
         ),
-        data=make(config["dataset"]["data"]),
+        data=_make(config["dataset"]["data"]),
         image_size=config["dataset"]["image_size"],
-        criterion=make(config["criterion"]["build"]),
-        reconstruction=make(config["reconstruction"]["build"]),
+        criterion=_make(config["criterion"]["build"]),
+        reconstruction=_make(config["reconstruction"]["build"]),
         recalibrate_bn=config["reconstruction"]["recalibrate_bn"],
         ratio=config["ratio"],
         layers=config["layers"],
@@ -191,15 +160,58 @@ def build(config: dict[str, Any]) -> Job:
         stage=Phase(**finetune["stage"]),
         group_end=Phase(**finetune["group_end"]),
         final=Phase(**finetune["final"]),
-        training=training("finetune"),
-        baseline=BaselineRecipe(baseline["train"], baseline_phase(config), training("baseline")),
+        training=_training(config, "finetune"),
+        baseline=BaselineRecipe(
+            baseline["train"], baseline_phase(config), _training(config, "baseline")
+        ),
         batch_size=calibration.pop("batch_size"),
-        sampling=fill(Sampling, {**calibration, "seed": config["seed"]}, "calibration"),
-        devices=fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
+        sampling=_fill(Sampling, {**calibration, "seed": config["seed"]}, "calibration"),
+        devices=_fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
         cache=Path(config["paths"]["cache"])
         / baseline_fingerprint(config, weights if weights.is_file() else None),
         keep_stages=config["keep_stages"],
     )
+
+
+def _make(node: Any, **more: Any) -> Any:
+    """What a node's ``_target_`` names, built from the node."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node, **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ThinetError):
+            raise cause from error
+        target = node.get("_target_", "an option")
+        reason = " ".join(str(cause or error).split()).rstrip(". ")
+        raise ThinetError(
+            f"{target} cannot be made ({reason}): correct its name or its settings; "
+            "python run.py --cfg job shows them."
+        ) from error
+
+
+def _fill(kind: Any, values: Mapping[str, Any], where: str, *args: Any) -> Any:
+    """``kind(*args, **values)``, blaming the node ``where`` for values that do not fit."""
+    try:
+        return kind(*args, **values)
+    except (TypeError, ValueError) as error:
+        raise ThinetError(
+            f"{where}: {first_line(error)}: python run.py --cfg job shows its keys."
+        ) from error
+
+
+def _training(config: Mapping[str, Any], name: str) -> Training:
+    """The loss and optimizer of a group, tried on one parameter before any long work."""
+    import torch
+
+    from thinet.engine.settings import Training
+
+    group = config[name]
+    optimizer = _make(dict(group["optimizer"]), _partial_=True, lr=1.0)
+    _fill(optimizer, {}, f"{name}.optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    return Training(optimizer, group["label_smoothing"], group["clip_norm"])
 
 
 def _device_count(trainer: Mapping[str, Any]) -> int:

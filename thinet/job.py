@@ -9,7 +9,7 @@ from typing import Any
 
 from thinet.criteria import Criterion
 from thinet.datasets.module import ImageData
-from thinet.engine.engine import Devices, Training
+from thinet.engine.settings import Devices, Training
 from thinet.reconstruction import Reconstruction
 from thinet.schedule import Phase
 from thinet.statistics import Sampling

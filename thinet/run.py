@@ -99,8 +99,9 @@ def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None
 
 
 def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
-    from thinet.engine.engine import Engine, quiet
+    from thinet.engine.engine import Engine
     from thinet.engine.loggers import close, log_config
+    from thinet.engine.quiet import quiet
     from thinet.methods.prune import Run
 
     quiet()

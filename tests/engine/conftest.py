@@ -10,7 +10,8 @@ from torch import nn
 
 from thinet.datasets.digits import Digits
 from thinet.engine.classifier import Classifier
-from thinet.engine.engine import Devices, Engine, Training
+from thinet.engine.engine import Engine
+from thinet.engine.settings import Devices, Training
 
 STEPS = 3
 

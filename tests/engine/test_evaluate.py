@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from thinet.engine.engine import Accuracy, Devices, Engine
+from thinet.engine.engine import Engine
+from thinet.engine.settings import Accuracy, Devices
 
 
 def by_hand(network, loader):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thinet.engine.classifier import Classifier
-from thinet.engine.engine import Training
+from thinet.engine.settings import Training
 from thinet.errors import ThinetError
 from thinet.schedule import Phase
 from thinet.surgery import remove_, trace

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from thinet.engine.engine import Training
 from thinet.engine.loggers import (
     RunCSVLogger,
     close,
@@ -23,6 +22,7 @@ from thinet.engine.loggers import (
     make_tensorboard,
     make_wandb,
 )
+from thinet.engine.settings import Training
 from thinet.errors import ThinetError
 from thinet.schedule import Phase
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-from thinet.engine.engine import Training
 from thinet.engine.progress import Bar, PlainProgress, clock, progress_callbacks
+from thinet.engine.settings import Training
 from thinet.errors import ThinetError
 from thinet.schedule import Phase
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +19,9 @@ from torch.utils.data import DataLoader
 
 from thinet.artifacts import dump_state
 from thinet.datasets.module import ImageData
-from thinet.engine.classifier import Classifier, MakeOptimizer
+from thinet.engine.classifier import Classifier
 from thinet.engine.progress import progress_callbacks
+from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.errors import ThinetError
 from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
@@ -30,54 +29,6 @@ from thinet.seeding import derive_seed
 from thinet.statistics import Sampling
 
 CHECKPOINT = "last.ckpt"
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where to run, in Lightning's terms.
-
-    Attributes:
-        accelerator: ``cpu``, ``gpu`` or ``auto``.
-        devices: Processes, one a device.
-        num_nodes: Machines.
-        strategy: ``auto`` or ``ddp``.
-        precision: Of training and evaluation: ``32-true``, ``bf16-mixed``, ``16-mixed``.
-        progress: See :func:`thinet.engine.progress.progress_callbacks`.
-        deterministic: Ask for deterministic GPU kernels.
-        max_steps_per_epoch: Cut epochs short, for trying things out; null for whole epochs.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    progress: str = "auto"
-    deterministic: bool = False
-    max_steps_per_epoch: int | None = None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 and top-5 accuracy as fractions."""
-
-    top1: float
-    top5: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to fine-tune.
-
-    Attributes:
-        make_optimizer: Makes an optimizer with a learning rate of 1 from parameters.
-        label_smoothing: Of the cross-entropy.
-        clip_norm: Largest norm of the gradient, or None for no limit.
-    """
-
-    make_optimizer: MakeOptimizer
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
 
 
 @dataclass
@@ -165,21 +116,7 @@ class Engine:
             derive_seed(self.seed, key),
             self.step,
         )
-        keeper = ModelCheckpoint(
-            dirpath=folder,
-            filename=Path(CHECKPOINT).stem,
-            monitor=None,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        trainer = self._trainer(
-            key,
-            logger=self.loggers or False,
-            callbacks=[keeper],
-            max_epochs=epochs,
-            gradient_clip_val=training.clip_norm,
-        )
+        trainer = self._trainer_of_a_stage(key, epochs, training, folder)
         checkpoint = folder / CHECKPOINT
         resumed = checkpoint if checkpoint.exists() else None
         try:
@@ -252,6 +189,26 @@ class Engine:
         batches = len(self.data.train_dataloader())
         return min(batches, self.devices.max_steps_per_epoch or batches)
 
+    def _trainer_of_a_stage(
+        self, key: str, epochs: int, training: Training, folder: Path
+    ) -> Trainer:
+        """A Trainer that logs and keeps the checkpoint of its last epoch."""
+        keeper = ModelCheckpoint(
+            dirpath=folder,
+            filename=Path(CHECKPOINT).stem,
+            monitor=None,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        return self._trainer(
+            key,
+            logger=self.loggers or False,
+            callbacks=[keeper],
+            max_epochs=epochs,
+            gradient_clip_val=training.clip_norm,
+        )
+
     def _trainer(self, title: str, **settings: Any) -> Trainer:
         devices = self.devices
         progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
@@ -286,23 +243,3 @@ def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
-
-
-def quiet() -> None:
-    """Leave out what Lightning says about every Trainer: there is one a stage."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The number of training batches.*",
-        ".*Experiment logs directory.*",
-        ".*It is recommended to use `self.log.*",
-        ".*LeafSpec.*",
-        ".*treespec.*",
-        ".*was called before.*optimizer.step.*",
-        ".*resuming from a checkpoint that ended.*",
-        ".*GPU available but not used.*",
-        ".*You defined a `validation_step` but have no `val_dataloader`.*",
-    ):
-        warnings.filterwarnings("ignore", message=text)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from thinet.artifacts import dump_state, save
-from thinet.engine.engine import Accuracy, Engine
+from thinet.engine.engine import Engine
 from thinet.engine.loggers import log_stage
+from thinet.engine.settings import Accuracy
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.job import Job
 from thinet.messages import say

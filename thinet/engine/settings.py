@@ -1,0 +1,55 @@
+"""Where and how to train, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinet.engine.classifier import MakeOptimizer
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where to run, in Lightning's terms.
+
+    Attributes:
+        accelerator: ``cpu``, ``gpu`` or ``auto``.
+        devices: Processes, one a device.
+        num_nodes: Machines.
+        strategy: ``auto`` or ``ddp``.
+        precision: Of training and evaluation: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        progress: See :func:`thinet.engine.progress.progress_callbacks`.
+        deterministic: Ask for deterministic GPU kernels.
+        max_steps_per_epoch: Cut epochs short, for trying things out; null for whole epochs.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    progress: str = "auto"
+    deterministic: bool = False
+    max_steps_per_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 accuracy as fractions."""
+
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to fine-tune.
+
+    Attributes:
+        make_optimizer: Makes an optimizer with a learning rate of 1 from parameters.
+        label_smoothing: Of the cross-entropy.
+        clip_norm: Largest norm of the gradient, or None for no limit.
+    """
+
+    make_optimizer: MakeOptimizer
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
