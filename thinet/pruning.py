@@ -14,7 +14,7 @@ from thinet.criteria import Criterion
 from thinet.errors import ThinetError
 from thinet.metrics import Cost, cost
 from thinet.options import find
-from thinet.reconstruction import Reconstruction, Scale, recalibrate_, relative_error
+from thinet.reconstruction import Reconstruction, Scale, recalibrate_, relative_error, scale_factors
 from thinet.seeding import derive_seed
 from thinet.statistics import ContributionMoments, Evidence, Sampling, collect, shard
 from thinet.surgery import (
@@ -172,8 +172,6 @@ def _record(
 ) -> LayerRecord:
     error = corrected = None
     if ContributionMoments in needs:
-        from thinet.reconstruction import scale_factors
-
         gram = evidence[ContributionMoments].gram
         error = relative_error(gram, keep)
         if isinstance(reconstruction, Scale):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from thinet.surgery import evaluating
+
 
 @torch.no_grad()
 def latencies_ms(
@@ -26,19 +28,16 @@ def latencies_ms(
     """
     parameter = next(networks[0].parameters())
     images = torch.zeros(batch, *input_shape, device=parameter.device, dtype=parameter.dtype)
-    modes = {module: module.training for network in networks for module in network.modules()}
     times: list[list[float]] = [[] for _ in networks]
-    for turn in range(runs + 3):
-        for network, own in zip(networks, times, strict=True):
-            network.eval()
-            start = time.perf_counter()
-            network(images)
-            if parameter.device.type == "cuda":
-                torch.cuda.synchronize(parameter.device)
-            if turn >= 3:
-                own.append(time.perf_counter() - start)
-    for module, training in modes.items():
-        module.training = training
+    with evaluating(*networks):
+        for turn in range(runs + 3):
+            for network, own in zip(networks, times, strict=True):
+                start = time.perf_counter()
+                network(images)
+                if parameter.device.type == "cuda":
+                    torch.cuda.synchronize(parameter.device)
+                if turn >= 3:
+                    own.append(time.perf_counter() - start)
     return [statistics.median(own) * 1e3 for own in times]
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thinet.surgery import evaluating
+
 
 @torch.no_grad()
 def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
@@ -31,23 +33,20 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
     ]
     if not layers:
         return 0
-    modes = {module: module.training for module in network.modules()}
     momenta = {layer: layer.momentum for layer in layers}
-    network.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.train()
-        layer.momentum = None
     device = next(network.parameters()).device
     try:
-        seen = 0
-        for batch in batches:
-            if len(batch) > 1 or not seen:
-                network(batch.to(device))
-                seen += len(batch)
+        with evaluating(network):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.train()
+                layer.momentum = None
+            seen = 0
+            for batch in batches:
+                if len(batch) > 1 or not seen:
+                    network(batch.to(device))
+                    seen += len(batch)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for layer, momentum in momenta.items():
             layer.momentum = momentum
     return len(layers)

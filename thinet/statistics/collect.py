@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thinet.errors import ThinetError
 from thinet.statistics.statistic import Sampling, Statistic, Summary, T
-from thinet.surgery import Layer
+from thinet.surgery import Layer, evaluating
 from thinet.surgery.calls import WeightCall, observe
 
 
@@ -81,14 +81,9 @@ def collect(
         for name, calls in statistic.watched.items():
             expected[name] = max(calls, expected.get(name, 0))
     weights = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
+    with evaluating(network):
         for batch, numbers in batches:
             _feed(network, batch.to(device), numbers, statistics, expected, weights)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return Evidence({type(statistic): _summarise(statistic, layer) for statistic in statistics})
 
 

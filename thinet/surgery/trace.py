@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from thinet.surgery.calls import UnknownParameterError, WeightCall
 from thinet.surgery.graph import ChannelGraph, Consumer, Layer, Use, owner
 from thinet.surgery.labels import NONE, along, spread
+from thinet.surgery.modes import evaluating
 from thinet.surgery.propagate import Propagation
 
 
@@ -136,14 +137,8 @@ def trace(network: nn.Module, images: Tensor) -> ChannelGraph:
         The layers, their consumers and every tensor axis with one entry a channel.
     """
     tracer = _Tracer(network)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with tracer:
-            output = network(images)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(network), tracer:
+        output = network(images)
     for tensor in tree_leaves(output):
         labels = tracer.labels(tensor)
         if labels is not None:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from thinet.errors import ThinetError
 from thinet.surgery.graph import ChannelGraph
+from thinet.surgery.modes import evaluating
 from thinet.surgery.slim import remove_, shared_copy
 
 TOLERANCE = 1e-4
@@ -54,13 +55,8 @@ def difference(left: nn.Module, right: nn.Module, images: Tensor) -> float:
 
 
 def _outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
+    with evaluating(network):
         leaves = tree_leaves(network(images))
-    finally:
-        for module, training in modes.items():
-            module.training = training
     found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not found:
         raise RuntimeError("it returns no tensors of floating-point numbers")
