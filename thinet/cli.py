@@ -73,6 +73,7 @@ def _doctor(_: argparse.Namespace) -> int:
         ("export", ("onnx", "onnxscript", "onnxruntime")),
         ("tensorboard", ("tensorboard",)),
         ("mlflow", ("mlflow",)),
+        ("timm", ("timm",)),
     ):
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         hint = f"missing {', '.join(missing)}: pip install 'thinet[{extra}]'"

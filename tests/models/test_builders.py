@@ -17,7 +17,8 @@ from thinet.errors import ThinetError
 from thinet.models import build
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+LIBRARIES = {"torchvision", "timm"}  # one option for all their networks; their own tests
+NAMES = sorted({path.stem for path in CONF.glob("*.yaml")} - LIBRARIES)
 TORCHVISION = [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")]
 TORCHVISION += ["resnet18", "resnet34", "resnet50", "resnet101"]
 

@@ -15,12 +15,11 @@ import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import VGG, ResNet
 
 from thinet.errors import ThinetError
-from thinet.models.vgg import VggGap
+from thinet.models.fit import State, drop_foreign_heads_, fit_
+from thinet.models.timm_net import is_timm, published_state
 
-State = dict[str, Tensor]
 _FILE = "give a state dict in a .safetensors, .pth or .pt file with model.weights=<file>"
 
 
@@ -33,27 +32,33 @@ class WeightsReport:
         loaded: Number of tensors copied into the network.
         replaced_head: Whether the last linear layer kept its random initialisation, because the
             weights were trained for other classes.
-        adapted: Names of tensors that were fitted to a stem or pool for small images.
+        adapted: Names of tensors that were fitted to another image size.
+        mean: Normalisation of the images that published weights were trained with, for pixels
+            in [0, 1]; None if unknown.
+        std: See ``mean``.
     """
 
     source: str
     loaded: int
     replaced_head: bool
     adapted: list[str]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
+@torch.no_grad()
 def load_weights(network: nn.Module, source: str, architecture: str | None = None) -> WeightsReport:
     """Copy weights into a freshly built network; all or, on an error, nothing.
 
-    The last ``nn.Linear`` is left as the builder initialised it when its class count differs from
-    that of the weights. ``vgg16_gap`` takes the convolutions of ``vgg16`` and always a new head.
-    ``resnet50_v1`` takes the weights of ``resnet50``, which torchvision trained with the stride in
-    the 3x3 convolution: they fit, but need fine-tuning. Networks for small images take the
-    weights of their large originals, see :func:`_fit_to_small_images`.
+    The head is left as the builder initialised it when its class count differs from that of the
+    weights, or they have none. ``vgg16_gap`` takes the convolutions of ``vgg16`` and always a new
+    head. ``resnet50_v1`` takes the weights of ``resnet50``, which torchvision trained with the
+    stride in the 3x3 convolution: they fit, but need fine-tuning. Weights of another image size
+    or with auxiliary heads are made to fit, see :func:`thinet.models.fit.fit_`.
 
     Args:
         network: Changed in place.
-        source: ``none``, the name of published torchvision weights (``DEFAULT``,
+        source: ``none``, the name of published weights (``DEFAULT``, and for torchvision
             ``IMAGENET1K_V1`` ...), or a ``.safetensors``, ``.pth`` or ``.pt`` file.
         architecture: The model's name, for published weights.
 
@@ -66,15 +71,15 @@ def load_weights(network: nn.Module, source: str, architecture: str | None = Non
     """
     if source.lower() == "none":
         return WeightsReport(source, 0, False, [])
+    mean = std = None
     if source.upper() == "DEFAULT" or source.upper().startswith("IMAGENET1K_"):
-        state = _published(source.upper(), architecture)
+        state, mean, std = _published(network, source.upper(), architecture)
     else:
         state = _read_file(Path(source).expanduser())
-    adapted = _fit_to_small_images(network, state)
-    replaced_head = _drop_foreign_head(network, state)
-    wanted = network.state_dict()
-    head = _head_name(network) + "." if replaced_head else None
-    wanted = {key: w for key, w in wanted.items() if head is None or not key.startswith(head)}
+    adapted = fit_(network, state)
+    foreign = drop_foreign_heads_(network, state)
+    own = network.state_dict()
+    wanted = {key: w for key, w in own.items() if key.rpartition(".")[0] not in foreign}
     _check_match(wanted, state, source)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -82,12 +87,39 @@ def load_weights(network: nn.Module, source: str, architecture: str | None = Non
                 f"{key} in the weights {source} holds NaN or infinite values: "
                 "give other weights with model.weights=<file>, or train with model.weights=none."
             )
-    network.load_state_dict(state, strict=False)
-    return WeightsReport(source, len(state), replaced_head, adapted)
+    # Not load_state_dict, which wants a version number from MNASNet's weights that files lack.
+    for key, tensor in state.items():
+        own[key].copy_(tensor)
+    return WeightsReport(source, len(state), bool(foreign), adapted, mean, std)
 
 
-def _published(name: str, architecture: str | None) -> State:
-    """Download weights from torchvision, or find them in its cache."""
+def _published(
+    network: nn.Module, name: str, architecture: str | None
+) -> tuple[State, tuple[float, ...], tuple[float, ...]]:
+    """Download weights, or find them in the library's cache; and their normalisation."""
+    if is_timm(network):
+        if name != "DEFAULT":
+            raise ThinetError(
+                f"timm has no weights called {name}: type model.weights=DEFAULT, and choose among "
+                f"several with a tag, model.name={str(architecture).partition('.')[0]}.<tag>."
+            )
+        config: Any = network.pretrained_cfg
+        state = published_state(network, str(architecture))
+        return state, tuple(config["mean"]), tuple(config["std"])
+    weights = _torchvision_weights(name, architecture)
+    try:
+        state = dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, HTTPException, RuntimeError, EOFError) as error:
+        raise ThinetError(
+            f"the weights of {architecture} could not be downloaded ({_brief(error)}): download "
+            f"{weights.url} on a machine with network and give model.weights=<file>, "
+            "or train from scratch with model.weights=none."
+        ) from error
+    preprocessing = weights.transforms()
+    return state, tuple(preprocessing.mean), tuple(preprocessing.std)
+
+
+def _torchvision_weights(name: str, architecture: str | None) -> Any:
     # The paper's variants have no weights of their own.
     base = (architecture or "").removesuffix("_gap").removesuffix("_v1")
     try:
@@ -102,15 +134,7 @@ def _published(name: str, architecture: str | None) -> State:
             f"{architecture} has no published weights called {name}: "
             f"type model.weights=DEFAULT or one of {', '.join(sorted(published.__members__))}."
         )
-    weights = published[name]
-    try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (OSError, HTTPException, RuntimeError, EOFError) as error:
-        raise ThinetError(
-            f"the weights of {architecture} could not be downloaded ({_brief(error)}): download "
-            f"{weights.url} on a machine with network and give model.weights=<file>, "
-            "or train from scratch with model.weights=none."
-        ) from error
+    return published[name]
 
 
 def _read_file(path: Path) -> State:
@@ -156,60 +180,6 @@ def _is_state(content: Any) -> bool:
         and bool(content)
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     )
-
-
-def _fit_to_small_images(network: nn.Module, state: State) -> list[str]:
-    """Change weights of ImageNet networks in ``state`` to fit their variants for small images.
-
-    VGG: the classic 7x7 pool copies a 1x1 map to 49 positions, and the first linear layer
-    multiplies each copy by its own weight; ``sum_p W_p x = (sum_p W_p) x``, so the sum of a
-    channel's 49 weights gives exactly the same outputs for images whose last map is 1x1 (32 to
-    63 pixels), and the same applied to the average for larger maps.
-
-    ResNet: the centre 3x3 of the 7x7 stem, an approximation that fine-tuning has to settle.
-
-    Returns:
-        The names of the tensors that were changed.
-    """
-    if isinstance(network, VGG):
-        name, large, small = "classifier.0.weight", [4096, 512 * 49], [4096, 512]
-    elif isinstance(network, ResNet):
-        name, large, small = "conv1.weight", [64, 3, 7, 7], [64, 3, 3, 3]
-    else:
-        return []
-    weight = state.get(name)
-    if weight is None or list(weight.shape) != large:
-        return []
-    if list(network.get_parameter(name).shape) != small:
-        return []
-    if isinstance(network, VGG):
-        state[name] = weight.double().view(4096, 512, 49).sum(2).to(weight.dtype)
-    else:
-        state[name] = weight[:, :, 2:5, 2:5].clone()
-    return [name]
-
-
-def _drop_foreign_head(network: nn.Module, state: State) -> bool:
-    """Remove the last linear layer from ``state`` where it was trained for other classes."""
-    if isinstance(network, VggGap) and "classifier.0.weight" in state:  # a VGG's three layers
-        for key in [key for key in state if key.startswith("classifier.")]:
-            del state[key]
-        return True
-    name = _head_name(network)
-    ours, theirs = network.get_parameter(f"{name}.weight"), state.get(f"{name}.weight")
-    if theirs is None or theirs.dim() != 2 or theirs.shape[1] != ours.shape[1]:
-        return False
-    if theirs.shape[0] == ours.shape[0]:
-        return False
-    del state[f"{name}.weight"]
-    state.pop(f"{name}.bias", None)
-    return True
-
-
-def _head_name(network: nn.Module) -> str:
-    modules = network.named_modules()
-    names: list[str] = [name for name, module in modules if isinstance(module, nn.Linear)]
-    return names[-1]
 
 
 def _check_match(wanted: Mapping[str, Tensor], state: State, source: str) -> None:
