@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thinet.criteria import ThiNet, greedy_removal
+from thinet.criteria import Candidates, ThiNet, greedy_removal
 from thinet.statistics import ContributionMoments, Evidence
 from thinet.statistics.contributions import Contributions
 
@@ -141,10 +141,12 @@ def test_moments_are_not_changed_and_single_precision_is_taken():
     assert torch.equal(greedy_removal(G.float(), 3), order)
 
 
-def test_criterion_keeps_what_greedy_leaves_sorted():
+def test_criterion_ranks_what_greedy_removes_last_first():
     X = samples(3)[0]
     evidence = Evidence({ContributionMoments: Contributions(gram(X), len(X))})
     C = X.shape[1]
+    candidates = Candidates("conv", C, ())
+    assert ThiNet().rank(candidates, evidence, 0).tolist() == algorithm_1(X, C)[::-1]
     for count in range(1, C + 1):
-        kept = ThiNet().select(torch.zeros(C, 3), evidence, count, seed=0).kept
+        kept = ThiNet().select(candidates, evidence, count, seed=0).tolist()
         assert kept == sorted(set(range(C)) - set(algorithm_1(X, C - count)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thinet.criteria import ThiNetOMP, forward_selection
+from thinet.criteria import Candidates, ThiNetOMP, forward_selection
 from thinet.statistics import ContributionMoments, Evidence
 from thinet.statistics.contributions import Contributions
 
@@ -97,5 +97,7 @@ def test_permuting_the_channels_permutes_the_answer():
 def test_criterion_keeps_the_taken_sorted():
     X = samples(5)
     evidence = Evidence({ContributionMoments: Contributions(gram(X), len(X))})
-    kept = ThiNetOMP().select(torch.zeros(X.shape[1], 3), evidence, 3, seed=0).kept
+    candidates = Candidates("conv", X.shape[1], ())
+    assert ThiNetOMP().rank(candidates, evidence, 0)[:3].tolist() == pursuit(X, 3)
+    kept = ThiNetOMP().select(candidates, evidence, 3, seed=0).tolist()
     assert kept == sorted(pursuit(X, 3))

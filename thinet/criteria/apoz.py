@@ -1,4 +1,4 @@
-"""Average percentage of zeros (Hu et al. 2016): filters that rarely fire go."""
+"""Average percentage of zeros (Hu et al. 2016): units that rarely fire go."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from thinet.criteria.criterion import Criterion, Selection, top
+from thinet.criteria.criterion import Candidates, Criterion, descending
 from thinet.statistics import Evidence, Statistic, ZeroFraction
 
 
 @dataclass(frozen=True)
 class APoZ(Criterion):
-    """Keeps the filters whose activation after the ReLU is zero least often."""
+    """Keeps the units whose activation after the ReLU is zero least often.
+
+    Source: Hu et al., Network Trimming, 2016 (arXiv:1607.03250), eq. 1.
+    """
 
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ZeroFraction,)
 
-    def select(self, weight: Tensor, evidence: Evidence, count: int, seed: int) -> Selection:
-        """See :meth:`Criterion.select`."""
-        return top(-evidence[ZeroFraction].fraction, count)
+    def rank(self, candidates: Candidates, evidence: Evidence, seed: int) -> Tensor:
+        """See :meth:`Criterion.rank`."""
+        return descending(-evidence[ZeroFraction].fraction)

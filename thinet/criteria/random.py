@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinet.criteria.criterion import Criterion, Selection, top
+from thinet.criteria.criterion import Candidates, Criterion, descending
+from thinet.criteria.living import living
 from thinet.statistics import Evidence
 
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Keeps filters drawn uniformly; filters whose weights are all zero go first."""
+    """Keeps units drawn uniformly; units whose weights are all zero go first."""
 
-    def select(self, weight: Tensor, evidence: Evidence, count: int, seed: int) -> Selection:
-        """See :meth:`Criterion.select`."""
+    def rank(self, candidates: Candidates, evidence: Evidence, seed: int) -> Tensor:
+        """See :meth:`Criterion.rank`."""
         generator = torch.Generator().manual_seed(seed)
-        scores = torch.rand(weight.shape[0], generator=generator)
-        alive = weight.detach().flatten(1).ne(0).any(dim=1).cpu()
-        return top(torch.where(alive, scores, -1.0), count)
+        scores = torch.rand(candidates.units, generator=generator)
+        return descending(torch.where(living(candidates), scores, -1.0))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinet.criteria.criterion import Criterion, Selection
+from thinet.criteria.criterion import Candidates, Criterion
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 
 
@@ -46,13 +46,15 @@ def greedy_removal(gram: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ThiNet(Criterion):
-    """Removes the filters whose loss the next layer notices least, greedily."""
+    """Removes the units whose loss the next layers notice least, greedily.
+
+    The one removed last ranks first; of two that could go at a step the lower index goes.
+
+    Source: Luo et al., ThiNet, ICCV 2017 (arXiv:1707.06342), Algorithm 1.
+    """
 
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ContributionMoments,)
 
-    def select(self, weight: Tensor, evidence: Evidence, count: int, seed: int) -> Selection:
-        """See :meth:`Criterion.select`."""
-        gram = evidence[ContributionMoments].gram
-        stays = torch.ones(gram.shape[0], dtype=torch.bool)
-        stays[greedy_removal(gram, gram.shape[0] - count)] = False
-        return Selection(torch.nonzero(stays).flatten())
+    def rank(self, candidates: Candidates, evidence: Evidence, seed: int) -> Tensor:
+        """See :meth:`Criterion.rank`."""
+        return greedy_removal(evidence[ContributionMoments].gram, candidates.units).flip(0)

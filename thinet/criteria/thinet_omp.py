@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinet.criteria.criterion import Criterion, Selection
+from thinet.criteria.criterion import Candidates, Criterion
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 
 
@@ -56,11 +56,14 @@ def forward_selection(gram: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ThiNetOMP(Criterion):
-    """Takes up the filters that best explain the next layer, fitting their scale at each step."""
+    """Takes up the units that best explain the next layers, fitting their scale at each step.
+
+    Source: Luo et al., ThiNet: Pruning CNN Filters for a Thinner Net, TPAMI 41(10), 2019, as in
+    the authors' code.
+    """
 
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ContributionMoments,)
 
-    def select(self, weight: Tensor, evidence: Evidence, count: int, seed: int) -> Selection:
-        """See :meth:`Criterion.select`."""
-        order = forward_selection(evidence[ContributionMoments].gram, count)
-        return Selection(order.sort().values)
+    def rank(self, candidates: Candidates, evidence: Evidence, seed: int) -> Tensor:
+        """See :meth:`Criterion.rank`."""
+        return forward_selection(evidence[ContributionMoments].gram, candidates.units)
