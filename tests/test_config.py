@@ -56,7 +56,7 @@ def test_all_problems_are_reported_at_once(compose):
         ("ratio=half", "^ratio=half "),
         ("ratio=true", "^ratio=True "),
         ("ratio={features.0:2}", r"ratio=2 for 'features\.0' "),
-        ("layers=null", "^layers=None .*layers=paper"),
+        ("layers=null", "^layers=None .*layers=inner"),
         ("layers=[3]", "^layers=.*3.* is not a name"),
         ("finetune.group_end.epochs=0.5", r"finetune\.group_end\.epochs=1"),
         ("finetune.final.warmup=x", r"warmup=x .*finetune\.final\.warmup=0\.5"),
@@ -198,7 +198,7 @@ def test_build_gives_what_was_written(compose, tmp_path):
     )  # fmt: skip
     assert type(job.criterion).__name__ == "WeightSum"
     assert type(job.reconstruction).__name__ == "Refit"
-    assert (job.ratio, job.layers, job.schedule, job.seed) == (0.3, ["features.3"], "oneshot", 7)
+    assert (job.request.ratio, job.request.layers, job.schedule, job.seed) == (0.3, ["features.3"], "oneshot", 7)
     assert (job.stage.epochs, job.stage.lr, job.stage.decay, job.stage.warmup) == (
         3,
         0.5,
@@ -288,7 +288,7 @@ def test_help_imports_nothing_heavy(tmp_path):
     done = run_watched(tmp_path, "--help")
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("heavy: []")
-    for text in ("criterion: apoz, random, thinet, thinet_omp, weight_sum", "ratio: 0.5"):
+    for text in ("criterion: activation_mean, apoz, bn_scale", "ratio: 0.5"):
         assert text in done.stdout
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thinet.artifacts import load, save
     from thinet.errors import ThinetError
     from thinet.metrics import cost
-    from thinet.pruning import prune
+    from thinet.api import prune
 
 __version__ = "0.1.0"
 __all__ = ["ThinetError", "cost", "load", "prune", "save"]
@@ -26,7 +26,7 @@ _HOMES = {
     "ThinetError": "thinet.errors",
     "cost": "thinet.metrics",
     "load": "thinet.artifacts",
-    "prune": "thinet.pruning",
+    "prune": "thinet.api",
     "save": "thinet.artifacts",
 }
 

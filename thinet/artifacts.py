@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from thinet.errors import ThinetError
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.models import build
-from thinet.pruning import PruneResult
+from thinet.api import PruneResult
 from thinet.surgery import set_widths_, widths
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"

@@ -10,6 +10,7 @@ from typing import Any
 from thinet.errors import ThinetError, first_line
 from thinet.ratio import check_ratio
 from thinet.schedule import Phase
+from thinet.target import Target, Widths, recalibration
 
 
 def find_problems(config: Mapping[str, Any]) -> list[str]:
@@ -40,10 +41,24 @@ def _check_pruning(config: Mapping[str, Any]) -> list[str]:
     names = layers if isinstance(layers, list) else [layers]
     if not names or not all(isinstance(name, str) and name for name in names):
         problems.append(
-            f"layers={layers} is not a name, a glob or a list of those: type layers=paper, "
+            f"layers={layers} is not a name, a glob or a list of those: type layers=inner, "
             "layers=all or for example layers=[features.0,features.5]."
         )
+    problems += _problem(read_widths, config)
+    for problem in _problem(recalibration, config["reconstruction"]["recalibrate_bn"]):
+        problems.append(f"reconstruction.{problem}")
     return problems
+
+
+def read_widths(config: Mapping[str, Any]) -> Widths:
+    """The budget that a configuration asks for.
+
+    Raises:
+        ThinetError: If a part of it is unknown.
+    """
+    target = config["target"]
+    parsed = None if target is None else Target.parse(target)
+    return Widths(parsed, config["allocation"], config["round_to"])
 
 
 def _check_training(config: Mapping[str, Any]) -> list[str]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinet.checks import baseline_phase, find_problems
+from thinet.checks import baseline_phase, find_problems, read_widths
 from thinet.errors import ThinetError, first_line
 from thinet.schedule import Phase
+from thinet.target import recalibration
 
 if TYPE_CHECKING:
     from thinet.engine.settings import Training
@@ -33,15 +34,22 @@ def register_resolvers() -> None:
         ("fingerprint", lambda _root_: fingerprint(_root_)),
         ("run_dir", lambda _root_: str(run_folder(_root_))),
         ("short", _short),
+        ("size", lambda _root_: _size(_root_)),
     ):
         OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def _short(value: Any) -> str:
-    """A ratio as part of a file name."""
+    """A ratio or a name as part of a file name."""
     if isinstance(value, (Mapping, DictConfig)):
         return "mixed"
-    return re.sub(r"[^\w.+-]", "_", str(value))[:12]
+    return re.sub(r"[^\w.+-]", "_", str(value))[:40]
+
+
+def _size(cfg: DictConfig) -> str:
+    """The ratio or the target as part of a file name."""
+    target = cfg.get("target")
+    return f"r{_short(cfg.ratio)}" if target is None else _short(str(target).replace(":", ""))
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -130,6 +138,7 @@ def build(config: dict[str, Any]) -> Job:
     """
     from thinet.engine.settings import Devices
     from thinet.job import BaselineRecipe, Job, ModelRecipe
+    from thinet.planning import Request
     from thinet.statistics import Sampling
 
     model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
@@ -147,15 +156,18 @@ def build(config: dict[str, Any]) -> Job:
             target=target.pop("_target_"),
             arguments=target,
             weights=str(model["weights"]),
-            paper_layers=tuple(model.get("paper_layers") or ()),
         ),
         data=_make(config["dataset"]["data"]),
         image_size=config["dataset"]["image_size"],
         criterion=_make(config["criterion"]["build"]),
         reconstruction=_make(config["reconstruction"]["build"]),
-        recalibrate_bn=config["reconstruction"]["recalibrate_bn"],
-        ratio=config["ratio"],
-        layers=config["layers"],
+        recalibrate_bn=recalibration(config["reconstruction"]["recalibrate_bn"]),
+        request=Request(
+            layers=config["layers"],
+            ratio=config["ratio"],
+            widths=read_widths(config),
+            paper=tuple(model.get("paper_layers") or ()),
+        ),
         schedule=config["schedule"]["name"],
         stage=Phase(**finetune["stage"]),
         group_end=Phase(**finetune["group_end"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from thinet.criteria import Criterion
 from thinet.datasets.module import ImageData
 from thinet.engine.settings import Devices, Training
+from thinet.planning import Request
 from thinet.reconstruction import Reconstruction
 from thinet.schedule import Phase
 from thinet.statistics import Sampling
@@ -20,18 +21,16 @@ class ModelRecipe:
     """How to build the network.
 
     Attributes:
-        name: Its short name; for torchvision's networks also the name of its weights.
+        name: Its short name; for networks of torchvision and timm also that of its weights.
         target: Dotted name of the builder.
         arguments: The builder's arguments apart from ``num_classes`` and ``image_size``.
-        weights: ``none``, a name of torchvision's weights, or a file.
-        paper_layers: What ``layers=paper`` stands for.
+        weights: ``none``, a name of published weights, or a file.
     """
 
     name: str
     target: str
     arguments: Mapping[str, Any]
     weights: str
-    paper_layers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,8 @@ class Job:
     image_size: int
     criterion: Criterion
     reconstruction: Reconstruction
-    recalibrate_bn: bool
-    ratio: float | Mapping[str, float]
-    layers: str | Sequence[str]
+    recalibrate_bn: str
+    request: Request
     schedule: str
     stage: Phase
     group_end: Phase

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from thinet.criteria import Candidates
 from thinet.job import Job
 from thinet.metrics import cost, layer_costs
 from thinet.models import build
+from thinet.planning import check_cut, choose_counts, choose_groups
 from thinet.schedule import LayerPlace, Stage, make_stages
-from thinet.surgery import (
-    ChannelGraph,
-    check_plan,
-    remove_,
-    resolve_counts,
-    resolve_layers,
-    shared_copy,
-    trace,
-)
+from thinet.surgery import ChannelGraph, check_weights, remove_, shared_copy, trace
 
 
 @dataclass(frozen=True)
@@ -42,24 +36,34 @@ class Plan:
     skipped: dict[str, str]
 
 
-def make_plan(job: Job) -> Plan:
+def needs_network(job: Job) -> bool:
+    """Whether the widths can only be found with the trained network and its data at hand."""
+    widths = job.request.widths
+    measured = widths.target is not None and widths.target.kind == "latency"
+    return measured or widths.allocation == "error"
+
+
+def make_plan(job: Job, counts: Mapping[str, int] | None = None) -> Plan:
     """Plan a run on a network without data (``meta`` device).
 
+    Args:
+        job: The run.
+        counts: Kept units of each group, if they have been found already.
+
     Raises:
-        ThinetError: If layers or ratios make no sense for this network.
+        ThinetError: If layers, ratios or target make no sense for this network.
     """
     shape = (3, job.image_size, job.image_size)
     arguments = {"num_classes": job.data.num_classes, "image_size": job.image_size}
     with torch.device("meta"):
         network = build(job.model.target, **job.model.arguments, **arguments)
-    graph = trace(network, torch.empty(1, *shape, device="meta"))
-    chosen, skipped = resolve_layers(graph, job.layers, job.model.paper_layers)
-    counts = resolve_counts(graph, chosen, job.ratio)
-    counts = {name: n for name, n in counts.items() if n < graph.layers[name].filters}
-    for kind in {*job.criterion.needs, *job.reconstruction.needs}:
-        for name in counts:
-            kind.for_layer(graph.layers[name], job.sampling, images=1_000_000)  # may refuse
-    keep = {name: list(range(count)) for name, count in counts.items()}
+        images = torch.empty(2, *shape)
+    graph = trace(network, images[:1])
+    names, skipped = choose_groups(network, graph, job.request, images)
+    if counts is None:
+        counts = choose_counts(network, graph, names, job.request, shape)
+    check_statistics(network, graph, job, counts)
+    keep = {name: range(count) for name, count in counts.items()}
     slim = remove_(shared_copy(network), graph, keep)
     stages = make_stages(
         job.schedule,
@@ -77,10 +81,34 @@ def make_plan(job: Job) -> Plan:
     )
 
 
+def check_statistics(
+    network: nn.Module, graph: ChannelGraph, job: Job, names: Iterable[str]
+) -> None:
+    """Let criterion, statistics and reconstruction refuse a group before any long work.
+
+    Raises:
+        ThinetError: By the first that refuses.
+    """
+    for name in names:
+        group = graph.groups[name]
+        job.criterion.check(Candidates.of(network, group))
+        with torch.device("meta"):
+            for kind in {*job.criterion.needs, *job.reconstruction.needs}:
+                kind.for_group(group, job.sampling, images=1_000_000)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print it: widths, costs, and what is left whole and why."""
+    from thinet.report.terminal import print_plan
+
+    skipped = [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
+    print_plan([*plan.rows, *skipped], plan.totals)
+
+
 def _place(network: nn.Module, graph: ChannelGraph, name: str) -> LayerPlace:
     parent = network.get_submodule(name.rpartition(".")[0])
     in_sequence = isinstance(parent, nn.Sequential) or parent is network
-    return LayerPlace(name, in_sequence, graph.layers[name].output_size)
+    return LayerPlace(name, in_sequence, graph.groups[name].layers[0].output_size)
 
 
 def _rows(
@@ -89,21 +117,23 @@ def _rows(
     graph: ChannelGraph,
     counts: Mapping[str, int],
     shape: tuple[int, ...],
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     before, after = layer_costs(network, shape), layer_costs(slim, shape)
-    return [
-        {
-            "layer": name,
-            "filters_before": graph.layers[name].filters,
-            "filters_after": count,
-            "ratio": count / graph.layers[name].filters,
-            "flops_before": before[name][0],
-            "flops_after": after[name][0],
-            "params_before": before[name][1],
-            "params_after": after[name][1],
-        }
-        for name, count in counts.items()
-    ]
+    for name, count in counts.items():
+        for layer in graph.groups[name].layers:
+            kept = len(layer.kept(range(count)))
+            # A weight that no module owns has no costs of its own there.
+            old, new = before.get(layer.name, (0, 0)), after.get(layer.name, (0, 0))
+            yield {
+                "layer": layer.name,
+                "filters_before": layer.filters,
+                "filters_after": kept,
+                "ratio": kept / layer.filters,
+                "flops_before": old[0],
+                "flops_after": new[0],
+                "params_before": old[1],
+                "params_after": new[1],
+            }
 
 
 def _totals(network: nn.Module, slim: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -118,7 +148,8 @@ def try_stages(network: nn.Module, stages: Sequence[Stage], images: torch.Tensor
     """Check the law of surgery for the stages still to come, on the real network.
 
     Raises:
-        ThinetError: See :func:`thinet.surgery.check_plan`.
+        ThinetError: See :func:`thinet.planning.check_cut`; or if a weight is not finite.
     """
     counts = {name: count for stage in stages for name, count in stage.counts.items()}
-    check_plan(network, trace(network, images[:1]), counts, images)
+    check_weights(network)
+    check_cut(network, trace(network, images[:1]), counts, images)

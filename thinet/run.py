@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> float | None:
         _refuse_nested_processes(cfg, config)
         if config["dry_run"]:
             with logging_to(None):
-                _plan(configuration.build(config))
+                _dry_run(configuration.build(config), folder)
             return None
         folder.mkdir(parents=True, exist_ok=True)
         with logging_to(folder):
@@ -68,19 +68,37 @@ def _discard_if_unused(folder: Path) -> None:
                 shutil.rmtree(one, ignore_errors=True)
 
 
-def _plan(job: Any) -> Any:
-    """Make the plan and print it."""
-    from thinet.plan import make_plan
-    from thinet.report.terminal import print_plan
+def _plan(job: Any, counts: dict[str, int] | None = None) -> Any:
+    """Make the plan and print it; None if it takes the trained network to make it."""
+    from thinet.plan import make_plan, needs_network, show_plan
 
-    plan = make_plan(job)
+    if counts is None and needs_network(job):
+        return None
+    plan = make_plan(job, counts)
     if is_first_process():
-        print_plan([*plan.rows, *_skipped(plan)], plan.totals)
+        show_plan(plan)
     return plan
 
 
-def _skipped(plan: Any) -> list[dict[str, Any]]:
-    return [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
+def _dry_run(job: Any, folder: Path) -> None:
+    """Print the plan. Without the network's data it can be made only if ratios are given."""
+    from thinet.engine.engine import Engine
+    from thinet.engine.quiet import quiet
+    from thinet.methods.baseline import prepare_baseline
+    from thinet.methods.widths import find_counts
+
+    if _plan(job) is not None:
+        return
+    quiet()
+    job.data.check()
+    say("plan: it depends on the trained network, so the baseline comes first")
+    engine = Engine(job.data, job.devices, [], job.seed)
+    try:
+        engine.start_processes()
+        network = prepare_baseline(job, engine, folder)
+        _plan(job, find_counts(job, engine, network))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
@@ -102,18 +120,18 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.loggers import close, log_config
     from thinet.engine.quiet import quiet
-    from thinet.methods.prune import Run
+    from thinet.methods.run import Run
 
     quiet()
     job = configuration.build(config)
     job.data.check()
-    plan = _plan(job) if job.method == "prune" else None
+    plan = _plan(job, state.counts) if job.method == "prune" else None
     loggers = _loggers(config, folder, state)
     engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
     status = "failed"
     try:
         log_config(loggers, config)
-        work = Run(job, plan, engine, state, folder)  # type: ignore[arg-type]
+        work = Run(job, plan, engine, state, folder)
         found = _method(job.method)(work)
         work.count_time()
         result = _result(job, config, found, state)
@@ -155,7 +173,8 @@ def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any)
             key: config[key]["name"]
             for key in ("dataset", "criterion", "reconstruction", "schedule")
         },
-        "ratio": config["ratio"],
+        "ratio": config["target"] or config["ratio"],
+        "allocation": config["allocation"],
         "seed": job.seed,
         "note": config["note"],
         "command": _command(),

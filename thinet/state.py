@@ -28,6 +28,7 @@ class RunState:
         stages: A row for each finished stage.
         layers: A row for each cut layer.
         kept: Kept filters of each cut layer in original coordinates.
+        counts: Kept units of each group, where they were found from the data.
     """
 
     fingerprint: str
@@ -40,6 +41,7 @@ class RunState:
     stages: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, int] | None = None
 
     def save(self, folder: Path) -> None:
         """Write ``state.json``."""

@@ -55,13 +55,14 @@ class SweepCallback(Callback):
 
 def _point(config: DictConfig) -> dict[str, Any]:
     names = {key: str(config[key].name) for key in ("model", "dataset", "criterion", "schedule")}
-    ratio = config.ratio
+    ratio = config.ratio if config.target is None else config.target
     if OmegaConf.is_config(ratio):
-        ratio = plain(config)["ratio"]
+        ratio = plain(config)["ratio"]  # a mapping
     return {
         **names,
         "name": str(config.name),
         "reconstruction": str(config.reconstruction.name),
+        "allocation": str(config.allocation),
         "ratio": ratio,
         "seed": config.seed,
     }

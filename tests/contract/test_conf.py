@@ -24,6 +24,7 @@ GROUPS = {
     "baseline", "criterion", "dataset", "experiment", "finetune", "logger", "method", "model",
     "paths", "reconstruction", "schedule", "trainer",
 }  # fmt: skip
+LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 
 
 def options_of(group: str) -> list[str]:
@@ -66,12 +67,14 @@ def test_it_says_what_it_is(file):
 
 @pytest.mark.parametrize("option", options_of("model"))
 def test_a_model_is_built_for_its_own_image_size(option, compose):
-    job = build(check(compose(f"model={option}", "dataset=folder", "dataset.num_classes=7")))
+    chosen = [f"model.name={LIBRARIES[option]}"] if option in LIBRARIES else []
+    data = ["dataset=folder", "dataset.num_classes=7"]
+    job = build(check(compose(f"model={option}", *chosen, *data)))
     assert (
         job.image_size
         == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
     )
-    assert job.model.paper_layers
+    assert bool(job.request.paper) == (option not in LIBRARIES)
     with torch.device("meta"):
         network = build_network(
             job.model.target, **job.model.arguments, num_classes=7, image_size=job.image_size

@@ -127,7 +127,7 @@ def test_what_is_left_of_the_stages(keep, make_run):
 # -- kills
 
 POINTS = [
-    "Engine.fit", "Engine.evaluate", "RunState.save", "prune_layer_", "evaluate_fully", "measure",
+    "Engine.fit", "Engine.evaluate", "RunState.save", "prune_group_", "evaluate_fully", "measure",
     "write_bytes_atomic", "write_json_atomic", "_clean_up", "log_stage", "save",
 ]  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_repeated_kills_everywhere_end_in_the_same_bits(
 
 @pytest.mark.parametrize(
     ("point", "number", "moment"),
-    [("prune_layer_", 2, "after"), ("write_json_atomic", 2, "before"),
+    [("prune_group_", 2, "after"), ("write_json_atomic", 2, "before"),
      ("write_json_atomic", 2, "after"), ("RunState.save", 3, "before"),
      ("RunState.save", 3, "after"), ("RunState.save", 4, "before"), ("evaluate_fully", 1, "before"),
      ("save", 1, "before"), ("save", 1, "after"), ("Engine.fit", 4, "after"),
@@ -218,9 +218,9 @@ def test_finished_stages_are_not_repeated(make_run, uninterrupted, monkeypatch):
         arm(patch, ["RunState.save"], 0, 3)
         with pytest.raises(KilledError):
             prune(make_run())
-    passed = arm(monkeypatch, ["Engine.fit", "prune_layer_"], 0, 0)
+    passed = arm(monkeypatch, ["Engine.fit", "prune_group_"], 0, 0)
     prune(make_run())
-    assert passed == ["prune_layer_", "Engine.fit"]
+    assert passed == ["prune_group_", "Engine.fit"]
 
 
 def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
@@ -228,9 +228,9 @@ def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
         arm(patch, ["Engine.fit"], 3, 0)
         with pytest.raises(KilledError):
             prune(make_run())
-    passed = arm(monkeypatch, ["prune_layer_"], 0, 0)
+    passed = arm(monkeypatch, ["prune_group_"], 0, 0)
     prune(make_run())
-    assert passed == ["prune_layer_"]
+    assert passed == ["prune_group_"]
 
 
 def test_a_lost_stage_file_is_reported(make_run, monkeypatch):

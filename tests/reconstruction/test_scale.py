@@ -116,7 +116,8 @@ def test_correction_multiplies_what_reads_each_kept_filter(shape):
     # Inputs 0 and 5 come from filter 2, 1 from filter 0, 3 and 6 from elsewhere.
     consumer = Consumer("w", torch.tensor([2, 0, 1, -1, 3, 2, -1]), 1, 7)
     weight = torch.randn(shape)
-    changed = Scale(ridge=0.0).correct(weight, consumer, keep, evidence)
+    changed, shift = Scale(ridge=0.0).correct(weight, consumer, keep, evidence)
+    assert shift is None
     first, second = np.linalg.lstsq(X[:, [0, 2]], X.sum(axis=1), rcond=None)[0]
     for place, factor in ((0, second), (1, first), (5, second), (3, 1.0), (6, 1.0)):
         torch.testing.assert_close(changed[:, place], weight[:, place] * factor)

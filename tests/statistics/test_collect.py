@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import unfold
 
-from thinet.criteria import APoZ, ThiNet, ThiNetOMP
+from thinet.criteria import APoZ, Candidates, ThiNet, ThiNetOMP
 from thinet.errors import ThinetError
 from thinet.statistics import (
     ContributionMoments,
@@ -26,29 +26,29 @@ LAYERS = ["conv1", "conv2", "conv3"]
 
 
 def gather(network, images, name, batch, rank=0, world=1):
-    layer = trace(network, images[:1]).layers[name]
+    group = trace(network, images[:1]).groups[name]
     batches = shard(images, rank, world, batch)
-    return collect(network, layer, KINDS, batches, SAMPLING, len(images))
+    return collect(network, [group], KINDS, batches, SAMPLING, len(images))[name]
 
 
 def numbers(evidence):
-    (moments,) = evidence[PatchMoments].moments.values()
-    zeros = evidence[ZeroFraction]
-    return [evidence[ContributionMoments].gram, moments, zeros.fraction * zeros.rows]
+    (moments,) = evidence[PatchMoments].of.values()
+    zeros = evidence[ZeroFraction].fraction * evidence[ZeroFraction].rows
+    return [evidence[ContributionMoments].gram, moments.second, moments.first, zeros]
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_batch_size_does_not_matter(network, images, name):
     reference = gather(network, images, name, 64)
-    weight = network.get_parameter(f"{name}.weight")
+    candidates = Candidates.of(network, trace(network, images[:1]).groups[name])
     for batch in (1, 7, 70):
         found = gather(network, images, name, batch)
         for ours, theirs in zip(numbers(found), numbers(reference), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
         assert found.rows() == reference.rows()
         for criterion in (ThiNet(), ThiNetOMP(), APoZ()):
-            kept = [criterion.select(weight, e, 3, 0).kept for e in (found, reference)]
-            assert kept[0] == kept[1]
+            kept = [criterion.select(candidates, e, 3, 0) for e in (found, reference)]
+            assert torch.equal(*kept)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -75,11 +75,12 @@ def test_shard_deals_the_images_in_turn():
 
 
 def test_the_seed_changes_the_sample(network, images):
-    layer = trace(network, images[:1]).layers["conv2"]
+    group = trace(network, images[:1]).groups["conv2"]
+    kinds = [ContributionMoments]
     grams = [
-        collect(
-            network, layer, [ContributionMoments], shard(images, 0, 1, 70), Sampling(seed=seed), 70
-        )[ContributionMoments].gram
+        collect(network, [group], kinds, shard(images, 0, 1, 70), Sampling(seed=seed), 70)[
+            "conv2"
+        ][ContributionMoments].gram
         for seed in (0, 0, 1)
     ]
     assert torch.equal(grams[0], grams[1])
@@ -102,9 +103,9 @@ def test_the_network_is_left_as_it_was_and_runs_only_as_far_as_needed(network, i
     ran = []
     network.linear.register_forward_hook(lambda *_: ran.append("linear"))
     network.conv3.register_forward_hook(lambda *_: ran.append("conv3"))
-    layer = trace(network, images[:1]).layers["conv1"]
+    group = trace(network, images[:1]).groups["conv1"]
     ran.clear()
-    collect(network, layer, KINDS, shard(images, 0, 1, 64), SAMPLING, 70)
+    collect(network, [group], KINDS, shard(images, 0, 1, 64), SAMPLING, 70)
     assert ran == []  # conv1 is read by conv2, where the pass ends
     assert [module.training for module in network.modules()] == modes
     for name, tensor in network.state_dict().items():
@@ -112,18 +113,18 @@ def test_the_network_is_left_as_it_was_and_runs_only_as_far_as_needed(network, i
 
 
 def test_without_needs_the_network_does_not_run(network, images):
-    layer = trace(network, images[:1]).layers["conv1"]
+    group = trace(network, images[:1]).groups["conv1"]
     network.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
-    evidence = collect(network, layer, [], shard(images, 0, 1, 64), SAMPLING, 70)
-    assert evidence.rows() is None
+    found = collect(network, [group], [], shard(images, 0, 1, 64), SAMPLING, 70)
+    assert found["conv1"].rows() is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_are_not_finite_are_reported(network, images, kind):
-    layer = trace(network, images[:1]).layers["conv2"]
+    group = trace(network, images[:1]).groups["conv2"]
     network.conv1.weight.data[0, 0, 0, 0] = torch.inf
     with pytest.raises(ThinetError, match="conv2 feeds are not finite"):
-        collect(network, layer, [kind], shard(images, 0, 1, 64), SAMPLING, 70)
+        collect(network, [group], [kind], shard(images, 0, 1, 64), SAMPLING, 70)
 
 
 def test_a_layer_used_twice_is_sampled_in_both_uses(images):
@@ -137,17 +138,17 @@ def test_a_layer_used_twice_is_sampled_in_both_uses(images):
 
     torch.manual_seed(0)
     net = Twice().double()
-    layer = trace(net, images[:1]).layers["a"]
-    assert layer.consumers[0].calls == 2
+    group = trace(net, images[:1]).groups["a"]
+    assert group.consumers[0].calls == 2
     found = collect(
-        net, layer, [ContributionMoments, PatchMoments], shard(images, 0, 1, 64),
+        net, [group], [ContributionMoments, PatchMoments], shard(images, 0, 1, 64),
         Sampling(locations=3, positions=None), 70,
-    )  # fmt: skip
+    )["a"]  # fmt: skip
     assert found[ContributionMoments].rows == 2 * 3 * 70
     assert found[PatchMoments].rows == 2 * 4 * 70
     inputs = [net.a(images), net.a(images).sigmoid()]
     U = torch.cat([unfold(x, 3).transpose(1, 2).flatten(0, 1) for x in inputs])
-    torch.testing.assert_close(found[PatchMoments].moments["b.weight"], U.T @ U)
+    torch.testing.assert_close(found[PatchMoments].of["b.weight"].second[0], U.T @ U)
     X = []
     for turn, x in enumerate(inputs):  # each use draws filters and places of its own
         chosen = draw(list(range(70)), 3, 0, "contributions", "b.weight", turn)

@@ -27,6 +27,14 @@ def pair(value):
     return value if isinstance(value, tuple) else (value, value)
 
 
+def convolve(x, stride=1, padding=0, dilation=1, groups=1):
+    """The call as ATen spells it: one number an axis."""
+    return WeightCall(
+        kind="conv", weight="w", extras=(), input=x, stride=pair(stride), padding=pair(padding),
+        dilation=pair(dilation), groups=groups,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_row_and_the_bias_add_up_to_the_convolution(geometry):
     kernel, stride, padding, dilation, height, width = geometry
@@ -35,9 +43,7 @@ def test_a_row_and_the_bias_add_up_to_the_convolution(geometry):
     weight = torch.randn(6, 4, *pair(kernel), generator=generator).double()
     bias = torch.randn(6, generator=generator).double()
     output = F.conv2d(x, weight, bias, stride, padding, dilation)
-    call = WeightCall(
-        "conv", "w", ("b",), x, pair(stride), pair(padding), pair(dilation)
-    )  # as ATen spells them: one number an axis
+    call = convolve(x, stride, padding, dilation)
     chosen = torch.rand(3, 40, 2, generator=generator, dtype=torch.float64)
     rows = sample_contributions(call, weight, chosen).view(3, 40, 4)
     filters = (chosen[..., 0] * 6).long()
@@ -55,6 +61,33 @@ def test_a_row_and_the_bias_add_up_to_the_convolution(geometry):
             torch.testing.assert_close(rows[n, k, k % 4], part, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES[::3])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_row_and_the_bias_add_up_to_the_grouped_convolution(geometry, groups):
+    kernel, stride, padding, dilation, height, width = geometry
+    generator = torch.Generator().manual_seed(groups)
+    x = torch.randn(2, 4 * groups, height, width, generator=generator).double()
+    weight = torch.randn(5 * groups, 4, *pair(kernel), generator=generator).double()
+    bias = torch.randn(5 * groups, generator=generator).double()
+    chosen = torch.rand(2, 30, 2, generator=generator, dtype=torch.float64)
+    call = convolve(x, stride, padding, dilation, groups)
+    rows = sample_contributions(call, weight, chosen).view(2, 30, 4)
+
+    def outputs(inputs, added):
+        y = F.conv2d(inputs, weight, added, stride, padding, dilation, groups).flatten(2)
+        filters = (chosen[..., 0] * 5 * groups).long()
+        places = (chosen[..., 1] * y.shape[2]).long()
+        return torch.stack([y[n, filters[n], places[n]] for n in range(2)]), filters
+
+    true, filters = outputs(x, bias)
+    assert filters.unique().numel() > 3 * groups
+    torch.testing.assert_close(rows.sum(dim=2) + bias[filters], true, rtol=1e-10, atol=1e-10)
+    for within in range(4):  # column k is the part of the k-th channel of the filter's own group
+        alone = torch.zeros_like(x)
+        alone[:, within::4] = x[:, within::4]
+        torch.testing.assert_close(rows[..., within], outputs(alone, None)[0])
+
+
 def test_a_row_and_the_bias_add_up_to_the_linear_layer():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 7, generator=generator).double()
@@ -69,7 +102,7 @@ def test_a_row_and_the_bias_add_up_to_the_linear_layer():
 
 
 def test_every_filter_and_place_is_reached():
-    call = WeightCall("conv", "w", (), torch.ones(1, 1, 3, 3), (1, 1), (1, 1), (1, 1))
+    call = convolve(torch.ones(1, 1, 3, 3), padding=1)
     # A filter that counts how many taps see the image, times its own number.
     weight = torch.arange(1.0, 5).view(4, 1, 1, 1).expand(4, 1, 3, 3).contiguous()
     rows = sample_contributions(call, weight, draw([0], 4000, "test"))[:, 0]
@@ -88,10 +121,10 @@ def test_draws_depend_on_the_image_and_the_purpose_alone():
     assert 0 <= derive_seed("a", 5) < 2**63
 
 
-def contribution_rows(network, images, layer, sampling):
+def contribution_rows(network, images, group, sampling):
     """X of a network's consumers, one image at a time, by masking the consumer's real input."""
-    statistic = ContributionMoments.for_layer(layer, sampling, len(images))
-    (consumer,) = layer.consumers
+    statistic = ContributionMoments.for_group(group, sampling, len(images))
+    (consumer,) = group.consumers
     module = network.get_submodule(consumer.name)
     inputs = []
     handle = module.register_forward_hook(lambda _m, args, _out: inputs.append(args[0]))
@@ -102,7 +135,7 @@ def contribution_rows(network, images, layer, sampling):
     for n, x in enumerate(inputs[0]):
         chosen = draw([n], statistic.locations, sampling.seed, "contributions", consumer.weight, 0)
         columns = []
-        for channel in range(layer.filters):
+        for channel in range(group.units):
             own = (consumer.channels == channel).view(-1, *[1] * (x.dim() - 1))
             with torch.no_grad():
                 y = (module(torch.where(own, x, 0.0)[None]) - module(torch.zeros_like(x)[None]))[0]
@@ -113,15 +146,20 @@ def contribution_rows(network, images, layer, sampling):
     return torch.cat(rows)
 
 
+def moments(network, images, name, sampling, batch=64):
+    group = trace(network, images[:1]).groups[name]
+    batches = shard(images, 0, 1, batch)
+    found = collect(network, [group], [ContributionMoments], batches, sampling, len(images))
+    return found[name][ContributionMoments]
+
+
 @pytest.mark.parametrize("name", ["conv1", "conv2", "conv3"])
 def test_moments_of_a_network_equal_those_of_stored_rows(network, images, name):
     """conv1 to a strided convolution, conv2 to a 1x1, conv3 flattened: 9 features a channel."""
-    layer = trace(network, images[:1]).layers[name]
+    group = trace(network, images[:1]).groups[name]
     sampling = Sampling(locations=7, seed=3)
-    batches = shard(images[:20], 0, 1, 8)
-    found = collect(network, layer, [ContributionMoments], batches, sampling, 20)
-    X = contribution_rows(network, images[:20], layer, sampling)
-    gram, rows = found[ContributionMoments]
+    gram, rows = moments(network, images[:20], name, sampling, batch=8)
+    X = contribution_rows(network, images[:20], group, sampling)
     assert rows == len(X) == 140
     torch.testing.assert_close(gram, X.T @ X, rtol=1e-10, atol=1e-10)
 
@@ -132,14 +170,11 @@ def test_pooled_features_are_mean_activations_times_weights():
         torch.nn.Flatten(), torch.nn.Linear(4, 6),
     ).double().eval()  # fmt: skip
     images = torch.randn(10, 3, 7, 7).double()
-    layer = trace(net, images[:1]).layers["0"]
-    found = collect(
-        net, layer, [ContributionMoments], shard(images, 0, 1, 4), Sampling(locations=5), 10
-    )
+    found = moments(net, images, "0", Sampling(locations=5), batch=4)
     means = net[1](net[0](images)).mean(dim=(2, 3))
     chosen = draw(list(range(10)), 5, 0, "contributions", "4.weight", 0)
     X = torch.cat([means[n] * net[4].weight[(chosen[n, :, 0] * 6).long()] for n in range(10)])
-    torch.testing.assert_close(found[ContributionMoments].gram, X.T @ X, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.gram, X.T @ X, rtol=1e-10, atol=1e-10)
 
 
 def test_features_of_a_flattened_map_are_grouped_by_channel():
@@ -148,24 +183,22 @@ def test_features_of_a_flattened_map_are_grouped_by_channel():
         torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 49, 3)
     ).double()
     images = torch.randn(6, 3, 7, 7).double()
-    layer = trace(net, images[:1]).layers["0"]
-    assert layer.consumers[0].channels.bincount().tolist() == [49] * 5
-    found = collect(
-        net, layer, [ContributionMoments], shard(images, 0, 1, 6), Sampling(locations=9), 6
-    )
-    X = contribution_rows(net, images, layer, Sampling(locations=9))
-    torch.testing.assert_close(found[ContributionMoments].gram, X.T @ X, rtol=1e-10, atol=1e-10)
+    group = trace(net, images[:1]).groups["0"]
+    assert group.consumers[0].channels.bincount().tolist() == [49] * 5
+    found = moments(net, images, "0", Sampling(locations=9))
+    X = contribution_rows(net, images, group, Sampling(locations=9))
+    torch.testing.assert_close(found.gram, X.T @ X, rtol=1e-10, atol=1e-10)
 
 
 def test_too_few_rows_are_made_up_by_more_locations(network, images):
-    layer = trace(network, images[:1]).layers["conv2"]
-    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=5), images=4)
+    group = trace(network, images[:1]).groups["conv2"]
+    statistic = ContributionMoments.for_group(group, Sampling(2, rows_per_channel=5), images=4)
     assert statistic.locations == 10  # 5 rows for each of 8 channels from 4 images
-    statistic = ContributionMoments.for_layer(layer, Sampling(20, rows_per_channel=5), images=4)
+    statistic = ContributionMoments.for_group(group, Sampling(20, rows_per_channel=5), images=4)
     assert statistic.locations == 20
-    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=0), images=4)
+    statistic = ContributionMoments.for_group(group, Sampling(2, rows_per_channel=0), images=4)
     assert statistic.locations == 2
-    (reader,) = layer.consumers
-    layer = replace(layer, consumers=(replace(reader, calls=2), reader))  # three rows a location
-    statistic = ContributionMoments.for_layer(layer, Sampling(2, rows_per_channel=5), images=4)
+    (reader,) = group.consumers
+    group = replace(group, consumers=(replace(reader, calls=2), reader))  # three rows a location
+    statistic = ContributionMoments.for_group(group, Sampling(2, rows_per_channel=5), images=4)
     assert statistic.locations == 4

@@ -15,39 +15,49 @@ import thinet
 
 # A script, so that the processes need nothing but thinet.
 SCRIPT = """
-import json, sys
+import copy, json, sys
 from pathlib import Path
 import torch
 from torch import nn
-from thinet.criteria import APoZ, Criterion, Random, ThiNet, ThiNetOMP, WeightSum, top
-from thinet.pruning import Calibration, prune_layer_
+from thinet.criteria import APoZ, Criterion, Random, ThiNet, ThiNetOMP, WeightSum
+from thinet.pruning import Calibration, prune_group_
 from thinet.reconstruction import NoReconstruction, Refit, Scale
-from thinet.statistics import Sampling
+from thinet.statistics import Reference, Sampling, patches
+from thinet.surgery import trace
 
 class Disagreeing(Criterion):
-    def select(self, weight, evidence, count, seed):
-        scores = torch.arange(float(len(weight)))
-        return top(scores if self.rank == 0 else -scores, count)
+    def rank(self, candidates, evidence, seed):
+        order = torch.arange(candidates.units)
+        return order if self.place == 0 else order.flip(0)
 
 def main(folder, rank, world):
-    Disagreeing.rank = rank
+    Disagreeing.place = rank
     if world > 1:
         meeting = f"file://{folder}/meeting"
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=world)
     images = torch.randn(13, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     records, states = [], {}
-    for k, (criterion, reconstruction) in enumerate([
-        (ThiNet(), Scale()), (ThiNetOMP(), Refit()), (APoZ(), Scale()), (Random(), Refit()),
-        (WeightSum(), NoReconstruction()), (Disagreeing(), NoReconstruction()),
+    for k, (criterion, reconstruction, exact, largest) in enumerate([
+        (ThiNet(), Scale(), False, 9999), (ThiNetOMP(), Refit(), False, 9999),
+        (APoZ(), Scale(), True, 9999), (Random(), Refit("original"), False, 9999),
+        (WeightSum(), NoReconstruction(), False, 9999), (ThiNet(), Refit(), True, 9999),
+        (Disagreeing(), NoReconstruction(), False, 9999), (ThiNet(), Refit(), True, 120),
     ]):
+        patches.LARGEST = largest  # the last one keeps rows of the linear layer, not moments
         torch.manual_seed(0)
         net = nn.Sequential(
             nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 10, 3), nn.ReLU(), nn.Flatten(),
             nn.Linear(160, 4),
         ).double()
-        calibration = Calibration(list(images), Sampling(seed=2), 4, rank, world)
+        calibration = Calibration(
+            list(images), Sampling(seed=2, exact=exact), 4, rank, world,
+            reference=Reference(copy.deepcopy(net)),
+        )
+        graph = trace(net, images[:1])
         for name, count in (("0", 5), ("2", 4)):
-            record = prune_layer_(net, name, count, criterion, reconstruction, calibration)
+            (record,), graph = prune_group_(
+                net, graph, name, count, criterion, reconstruction, calibration
+            )
             records.append([record.kept, record.rows, record.error or 0.0])
         states[k] = net.state_dict()
     Path(folder, f"{rank}.json").write_text(json.dumps(records))

@@ -13,9 +13,10 @@ from thinet.surgery import trace
 
 
 def zeros(network, images, name, batch=16):
-    layer = trace(network, images[:1]).layers[name]
+    group = trace(network, images[:1]).groups[name]
     batches = shard(images, 0, 1, batch)
-    return collect(network, layer, [ZeroFraction], batches, Sampling(), len(images))[ZeroFraction]
+    found = collect(network, [group], [ZeroFraction], batches, Sampling(), len(images))
+    return found[name][ZeroFraction]
 
 
 def captured(network, images, module):

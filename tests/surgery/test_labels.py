@@ -6,7 +6,17 @@ import random
 
 import torch
 
-from thinet.surgery.labels import NONE, ZERO, LabelSets, along, compact, spread, varying_axes
+from thinet.surgery.labels import (
+    NONE,
+    ZERO,
+    LabelSets,
+    along,
+    compact,
+    pairs,
+    spread,
+    varying_axes,
+    without_repeats,
+)
 
 
 def test_united_labels_have_one_representative_whatever_the_order():
@@ -69,3 +79,21 @@ def test_padding_goes_with_any_label_but_foreign_elements_do_not():
     assert along(labels, 0).tolist() == [5, 6]
     assert along(torch.tensor([[5, NONE], [6, 6]]), 0) is None
     assert along(torch.tensor([[ZERO, ZERO], [6, 6]]), 0).tolist() == [ZERO, 6]
+
+
+def test_pairs_are_those_that_a_plain_comparison_finds():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        left = torch.randint(ZERO, 3, (5, 2, 3), generator=generator)
+        right = torch.randint(ZERO, 4, (5, 2, 3), generator=generator)
+        left[1:4], right[1:3] = left[:1], right[:1]  # slices that repeat, as those of tokens do
+        flat = torch.stack([left.flatten(), right.flatten()])
+        expected = torch.unique(flat[:, flat[0] != flat[1]], dim=1)
+        assert torch.equal(pairs(left, right, 4), expected)
+        assert torch.equal(torch.unique(without_repeats(left)), torch.unique(left))
+
+
+def test_pairs_of_empty_and_of_single_labels():
+    empty = torch.zeros(0, 3, dtype=torch.int64)
+    assert pairs(empty, empty, 4).shape == (2, 0)
+    assert pairs(torch.tensor(1), torch.tensor(NONE), 4).tolist() == [[1], [NONE]]

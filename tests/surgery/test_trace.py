@@ -48,27 +48,81 @@ def test_layers_are_listed_in_order_of_execution_with_their_sizes(network, image
 
 
 def test_readers_say_where_their_inputs_come_from(network, images):
-    layers = trace(network, images).layers
-    assert [c.name for c in layers["conv2"].consumers] == ["conv3", "shortcut"]
-    assert layers["conv2"].consumers[0].unknowns == 6 * 9
-    assert layers["conv3"].consumers[0].unknowns == 54
-    assert layers["conv1"].consumers[0].channels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert layers["conv3"].consumers[0].channels.tolist() == [k for k in range(6) for _ in range(9)]
+    groups = trace(network, images).groups
+    conv3, shortcut = groups["conv2"].consumers
+    assert (conv3.name, shortcut.name) == ("conv3", "shortcut")
+    assert (conv3.kind, conv3.unknowns, conv3.outputs, conv3.groups) == ("conv", 54, 6, 1)
+    assert groups["conv1"].consumers[0].channels.tolist() == [0, 1, 2, 3, 4, 5]
+    (linear,) = groups["conv3"].consumers
+    assert (linear.name, linear.kind, linear.unknowns, linear.outputs) == ("linear", "linear", 54, 4)
+    assert linear.channels.tolist() == [k for k in range(6) for _ in range(9)]
+
+
+def test_inputs_from_elsewhere_belong_to_no_unit():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c, self.b = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(8, 4, 1)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.b(torch.cat([self.c(x), x, self.a(x).flip(1)], 1))
+            return self.head(x.mean((2, 3)))
+
+    groups = trace(Net(), torch.randn(1, 3, 4, 4)).groups
+    assert groups["a"].consumers[0].channels.tolist() == [-1] * 6 + [1, 0]
+    assert groups["c"].consumers[0].channels.tolist() == [0, 1, 2] + [-1] * 5
 
 
 def test_reasons_are_given(network, images):
-    layers = trace(network, images).layers
-    assert layers["conv1"].reason is None
-    assert layers["conv3"].coupled == ("shortcut",)
-    assert "added to those of shortcut" in layers["conv3"].reason
-    assert "output" in layers["linear"].reason
+    graph = trace(network, images)
+    assert graph.groups["conv1"].reason is None
+    assert [layer.name for layer in graph.groups["conv3"].layers] == ["conv3", "shortcut"]
+    assert graph.groups["conv3"].summed
+    assert graph.group_of("shortcut") is graph.groups["conv3"]
+    assert "output" in graph.groups["linear"].reason
+    assert graph.prunable() == ["conv1", "conv2"]
+    assert graph.prunable(summed=True) == ["conv1", "conv2", "conv3"]
+    with pytest.raises(KeyError):
+        graph.group_of("conv7")
 
 
 def test_rectified_names_the_last_operation_before_a_relu(network, images):
-    layers = trace(network, images).layers
-    assert layers["conv1"].rectified == "bn1.weight"
-    assert layers["conv2"].rectified is None  # a sigmoid
-    assert layers["conv3"].rectified is None  # the ReLU sees a sum
+    groups = trace(network, images).groups
+    assert groups["conv1"].rectified.tensor == "bn1.weight"
+    assert groups["conv1"].rectified.units.tolist() == [0, 1, 2, 3, 4, 5]
+    assert groups["conv2"].rectified is None  # a sigmoid
+    assert groups["conv3"].rectified is None  # the ReLU sees a sum
+
+
+@pytest.mark.parametrize(
+    ("activation", "rectifies"),
+    [
+        (F.relu, True), (F.relu6, True), (nn.ReLU(inplace=True), True), (nn.Hardtanh(), False),
+        (lambda x: x.clamp(min=0), True), (lambda x: x.clamp(min=0.1), False), (F.gelu, False),
+        (lambda x: F.threshold(x, 0.0, 0.0), True), (lambda x: F.threshold(x, 0.0, 1.0), False),
+        (F.leaky_relu, False), (F.hardswish, False),
+    ],
+)  # fmt: skip
+def test_only_what_zeroes_all_that_is_not_positive_rectifies(activation, rectifies):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(activation(self.a(x)).mean((2, 3)))
+
+    follower = trace(Net(), torch.randn(1, 3, 4, 4)).groups["a"].rectified
+    assert (follower is not None) == rectifies
+    assert follower is None or follower.tensor == "a.weight"
+
+
+def test_scales_are_the_batch_norms_on_the_channels(network, images):
+    groups = trace(network, images).groups
+    assert [scale.tensor for scale in groups["conv1"].scales] == ["bn1.weight"]
+    assert groups["conv1"].scales[0].units.tolist() == [0, 1, 2, 3, 4, 5]
+    assert groups["conv3"].scales == ()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -103,11 +157,14 @@ def test_a_trace_without_data_finds_the_same(network, images):
     real = trace(network, images)
     bare = trace(copy.deepcopy(network).to("meta"), images.to("meta"))
     assert real.layers.keys() == bare.layers.keys()
-    for name, layer in real.layers.items():
-        other = bare.layers[name]
-        assert (layer.reason, layer.rectified) == (other.reason, other.rectified)
-        assert torch.equal(layer.labels, other.labels)
-        for ours, theirs in zip(layer.consumers, other.consumers, strict=True):
+    for name, group in real.groups.items():
+        other = bare.groups[name]
+        assert (group.reason, group.summed) == (other.reason, other.summed)
+        assert torch.equal(group.labels, other.labels)
+        for ours, theirs in zip(group.consumers, other.consumers, strict=True):
+            assert (ours.weight, ours.shift, ours.joins) == (
+                theirs.weight, theirs.shift, theirs.joins,
+            )  # fmt: skip
             assert torch.equal(ours.channels, theirs.channels)
 
 
@@ -125,7 +182,7 @@ def test_a_computed_weight_freezes_what_it_reads():
     )  # fmt: skip
     graph = trace(net, torch.randn(1, 3, 8, 8))
     assert graph.prunable() == ["3"]
-    assert "computed weight" in graph.layers["0"].reason
+    assert "computed weight" in graph.groups["0"].reason
 
 
 def test_a_layer_that_nobody_reads_is_not_prunable():
@@ -140,4 +197,4 @@ def test_a_layer_that_nobody_reads_is_not_prunable():
 
     graph = trace(Unread(), torch.randn(1, 3, 4, 4))
     assert graph.prunable() == ["a"]
-    assert graph.layers["b"].reason == "no layer reads them"
+    assert graph.groups["b"].reason == "no layer reads them"

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from thinet.artifacts import dump_state
@@ -29,6 +29,9 @@ from thinet.seeding import derive_seed
 from thinet.statistics import Sampling
 
 CHECKPOINT = "last.ckpt"
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -139,8 +142,20 @@ class Engine:
     def calibration(self, sampling: Sampling, batch: int) -> Calibration:
         """The calibration images, decoded once, on this process."""
         loader = DataLoader(self.data.calibration(), batch_size=batch)
-        images = [image for images, _ in loader for image in images]
-        return Calibration(images, sampling, batch, self.rank, self.world)
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        for some, classes in loader:
+            images.extend(some)
+            labels.append(classes)
+        return Calibration(images, sampling, batch, self.rank, self.world, torch.cat(labels))
+
+    def agree(self, value: T) -> T:
+        """The value of the first process, on every process."""
+        if self.world == 1:
+            return value
+        shared = [value]
+        torch.distributed.broadcast_object_list(shared, 0)
+        return shared[0]
 
     def start_processes(self) -> None:
         """Let Lightning start the other processes before anything is shared between them."""

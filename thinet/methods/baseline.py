@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from thinet.job import Job
 from thinet.messages import say
 from thinet.metrics import cost, latency_ms
 from thinet.models import build
-from thinet.models.weights import load_weights
+from thinet.models.weights import WeightsReport, load_weights
 from thinet.seeding import derive_seed
 
 
@@ -66,6 +67,7 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
         say(f"baseline: {report.loaded} tensors from {report.source}")
     if report.replaced_head:
         say(f"baseline: the classifier is new, for {job.data.num_classes} classes")
+    _compare_normalisation(job, report)
     needed = not report.loaded or report.replaced_head
     if needed and job.baseline.train == "never":
         raise ThinetError(
@@ -95,6 +97,21 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     engine.barrier()
     engine.clear(own)
     return network
+
+
+def _compare_normalisation(job: Job, report: WeightsReport) -> None:
+    """Say so if the weights were trained on images normalised in another way."""
+    own = (tuple(job.data.mean), tuple(job.data.std))
+    if report.mean is not None and report.std is not None and (report.mean, report.std) != own:
+        say(
+            f"baseline: {report.source} expects images normalised with mean {list(report.mean)} "
+            f"and std {list(report.std)}; type +dataset.data.mean={_dense(report.mean)} "
+            f"+dataset.data.std={_dense(report.std)} or it loses accuracy"
+        )
+
+
+def _dense(values: Sequence[float]) -> str:
+    return "[" + ",".join(f"{value:g}" for value in values) + "]"
 
 
 def baseline_metrics(job: Job, engine: Engine, network: nn.Module) -> dict[str, Any]:

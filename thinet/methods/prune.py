@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ import torch
 from torch import nn
 
 from thinet.artifacts import dump_state, save
-from thinet.engine.engine import Engine
 from thinet.engine.loggers import log_stage
 from thinet.engine.settings import Accuracy
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
-from thinet.job import Job
 from thinet.messages import say
 from thinet.methods.baseline import (
     baseline_metrics,
@@ -27,48 +25,16 @@ from thinet.methods.baseline import (
     restore_network,
 )
 from thinet.metrics import latencies_ms
-from thinet.plan import Plan, try_stages
-from thinet.pruning import Calibration, prune_layer_
+from thinet.methods.run import Run
+from thinet.methods.widths import find_counts
+from thinet.plan import make_plan, show_plan, try_stages
+from thinet.pruning import Calibration, prune_group_
 from thinet.reconstruction import recalibrate_
 from thinet.schedule import Stage
-from thinet.state import RunState
+from thinet.statistics import Reference
+from thinet.surgery import trace
 
 BASELINE = "stages/baseline.safetensors"
-
-
-@dataclass
-class Run:
-    """One run under way."""
-
-    job: Job
-    plan: Plan
-    engine: Engine
-    state: RunState
-    folder: Path
-    counted: float = field(default_factory=time.monotonic)
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes files."""
-        return self.engine.rank == 0
-
-    def stage_folder(self, index: int) -> Path:
-        """Where a stage keeps what it needs to resume."""
-        return self.folder / "stages" / f"{index:03d}"
-
-    def count_time(self) -> None:
-        """Add the time since the last call, so that a kill loses no more than a stage's."""
-        now = time.monotonic()
-        self.state.seconds += now - self.counted
-        self.counted = now
-
-    def save_state(self) -> None:
-        """Write ``state.json`` and wait until it is written."""
-        self.count_time()
-        self.state.step = self.engine.step
-        if self.writes:
-            self.state.save(self.folder)
-        self.engine.barrier()
 
 
 def prune(run: Run) -> dict[str, Any]:
@@ -79,6 +45,12 @@ def prune(run: Run) -> dict[str, Any]:
         ``weights_by_process``: the digest of the final weights on each process.
     """
     network = _start(run)
+    if run.found_plan is None:
+        run.state.counts = find_counts(run.job, run.engine, network)
+        run.found_plan = make_plan(run.job, run.state.counts)
+        if run.writes:
+            show_plan(run.found_plan)
+        run.save_state()
     images = run.job.data.calibration()
     left = run.plan.stages[len(run.state.stages) :]
     try_stages(network, left, torch.stack([images[0][0], images[-1][0]]))
@@ -130,7 +102,8 @@ def _start(run: Run) -> nn.Module:
     else:
         last = BASELINE if not done else f"stages/{done - 1:03d}/model.safetensors"
         network = restore_network(run.job, run.folder / last)
-        say(f"resuming after {done} of {len(run.plan.stages)} stages")
+        planned = f" of {len(run.plan.stages)}" if run.found_plan is not None else ""
+        say(f"resuming after {done}{planned} stages")
     say(f"baseline: test top-1 {100 * run.state.baseline['top1']:.2f} %")
     return network
 
@@ -157,19 +130,40 @@ def _cut(
         return restore_network(run.job, weights), read_json(record)
     network.to(run.engine.device)
     calibration = run.engine.calibration(run.job.sampling, run.job.batch_size)
-    layers = []
+    if run.job.reconstruction.aims_at_original:
+        calibration = replace(calibration, reference=_reference(run))
+    graph = trace(network, calibration.images[0][None].to(run.engine.device))
+    layers: list[dict[str, Any]] = []
     for name, count in stage.counts.items():
-        layer = prune_layer_(
-            network, name, count, run.job.criterion, run.job.reconstruction, calibration
+        records, graph = prune_group_(
+            network,
+            graph,
+            name,
+            count,
+            run.job.criterion,
+            run.job.reconstruction,
+            calibration,
+            recalibrate=run.job.recalibrate_bn == "each",
         )
-        layers.append(asdict(layer))
-        say(_describe(stage, layers[-1], run))
+        layers += [asdict(record) for record in records]
+        for layer in layers[-len(records) :]:
+            say(_describe(stage, layer, run))
     cut = {"layers": layers, **_judge_cut(run, network, stage, calibration)}
     if run.writes:
         write_bytes_atomic(weights, dump_state(network))
         write_json_atomic(record, cut)
     run.engine.barrier()
     return network, cut
+
+
+def _reference(run: Run) -> Reference:
+    """The full network, and which of its filters are left by now."""
+    network = restore_network(run.job, run.folder / BASELINE).to(run.engine.device)
+    layers = trace(network, torch.zeros(1, *run.job.data.input_shape).to(run.engine.device)).layers
+    reference = Reference(network)
+    for name, kept in run.state.kept.items():
+        reference.note(layers[name], kept)
+    return reference
 
 
 def _judge_cut(
@@ -182,7 +176,7 @@ def _judge_cut(
     if last:
         found["test_plain"] = asdict(run.engine.evaluate(network, "test"))
     network.to(run.engine.device)
-    if run.job.recalibrate_bn and recalibrate_(network, calibration.batches()):
+    if run.job.recalibrate_bn != "never" and recalibrate_(network, calibration.batches()):
         found["recalibrated"] = asdict(run.engine.evaluate(network, "val"))
         if last:
             found["test_recalibrated"] = asdict(run.engine.evaluate(network, "test"))
@@ -265,8 +259,11 @@ def _clean_up(run: Run, index: int) -> None:
     (folder / "cut.json").unlink(missing_ok=True)
     (folder / "cut.safetensors").unlink(missing_ok=True)
     if not run.job.keep_stages:
-        before = [run.folder / BASELINE] if index == 0 else []
-        for path in [*before, run.stage_folder(index - 1) / "model.safetensors"]:
+        last = index == len(run.plan.stages) - 1
+        done = [run.stage_folder(index - 1) / "model.safetensors"]
+        if last or not run.job.reconstruction.aims_at_original:
+            done.append(run.folder / BASELINE)
+        for path in done:
             path.unlink(missing_ok=True)
 
 

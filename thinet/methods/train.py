@@ -6,7 +6,7 @@ from typing import Any
 
 from thinet.artifacts import save
 from thinet.methods.baseline import baseline_metrics, network_spec, prepare_baseline
-from thinet.methods.prune import Run
+from thinet.methods.run import Run
 
 
 def train(run: Run) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from thinet.reconstruction.batchnorm import recalibrate_
 from thinet.reconstruction.none import NoReconstruction
-from thinet.reconstruction.reconstruction import Reconstruction, solve
-from thinet.reconstruction.refit import Refit, refit_weights
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
+from thinet.reconstruction.refit import Refit, refit_from_rows, refit_weights
 from thinet.reconstruction.scale import Scale, relative_error, scale_factors
 
 __all__ = [
+    "Correction",
     "NoReconstruction",
     "Reconstruction",
     "Refit",
     "Scale",
     "recalibrate_",
+    "refit_from_rows",
     "refit_weights",
     "relative_error",
     "scale_factors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,11 @@ from thinet.surgery import evaluating
 
 
 @torch.no_grad()
-def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
+def recalibrate_(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    forward: Callable[[Tensor], object] | None = None,
+) -> int:
     """Re-estimate the running statistics of every BatchNorm layer, in place.
 
     The statistics become the cumulative average over the batches (``momentum=None``), in
@@ -22,6 +26,8 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
         network: The network; its modes are left as they were.
         batches: Images, ``(N, C, H, W)``, without augmentation. A last batch of one image is
             left out if there are others: it has no variance.
+        forward: Runs the network on a batch, perhaps not to its end: BatchNorms that it does not
+            reach stay as they are. None for the network itself.
 
     Returns:
         How many layers were re-estimated (0: there is none that keeps statistics).
@@ -34,6 +40,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
     if not layers:
         return 0
     momenta = {layer: layer.momentum for layer in layers}
+    before = {layer: [stale.clone() for stale in _statistics(layer)] for layer in layers}
     device = next(network.parameters()).device
     try:
         with evaluating(network):
@@ -44,9 +51,18 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor]) -> int:
             seen = 0
             for batch in batches:
                 if len(batch) > 1 or not seen:
-                    network(batch.to(device))
+                    (forward or network)(batch.to(device))
                     seen += len(batch)
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum
-    return len(layers)
+    missed = [layer for layer in layers if not layer.num_batches_tracked]
+    for layer in missed:
+        for value, stale in zip(_statistics(layer), before[layer], strict=True):
+            value.copy_(stale)
+    return len(layers) - len(missed)
+
+
+def _statistics(layer: _BatchNorm) -> list[Tensor]:
+    found = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+    return [value for value in found if value is not None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from thinet.reconstruction.reconstruction import Reconstruction
-from thinet.statistics import Evidence
+from thinet.reconstruction.reconstruction import Correction, Reconstruction
+from thinet.reconstruction.scale import relative_error
+from thinet.statistics import ContributionMoments, Evidence
 from thinet.surgery import Consumer
 
 
@@ -17,6 +19,12 @@ class NoReconstruction(Reconstruction):
 
     def correct(
         self, weight: Tensor, consumer: Consumer, keep: Tensor, evidence: Evidence
-    ) -> Tensor:
+    ) -> Correction:
         """See :meth:`Reconstruction.correct`."""
-        return weight
+        return Correction(weight)
+
+    def loss(
+        self, readers: Sequence[tuple[Consumer, Tensor]], keep: Tensor, evidence: Evidence
+    ) -> float:
+        """See :meth:`Reconstruction.loss`."""
+        return relative_error(evidence[ContributionMoments].gram, keep)

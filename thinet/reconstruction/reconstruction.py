@@ -3,42 +3,75 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from thinet.statistics import Evidence, Statistic
+from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
+
+
+class Correction(NamedTuple):
+    """What a reconstruction changes in one consumer.
+
+    Attributes:
+        weight: Its new weight, still of full size; what it says of removed inputs does not matter.
+        shift: What is to be added to each of its outputs, ``(D,)``, or None. Only where
+            ``consumer.shift`` names a bias or a BatchNorm mean that can take it up.
+    """
+
+    weight: Tensor
+    shift: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Reconstruction(ABC):
-    """Changes the layer that reads the kept filters so that it misses the others less.
+    """Changes the layers that read the kept units so that they miss the others less.
 
     Independent of the criterion: any combines with any.
 
     Attributes:
-        needs: The statistics it looks at.
+        needs: The statistics that :meth:`correct` looks at.
+        loss_needs: Those that :meth:`loss` looks at.
     """
 
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = ()
+    loss_needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ContributionMoments,)
+
+    @property
+    def aims_at_original(self) -> bool:
+        """Whether it wants the original network as the reference of the statistics."""
+        return False
 
     @abstractmethod
     def correct(
         self, weight: Tensor, consumer: Consumer, keep: Tensor, evidence: Evidence
-    ) -> Tensor:
+    ) -> Correction:
         """The consumer's new weight, still of full size.
 
         Args:
-            weight: The consumer's weight, ``(D, C, K, K)`` or ``(D, F)``.
-            consumer: Says which filter each of its inputs comes from.
-            keep: The kept filters, int64, sorted.
+            weight: The consumer's weight, ``(D, C / groups, K, K)`` or ``(D, F)``.
+            consumer: Says which unit each of its inputs comes from.
+            keep: The kept units, int64, sorted.
             evidence: What was collected for ``needs``, before the cut.
+        """
+
+    @abstractmethod
+    def loss(
+        self, readers: Sequence[tuple[Consumer, Tensor]], keep: Tensor, evidence: Evidence
+    ) -> float:
+        """What the consumers' outputs lose by a cut, once this has corrected them.
+
+        Args:
+            readers: The consumers with their weights.
+            keep: The kept units, int64.
+            evidence: What was collected for ``loss_needs``.
 
         Returns:
-            A weight of the same shape; what it says of removed inputs does not matter.
+            The squared error relative to the squared output, in [0, 1] up to rounding.
         """
 
 

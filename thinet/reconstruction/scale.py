@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from thinet.reconstruction.reconstruction import Reconstruction, solve
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
 
@@ -45,7 +46,7 @@ def relative_error(gram: Tensor, keep: Tensor, factors: Tensor | None = None) ->
 
 @dataclass(frozen=True)
 class Scale(Reconstruction):
-    """Multiplies the weights that read each kept filter by that filter's least-squares factor.
+    """Multiplies the weights that read each kept unit by that unit's least-squares factor.
 
     Attributes:
         ridge: Relative strength of the pull towards factors of 1.
@@ -56,13 +57,20 @@ class Scale(Reconstruction):
 
     def correct(
         self, weight: Tensor, consumer: Consumer, keep: Tensor, evidence: Evidence
-    ) -> Tensor:
+    ) -> Correction:
         """See :meth:`Reconstruction.correct`."""
         gram = evidence[ContributionMoments].gram
         factors = gram.new_ones(gram.shape[0])
         factors[keep.to(gram.device)] = scale_factors(gram, keep, self.ridge)
-        channels = consumer.channels.to(gram.device)
+        channels = consumer.channels[: weight.shape[1]].to(gram.device)
         one = gram.new_ones(())
         per_input = torch.where(channels >= 0, factors[channels.clamp_min(0)], one)
         shape = (1, -1) + (1,) * (weight.dim() - 2)
-        return (weight.double() * per_input.view(shape)).to(weight)
+        return Correction((weight.double() * per_input.view(shape)).to(weight))
+
+    def loss(
+        self, readers: Sequence[tuple[Consumer, Tensor]], keep: Tensor, evidence: Evidence
+    ) -> float:
+        """See :meth:`Reconstruction.loss`."""
+        gram = evidence[ContributionMoments].gram
+        return relative_error(gram, keep, scale_factors(gram, keep, self.ridge))

@@ -101,6 +101,8 @@ def subject(result: dict[str, Any]) -> str:
         words.append(str(result["schedule"]))
     if isinstance(result.get("ratio"), int | float):
         words.append(f"ratio {result['ratio']}")
+    elif isinstance(result.get("ratio"), str):
+        words.append(f"target {result['ratio']}, {result.get('allocation')} allocation")
     elif result.get("ratio"):
         words.append("a ratio per layer")
     return ", ".join(words)
@@ -130,7 +132,8 @@ def command(result: dict[str, Any]) -> str:
         if result.get(key):
             words.append(f"{key}={result[key]}")
     if result.get("ratio") is not None:
-        words.append(f"ratio={numbers.keep_ratio(result['ratio'])}")
+        key = "target" if isinstance(result["ratio"], str) else "ratio"
+        words.append(f"{key}={numbers.keep_ratio(result['ratio'])}")
     if result.get("seed") is not None:
         words.append(f"seed={result['seed']}")
     return shlex.join(words)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "name", "model", "dataset", "criterion", "reconstruction", "schedule", "ratio", "seed",
+    "name", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation", "ratio",
+    "seed",
     "status", "top1_baseline", "top1", "top1_drop", "top5_baseline", "top5", "top1_cut",
     "top1_recalibrated", "flops", "flops_reduction", "params", "params_reduction",
     "latency_ms_baseline", "latency_ms", "seconds", "error",
 )  # fmt: skip
-WAYS = ("model", "dataset", "criterion", "reconstruction", "schedule")
-_NAMES = ("name", "model", "dataset", "criterion", "reconstruction", "schedule", "seed")
+WAYS = ("model", "dataset", "criterion", "reconstruction", "schedule", "allocation")
+_NAMES = ("name", *WAYS, "seed")
 
 
 def collect(folders: Iterable[str | Path]) -> list[dict[str, Any]]:

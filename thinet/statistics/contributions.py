@@ -6,12 +6,11 @@ import math
 from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thinet.seeding import derive_seed
 from thinet.statistics.statistic import Sampling, Statistic, second_moments
-from thinet.surgery import Consumer, Layer
+from thinet.surgery import Consumer, Group
 from thinet.surgery.calls import WeightCall
 
 
@@ -44,15 +43,20 @@ def windows(x: Tensor, call: WeightCall, kernel: tuple[int, int], positions: Ten
     """
     (dy, dx), (sy, sx) = _pair(call.dilation), _pair(call.stride)
     py, px = _pair(call.padding)
-    padded = F.pad(x, (px, px, py, py))
     columns = output_size(x, call, kernel)[1]
-    top = torch.div(positions, columns, rounding_mode="floor") * sy
-    left = positions % columns * sx
+    top = torch.div(positions, columns, rounding_mode="floor") * sy - py
+    left = positions % columns * sx - px
     rows = top[..., None, None] + (torch.arange(kernel[0], device=x.device) * dy)[:, None]
     cols = left[..., None, None] + (torch.arange(kernel[1], device=x.device) * dx)[None, :]
     image = torch.arange(x.shape[0], device=x.device)[:, None, None, None]
+    height, width = x.shape[2:]
+    # The map itself is not padded: for a few windows the copy would cost more than all else.
     # Advanced indices around a slice put the channel axis last: (N, L, ky, kx, C).
-    return padded[image, :, rows, cols].permute(0, 1, 4, 2, 3)
+    found = x[image, :, rows.clamp(0, height - 1), cols.clamp(0, width - 1)]
+    if py or px:
+        outside = (rows < 0) | (rows >= height) | (cols < 0) | (cols >= width)
+        found.masked_fill_(outside[..., None], 0)
+    return found.permute(0, 1, 4, 2, 3)
 
 
 def output_size(x: Tensor, call: WeightCall, kernel: tuple[int, int]) -> tuple[int, int]:
@@ -77,7 +81,8 @@ def sample_contributions(call: WeightCall, weight: Tensor, chosen: Tensor) -> Te
         chosen: Uniform numbers ``(N, L, 2)`` that choose the filter and the location.
 
     Returns:
-        ``(N * L, C)``, or ``(N * L, F)``.
+        ``(N * L, C)``, or ``(N * L, F)``. Of a grouped convolution, whose filters read C / groups
+        channels, ``(N * L, C / groups)``: those of the group that the filter belongs to.
     """
     x = call.input
     chosen = chosen.to(x.device)
@@ -91,25 +96,29 @@ def sample_contributions(call: WeightCall, weight: Tensor, chosen: Tensor) -> Te
     rows, columns = output_size(x, call, kernel)
     place = (chosen[..., 1] * (rows * columns)).long()
     patches = windows(x, call, kernel, place)
-    return (patches * weight[filters]).sum(dim=(3, 4)).reshape(-1, x.shape[1])
+    if call.groups > 1:
+        first = filters // (weight.shape[0] // call.groups) * weight.shape[1]
+        own = first[..., None] + torch.arange(weight.shape[1], device=x.device)
+        patches = torch.take_along_dim(patches, own[..., None, None], dim=2)
+    return (patches * weight[filters]).sum(dim=(3, 4)).reshape(-1, weight.shape[1])
 
 
 class Contributions(NamedTuple):
-    """G = X^T X, float64 ``(C, C)``, and the number of rows of X."""
+    """G = X^T X, float64 ``(units, units)``, and the number of rows of X."""
 
     gram: Tensor
     rows: int
 
 
 class ContributionMoments(Statistic[Contributions]):
-    """G = X^T X of sampled contributions X, one row an output sample, one column a filter.
+    """G = X^T X of sampled contributions X, one row an output sample, one column a unit.
 
     Greedy selection, the TPAMI selection and the scale factors follow from G alone
     (||X 1_T||^2 = 1_T^T G 1_T, and X^T y = G 1 because y = X 1), so no sample is kept: memory is
     O(C^2). Contributions to several consumers are rows of their own.
 
     Args:
-        filters: C, the filters of the layer.
+        units: C, the units of the group; a plain layer's filters.
         consumers: Who reads them.
         locations: Samples an image and call.
         seed: Of the draws.
@@ -119,38 +128,39 @@ class ContributionMoments(Statistic[Contributions]):
     count: Tensor
 
     def __init__(
-        self, filters: int, consumers: tuple[Consumer, ...], locations: int, seed: int = 0
+        self, units: int, consumers: tuple[Consumer, ...], locations: int, seed: int = 0
     ) -> None:
         super().__init__()
         self.consumers = {consumer.weight: consumer for consumer in consumers}
         self.locations, self.seed = locations, seed
-        zero = torch.zeros(filters, filters, dtype=torch.float64)
+        zero = torch.zeros(units, units, dtype=torch.float64)
         self.add_state("gram", zero, dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @classmethod
-    def for_layer(cls, layer: Layer, sampling: Sampling, images: int) -> Self:
-        """See :meth:`Statistic.for_layer`; takes more locations where rows would be too few."""
-        calls = sum(consumer.calls for consumer in layer.consumers)
-        enough = math.ceil(sampling.rows_per_channel * layer.filters / (images * calls))
+    def for_group(cls, group: Group, sampling: Sampling, images: int) -> Self:
+        """See :meth:`Statistic.for_group`; takes more locations where rows would be too few."""
+        calls = sum(consumer.calls for consumer in group.consumers)
+        enough = math.ceil(sampling.rows_per_channel * group.units / (images * calls))
         locations = max(sampling.locations, enough)
-        return cls(layer.filters, layer.consumers, locations, sampling.seed)
+        return cls(group.units, group.consumers, locations, sampling.seed)
 
     @property
     def watched(self) -> dict[str, int]:
-        """The layers that read the filters."""
+        """The layers that read the units."""
         return {name: consumer.calls for name, consumer in self.consumers.items()}
 
     def update(
         self, call: WeightCall, output: Tensor, weight: Tensor, images: list[int], turn: int
     ) -> None:
         """See :meth:`Statistic.update`."""
-        channels = self.consumers[call.weight].channels.to(call.input.device)
+        # The layout of units is the same in every group of a grouped convolution.
+        channels = self.consumers[call.weight].channels[: weight.shape[1]].to(call.input.device)
         chosen = draw(images, self.locations, self.seed, "contributions", call.weight, turn)
         sampled = sample_contributions(call, weight, chosen).double()
         own = channels >= 0
         rows = sampled.new_zeros(sampled.shape[0], self.gram.shape[0])
-        # Several inputs may come from one filter: a flattened map has one feature a position.
+        # Several inputs may come from one unit: a flattened map has one feature a position.
         rows.index_add_(1, channels[own], sampled[:, own])
         self.add_rows(rows)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from thinet.errors import ThinetError
-from thinet.surgery import Layer
+from thinet.surgery import Group
 from thinet.surgery.calls import WeightCall
 
 
@@ -26,12 +26,15 @@ class Sampling:
             give fewer, more locations are taken: with 120 rows the least squares of a 512-channel
             layer is exactly zero and worthless.
         positions: Positions of each image that feed the patch moments of ``refit``; null for all.
+        exact: Form the contributions' second moments over all filters of the next layer from its
+            patch moments, instead of sampling pairs.
         seed: Of the draws, which depend on it, the layer and the image's number alone.
     """
 
     locations: int = 10
     rows_per_channel: float = 5.0
     positions: int | None = 256
+    exact: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ T = TypeVar("T", bound=Summary)
 
 
 class Statistic(Metric, ABC, Generic[T]):
-    """Streams calls of one layer's consumers into states that add up over batches and ranks.
+    """Streams calls of one group's consumers into states that add up over batches and ranks.
 
     States are sums (``dist_reduce_fx="sum"``), in float64; samples are never stored.
     """
@@ -82,11 +85,11 @@ class Statistic(Metric, ABC, Generic[T]):
 
     @classmethod
     @abstractmethod
-    def for_layer(cls, layer: Layer, sampling: Sampling, images: int) -> Self:
-        """The statistic of ``layer``.
+    def for_group(cls, group: Group, sampling: Sampling, images: int) -> Self:
+        """The statistic of ``group``.
 
         Args:
-            layer: Whose filters are to be judged.
+            group: Whose units are to be judged.
             sampling: How much to look at.
             images: How many calibration images there are, over all ranks.
         """

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from thinet.errors import ThinetError
 from thinet.statistics.statistic import Sampling, Statistic
-from thinet.surgery import Layer
+from thinet.surgery import Follower, Group
 from thinet.surgery.calls import WeightCall
 
 
 class Zeros(NamedTuple):
-    """The fraction of zeros of each filter, float64 ``(C,)``, and the values counted for each."""
+    """The fraction of zeros of each unit, float64 ``(units,)``, and the values behind them all."""
 
     fraction: Tensor
     rows: int
@@ -28,38 +28,37 @@ class ZeroFraction(Statistic[Zeros]):
     layer (pooling) changes the count.
 
     Args:
-        filters: C, the filters of the layer.
-        source: Weight of the last operation before the ReLU (convolution or BatchNorm).
+        units: How many units the group has.
+        source: The last operation before the ReLU (convolution or BatchNorm) and its channels.
     """
 
     zeros: Tensor
     count: Tensor
 
-    def __init__(self, filters: int, source: str) -> None:
+    def __init__(self, units: int, source: Follower) -> None:
         super().__init__()
         self.source = source
-        empty = torch.zeros(filters, dtype=torch.float64)
-        self.add_state("zeros", empty, dist_reduce_fx="sum")
+        self.add_state("zeros", torch.zeros(units, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @classmethod
-    def for_layer(cls, layer: Layer, sampling: Sampling, images: int) -> Self:
-        """See :meth:`Statistic.for_layer`.
+    def for_group(cls, group: Group, sampling: Sampling, images: int) -> Self:
+        """See :meth:`Statistic.for_group`.
 
         Raises:
-            ThinetError: If no ReLU follows the layer: then zeros mean nothing.
+            ThinetError: If no ReLU follows the layers: then zeros mean nothing.
         """
-        if layer.rectified is None:
+        if group.rectified is None:
             raise ThinetError(
-                f"criterion=apoz counts zeros after a ReLU, but none follows {layer.name} "
+                f"criterion=apoz counts zeros after a ReLU, but none follows {group.name} "
                 "directly: choose another criterion, for example criterion=thinet."
             )
-        return cls(layer.filters, layer.rectified)
+        return cls(group.units, group.rectified)
 
     @property
     def watched(self) -> dict[str, int]:
         """The last operation before the ReLU."""
-        return {self.source: 1}
+        return {self.source.tensor: 1}
 
     def update(
         self, call: WeightCall, output: Tensor, weight: Tensor, images: list[int], turn: int
@@ -67,7 +66,10 @@ class ZeroFraction(Statistic[Zeros]):
         """See :meth:`Statistic.update`."""
         axis = 1 if output.dim() > 2 else output.dim() - 1
         zero = (output <= 0).movedim(axis, 0).flatten(1)
-        self.zeros += zero.sum(dim=1).to(self.zeros)
+        units = self.source.units.to(zero.device)
+        # Several channels of one unit (a grouped convolution) share its count equally.
+        share = torch.bincount(units, minlength=len(self.zeros))[units]
+        self.zeros.index_add_(0, units, (zero.sum(dim=1) / share).to(self.zeros))
         if not bool(torch.isfinite(output).all()):  # NaN counts as no zero: do not lose it
             self.zeros.fill_(torch.nan)
         self.count += zero.shape[1]

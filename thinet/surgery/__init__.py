@@ -1,18 +1,22 @@
 """Which channels belong together, and how to remove them."""
 
-from thinet.surgery.choose import resolve_counts, resolve_layers
-from thinet.surgery.graph import ChannelGraph, Consumer, Layer, Use, owner
+from thinet.surgery.choose import resolve_counts, resolve_layers, rounded
+from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
+from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
-from thinet.surgery.verify import check_plan, difference, masked
+from thinet.surgery.trial import check_weights, settle, try_cut
+from thinet.surgery.verify import difference, masked
 
 __all__ = [
     "ChannelGraph",
     "Consumer",
+    "Follower",
+    "Group",
     "Layer",
     "Use",
-    "check_plan",
+    "check_weights",
     "difference",
     "evaluating",
     "masked",
@@ -20,8 +24,12 @@ __all__ = [
     "remove_",
     "resolve_counts",
     "resolve_layers",
+    "rounded",
     "set_widths_",
+    "settle",
     "shared_copy",
+    "shrink",
     "trace",
+    "try_cut",
     "widths",
 ]

@@ -26,6 +26,7 @@ class WeightCall:
         weight: Dotted name of the weight (for ``norm`` without affine: of the running mean).
         extras: Names of the other tensors that have one entry a channel (bias, running mean ...).
         input: The operation's real input, as the network computed it.
+        mean: Of a norm, the name of its running mean.
         stride: Of a convolution; so are ``padding``, ``dilation``, ``groups`` and ``transposed``.
     """
 
@@ -33,6 +34,7 @@ class WeightCall:
     weight: str
     extras: tuple[str, ...]
     input: Tensor
+    mean: str | None = None
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0)
     dilation: tuple[int, ...] = (1, 1)
@@ -117,7 +119,13 @@ class CallMatcher:
         if None in names:
             raise UnknownParameterError
         known = [name for name in names if name is not None]
-        return WeightCall(kind="norm", weight=known[0], extras=tuple(known[1:]), input=args[0])
+        return WeightCall(
+            kind="norm",
+            weight=known[0],
+            extras=tuple(known[1:]),
+            input=args[0],
+            mean=self.name(args[3]) if isinstance(args[3], Tensor) else None,
+        )
 
     def _optional(self, tensor: Any) -> tuple[str, ...]:
         if tensor is None:
@@ -126,70 +134,3 @@ class CallMatcher:
         if name is None:
             raise UnknownParameterError
         return (name,)
-
-
-class _AllSeenError(Exception):
-    """Ends a forward pass whose remainder nobody looks at."""
-
-
-class CallObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Hands chosen weight calls of a running network to a function.
-
-    Args:
-        matcher: Recognises the network's parameters.
-        expected: How often each weight is used in one pass, by name. Other calls are ignored.
-        observe: Called with the :class:`WeightCall` and the operation's output.
-    """
-
-    def __init__(
-        self,
-        matcher: CallMatcher,
-        expected: dict[str, int],
-        observe: Callable[[WeightCall, Tensor], None],
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._matcher, self._observe = matcher, observe
-        self._left = dict(expected)
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._matcher.note(func, args, result)
-        try:
-            call = self._matcher.match(func, args)
-        except UnknownParameterError:
-            return result
-        if call is not None and self._left.get(call.weight, 0) > 0:
-            self._observe(call, result[0] if isinstance(result, tuple) else result)
-            self._left[call.weight] -= 1
-            if not any(self._left.values()):
-                raise _AllSeenError
-        return result
-
-
-@torch.no_grad()
-def observe(
-    network: nn.Module,
-    images: Tensor,
-    expected: dict[str, int],
-    function: Callable[[WeightCall, Tensor], None],
-) -> None:
-    """Run ``network`` on ``images`` only as far as the expected weight calls, observing them.
-
-    Args:
-        network: Any network; run as it is (put it in ``eval()`` mode first).
-        images: A batch, ``(N, C, H, W)``.
-        expected: Uses of each watched weight in one pass, by name.
-        function: Called with each watched call and its output, in order.
-    """
-    mode = CallObserver(CallMatcher(network), expected, function)
-    try:
-        with mode:
-            network(images)
-    except _AllSeenError:
-        pass

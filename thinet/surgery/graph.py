@@ -1,7 +1,8 @@
-"""What a trace found: the layers, who reads their channels, and what may be removed."""
+"""What a trace found: which channels go together, who makes and who reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,20 +31,31 @@ class Use:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A layer that reads channels of another.
+    """A layer that reads channels of a group.
 
     Attributes:
         weight: Dotted name of its weight.
-        channels: int64, shape ``(input channels or features,)``: the filter of the producing layer
-            that each input comes from, or -1 for inputs that come from elsewhere.
+        kind: ``conv`` or ``linear``.
+        channels: int64, shape ``(input channels or features,)``: the unit of the group that each
+            input comes from, or -1 for inputs that come from elsewhere.
         calls: How often the weight is used in one forward pass.
-        unknowns: Weights of one output, C * K * K or the number of features.
+        unknowns: Weights of one output, C / groups * K * K or the number of features.
+        outputs: D, how many outputs it has.
+        groups: Of a grouped convolution; else 1.
+        joins: How often its output, but for a BatchNorm as it is, is added to something else.
+        shift: Dotted name of what takes up a constant added to its output: its bias, or the
+            running mean of the BatchNorm right behind it. None if there is neither.
     """
 
     weight: str
     channels: Tensor
     calls: int
     unknowns: int
+    groups: int = 1
+    shift: str | None = None
+    kind: Literal["conv", "linear"] = "conv"
+    outputs: int = 0
+    joins: int = 0
 
     @property
     def name(self) -> str:
@@ -59,25 +71,76 @@ class Layer:
         name: Dotted path of the module, or of the parameter if it is not a module's ``weight``.
         weight: Dotted name of its weight.
         kind: ``conv`` or ``linear``.
-        filters: How many it has.
-        labels: int64 representatives, shape ``(filters,)``.
         output_size: Spatial size of its output for the traced input.
-        consumers: Who reads them.
-        coupled: Other layers whose filters would have to go with these.
-        rectified: Weight (or running mean) of the last operation before a ReLU on these channels.
-        reason: Why it cannot be pruned, or None if it can.
+        units: int64, shape ``(filters,)``: the unit of its group that each filter belongs to.
     """
 
     name: str
     weight: str
     kind: Literal["conv", "linear"]
-    filters: int
-    labels: Tensor
     output_size: tuple[int, ...]
+    units: Tensor
+
+    @property
+    def filters(self) -> int:
+        """How many it has."""
+        return self.units.numel()
+
+    def kept(self, units: Sequence[int]) -> list[int]:
+        """The filters that stay when these units of its group do."""
+        return torch.nonzero(torch.isin(self.units, torch.tensor(units))).flatten().tolist()
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A tensor with one entry a channel of a group.
+
+    Attributes:
+        tensor: Its dotted name.
+        units: int64, shape ``(entries,)``: the unit of each entry, or -1.
+    """
+
+    tensor: str
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together with others of the same unit.
+
+    A plain layer is a group by itself and its filters are the units. The layers of a residual
+    stream are one group: unit k is the k-th filter of each of them. In a grouped convolution unit
+    k is the k-th channel of every group of the convolution.
+
+    Attributes:
+        name: That of its first layer.
+        layers: Whose filters they are, in order of execution.
+        labels: int64, shape ``(units,)``: the representative label of each unit.
+        consumers: Who reads them.
+        scales: Weights of the BatchNorms on these channels.
+        rectified: The last operation before a ReLU on these channels.
+        summed: Whether outputs of several layers are added up in them (a residual stream).
+        reason: Why it cannot be pruned, or None if it can.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    labels: Tensor
     consumers: tuple[Consumer, ...] = ()
-    coupled: tuple[str, ...] = ()
-    rectified: str | None = None
+    scales: tuple[Follower, ...] = ()
+    rectified: Follower | None = None
+    summed: bool = False
     reason: str | None = None
+
+    @property
+    def units(self) -> int:
+        """How many units it has."""
+        return self.labels.numel()
+
+    @property
+    def kind(self) -> str:
+        """``conv`` if one of its layers is a convolution, else ``linear``."""
+        return "conv" if any(layer.kind == "conv" for layer in self.layers) else "linear"
 
 
 @dataclass(frozen=True)
@@ -85,27 +148,88 @@ class ChannelGraph:
     """The channel structure of one network, found by :func:`thinet.surgery.trace.trace`.
 
     Attributes:
-        layers: By module path, in order of execution.
+        groups: By name, in order of execution; together they hold every layer.
         uses: Every tensor axis that has an entry a channel.
-        depthwise: Weights of convolutions that filter each channel by itself.
+        facts: What else the trace learnt; see :mod:`thinet.surgery.groups`.
     """
 
-    layers: dict[str, Layer]
+    groups: dict[str, Group]
     uses: tuple[Use, ...]
-    depthwise: frozenset[str] = field(default_factory=frozenset)
+    facts: Facts
 
-    def prunable(self) -> list[str]:
-        """Names of the layers that can be pruned by themselves, in order of execution."""
-        return [name for name, layer in self.layers.items() if layer.reason is None]
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """All layers by name, in order of execution within their groups."""
+        return {layer.name: layer for group in self.groups.values() for layer in group.layers}
 
-    def removed_labels(self, keep: dict[str, list[int]]) -> Tensor:
-        """The labels that go when only the filters in ``keep`` stay in the layers it names."""
+    def group_of(self, layer: str) -> Group:
+        """The group that a layer belongs to.
+
+        Raises:
+            KeyError: If there is no such layer.
+        """
+        for group in self.groups.values():
+            if any(member.name == layer for member in group.layers):
+                return group
+        raise KeyError(layer)
+
+    def prunable(self, summed: bool = False) -> list[str]:
+        """Names of the groups that can be pruned, in order of execution.
+
+        Args:
+            summed: Residual streams too.
+        """
+        return [
+            name
+            for name, group in self.groups.items()
+            if group.reason is None and (summed or not group.summed)
+        ]
+
+    def removed_labels(self, keep: Mapping[str, Sequence[int]]) -> Tensor:
+        """The labels that go when only the units in ``keep`` stay in the groups it names."""
         gone = []
         for name, kept in keep.items():
-            stays = torch.zeros(self.layers[name].filters, dtype=torch.bool)
-            stays[torch.tensor(kept, dtype=torch.int64)] = True
-            gone.append(self.layers[name].labels[~stays])
+            stays = torch.zeros(self.groups[name].units, dtype=torch.bool)
+            stays[torch.tensor(list(kept), dtype=torch.int64)] = True
+            gone.append(self.groups[name].labels[~stays])
         return torch.cat(gone) if gone else torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What the trace learnt of one producing weight."""
+
+    kind: Literal["conv", "linear"]
+    output_size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the trace learnt beside the uses.
+
+    Attributes:
+        produced: Of each producing weight, in order of execution.
+        calls: Uses of each weight in one forward pass.
+        work: How often each entry of a weight is multiplied with something, for one image.
+        joins: How often each weight's output, but for a BatchNorm as it is, is added to something.
+        readers: Of each reading weight: weights of one output, and groups.
+        shifts: Of each reading weight, what takes up a constant added to its output.
+        scales: Names of BatchNorm weights.
+        rectified: Labels before a ReLU, and the tensor of the last operation before it.
+        frozen: Why labels may not be removed.
+        summed: Labels in which several layers' outputs are added up.
+    """
+
+    produced: dict[str, Produced] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+    joins: dict[str, int] = field(default_factory=dict)
+    readers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shifts: dict[str, str] = field(default_factory=dict)
+    scales: tuple[str, ...] = ()
+    rectified: tuple[tuple[Tensor, str], ...] = ()
+    frozen: dict[int, str] = field(default_factory=dict)
+    summed: frozenset[int] = frozenset()
 
 
 def owner(tensor_name: str) -> str:

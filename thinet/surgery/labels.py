@@ -22,6 +22,7 @@ class LabelSets:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._frozen: dict[int, str] = {}
+        self._summed: set[int] = set()
 
     def new(self, count: int) -> Tensor:
         """``count`` fresh labels, int64, shape ``(count,)``."""
@@ -42,18 +43,36 @@ class LabelSets:
             self._parent[label], label = root, self._parent[label]
         return root
 
-    def unite(self, left: Tensor, right: Tensor) -> None:
-        """Unite labels pair by pair; both of shape ``(n,)`` and non-negative."""
+    def unite(self, left: Tensor, right: Tensor, summed: bool = False) -> None:
+        """Unite labels pair by pair; both of shape ``(n,)`` and non-negative.
+
+        Args:
+            left: Labels.
+            right: Labels.
+            summed: Whether it is an addition that brings them together (a residual stream).
+        """
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             low, high = sorted((self.find(a), self.find(b)))
-            if low != high:
-                self._parent[high] = low
-                if high in self._frozen:
-                    self._frozen.setdefault(low, self._frozen.pop(high))
+            if low == high:
+                continue
+            self._parent[high] = low
+            if high in self._frozen:
+                self._frozen.setdefault(low, self._frozen.pop(high))
+            if summed or high in self._summed:
+                self._summed.add(low)
+                self._summed.discard(high)
+
+    def summed(self) -> frozenset[int]:
+        """The representatives of sets that additions have brought together."""
+        return frozenset(self._summed)
+
+    def frozen(self) -> dict[int, str]:
+        """Why sets may not be removed, by representative."""
+        return dict(self._frozen)
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Forbid the removal of every set met in ``labels`` (any shape); the first reason stays."""
-        values = torch.unique(compact(labels))
+        values = torch.unique(without_repeats(labels))
         for label in values[values >= 0].tolist():
             self._frozen.setdefault(self.find(label), reason)
 
@@ -107,3 +126,35 @@ def spread(vector: Tensor, axis: int, shape: torch.Size) -> Tensor:
     view = [1] * len(shape)
     view[axis] = -1
     return vector.view(view).expand(shape)
+
+
+def without_repeats(labels: Tensor) -> Tensor:
+    """Leave out slices equal to the one before them, along every axis.
+
+    One comparison a cell, where sorting the cells of a long sequence would take seconds.
+    """
+    labels = compact(labels)
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            changes = labels.narrow(axis, 1, size - 1) != labels.narrow(axis, 0, size - 1)
+            new = torch.ones(size, dtype=torch.bool)
+            new[1:] = changes.movedim(axis, 0).reshape(size - 1, -1).any(dim=1)
+            labels = labels.index_select(axis, torch.nonzero(new).flatten())
+    return labels
+
+
+def pairs(left: Tensor, right: Tensor, count: int) -> Tensor:
+    """The distinct pairs of unequal labels at the same place.
+
+    Args:
+        left: Labels below ``count``.
+        right: Labels below ``count``, of the same shape.
+        count: How many labels there are.
+
+    Returns:
+        int64, shape ``(2, pairs)``, sorted.
+    """
+    base = count - ZERO
+    coded = torch.unique(without_repeats((left - ZERO) * base + (right - ZERO)))
+    found = torch.stack([coded // base, coded % base]) + ZERO
+    return found[:, found[0] != found[1]]

@@ -11,15 +11,26 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from thinet.surgery.calls import CallMatcher
 from thinet.surgery.graph import Use
-from thinet.surgery.labels import NONE, ZERO, LabelSets, along, compact, spread, varying_axes
+from thinet.surgery.labels import (
+    NONE,
+    ZERO,
+    LabelSets,
+    along,
+    compact,
+    pairs,
+    spread,
+    varying_axes,
+)
 
 # Shape operations: they act on a label tensor as they do on the activation itself.
 _SHAPE = {
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze",
     "unsqueeze", "cat", "stack", "movedim", "flip",
 }  # fmt: skip
-# The same, but written with sizes that pruning would falsify when they cut the channel axis.
+# The same, as long as they do not cut the axis on which channels lie.
 _CUTTING = {"slice", "select", "split", "split_with_sizes", "unbind", "repeat", "roll", "unfold"}
+_PARTING = {"slice", "split", "split_with_sizes"}  # into equal parts they may cut even that
+_SCALING = {"mul", "mul_", "div", "div_"}  # a product: what is zero stays zero
 _SAME = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "native_dropout"}
 _POOLING = {
     "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
@@ -46,7 +57,7 @@ class Propagation:
         self.matcher = CallMatcher(network)
         self.blocks: dict[str, Tensor] = {}  # the labels of each producing weight
         self.uses: dict[tuple[str, int], Use] = {}
-        self.rectified: dict[str, str] = {}
+        self.rectified: list[tuple[Tensor, str]] = []  # labels before a ReLU, the tensor before it
         self._labels: Any = WeakTensorKeyDictionary()
         self._origin: Any = WeakTensorKeyDictionary()
 
@@ -66,10 +77,10 @@ class Propagation:
         if operation in _SAME and first is not None:
             output = result[0] if isinstance(result, tuple) else result
             self.assign(output, first, origin=self._origin.get(args[0]))
-        elif operation in _SHAPE or (
-            operation in _CUTTING and first is not None and not self._cuts(func, args, first)
-        ):
+        elif operation in _SHAPE:
             self._reshape(func, args, kwargs, result)
+        elif operation in _CUTTING and first is not None:
+            self._cut(func, args, kwargs, first, result)
         elif operation == "constant_pad_nd" and first is not None:
             self._pad(args, kwargs, first, result)
         elif operation in _POOLING and first is not None:
@@ -77,19 +88,54 @@ class Propagation:
         elif operation in _REDUCING and first is not None and len(args) > 1:
             self._reduce(func, args, kwargs, first, result)
         elif torch.Tag.pointwise in func.tags or operation in _POINTWISE:
-            self._pointwise(inputs, result, _rectifies(operation, args))
+            self._pointwise(inputs, result, operation, args)
         else:
             self.unknown(inputs, f"{operation} is not known to keep channels apart")
 
-    def _cuts(self, func: Any, args: tuple[Any, ...], labels: Tensor) -> bool:
-        """Whether a slicing operation cuts through an axis on which the labels vary."""
-        names = [argument.name for argument in func._schema.arguments]
-        if "dim" not in names:
+    def _cut(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor, result: Any
+    ) -> None:
+        """A slice or split: fine beside the channel axis, or along it if the parts are equal."""
+        axis = _axis(func, args, kwargs)
+        operation = func._schema.name.removeprefix("aten::")
+        if axis is not None and axis % labels.dim() not in varying_axes(labels):
+            self._reshape(func, args, kwargs, result)
+            return
+        parts = _listed(result)
+        whole = None if axis is None else along(labels, axis % labels.dim())
+        if operation in _PARTING and axis is not None and whole is not None:
+            length = parts[0].shape[axis]
+            equal = all(part.shape[axis] == length for part in parts)
+            step = args[4] if operation == "slice" and len(args) > 4 else 1
+            begin = args[2] if operation == "slice" and len(args) > 2 else 0
+            fits = whole.numel() % length == 0 and (begin or 0) % length == 0
+            if equal and fits and step == 1 and self.tie(whole, whole.numel() // length):
+                self._reshape(func, args, kwargs, result)
+                return
+        self.unknown(args, f"{operation} cuts through them")
+
+    def tie(self, vector: Tensor, parts: int) -> bool:
+        """Unite the k-th entries of equal parts, so that all parts shrink alike."""
+        rows = vector.view(parts, -1)
+        if bool((vector < 0).any()):
+            return False
+        for row in rows[1:]:
+            self.sets.unite(rows[0], row)
+        return True
+
+    def _view(self, before: Tensor, after: Tensor) -> bool:
+        """Whether a view that splits the channel axis in two can follow smaller channels.
+
+        Channels (g, k) of a split axis stay a rectangle only if the k-th of every part go together.
+        """
+        axes, others = varying_axes(before), varying_axes(after)
+        if len(others) <= len(axes):
             return True
-        place = names.index("dim")
-        default = func._schema.arguments[place].default_value or 0
-        axis = args[place] if len(args) > place else default
-        return axis % labels.dim() in varying_axes(labels)
+        vector = along(before, axes[0]) if len(axes) == 1 else None
+        if vector is None or len(others) != 2 or others[1] != others[0] + 1:
+            return False
+        parts = after.shape[others[0]]
+        return parts * after.shape[others[1]] == vector.numel() and self.tie(vector, parts)
 
     def _reshape(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -105,7 +151,7 @@ class Propagation:
         swapped = [swap(arg) for arg in args]
         if func._schema.name in ("aten::view", "aten::_unsafe_view"):
             moved: Any = swapped[0].reshape(result.shape)
-            if len(varying_axes(moved)) > len(varying_axes(swapped[0])):
+            if not self._view(swapped[0], moved):
                 self.unknown(args, "a view splits the channel axis")
                 return
         else:
@@ -155,7 +201,9 @@ class Propagation:
             moved = moved.narrow(axis, 0, 1) if keep else moved.select(axis, 0)
         self.assign(result, moved)
 
-    def _pointwise(self, inputs: list[Tensor], result: Any, rectifies: bool) -> None:
+    def _pointwise(
+        self, inputs: list[Tensor], result: Any, operation: str, args: tuple[Any, ...]
+    ) -> None:
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         shape = outputs[0].shape
         merged: Tensor | None = None
@@ -163,30 +211,30 @@ class Propagation:
             labels = self.labels(tensor)
             if labels is not None:
                 labels = labels.expand(shape)
-                merged = labels if merged is None else self.merge(merged, labels)
+                summed = operation not in _SCALING
+                merged = labels if merged is None else self.merge(merged, labels, summed)
         assert merged is not None
         for tensor in inputs:
             if self.labels(tensor) is None:
                 self._meet_constant(merged, tensor)
         origin = self._origin.get(inputs[0])
-        if rectifies and origin is not None:
-            self._note_rectified(merged, origin)
+        if origin is not None and _rectifies(operation, args):
+            self.rectified.append((compact(merged).reshape(-1), origin))
         for output in outputs:
             self.assign(output, merged.expand(output.shape))
 
-    def merge(self, left: Tensor, right: Tensor) -> Tensor:
+    def merge(self, left: Tensor, right: Tensor, summed: bool = False) -> Tensor:
         """Unite the labels that an element-wise operation brings together; shapes are equal."""
-        small = [left, right]
+        shape = left.shape
         for axis in range(left.dim()):
             if left.stride(axis) == 0 and right.stride(axis) == 0 and left.shape[axis] > 1:
-                small = [labels.narrow(axis, 0, 1) for labels in small]
-        a, b = (labels.reshape(-1) for labels in small)
-        pairs = torch.unique(torch.stack([a, b])[:, a != b], dim=1)
-        both = (pairs >= 0).all(dim=0)
-        self.sets.unite(pairs[0, both], pairs[1, both])
-        fixed = pairs[:, (pairs == NONE).any(dim=0)]
+                left, right = left.narrow(axis, 0, 1), right.narrow(axis, 0, 1)
+        met = pairs(left, right, self.sets.size())
+        both = (met >= 0).all(dim=0)
+        self.sets.unite(met[0, both], met[1, both], summed)
+        fixed = met[:, (met == NONE).any(dim=0)]
         self.sets.freeze(fixed, "they are combined with values that no filter makes")
-        return torch.maximum(*small).expand(left.shape)
+        return torch.maximum(left, right).expand(shape)
 
     def _meet_constant(self, labels: Tensor, tensor: Tensor) -> None:
         """An unlabelled operand: harmless if the same for all channels, else it must follow."""
@@ -200,12 +248,6 @@ class Propagation:
             self.sets.freeze(labels, "they are combined with values that no filter makes")
             return
         self.use(name, axes[0] - (labels.dim() - tensor.dim()), "follow", vector)
-
-    def _note_rectified(self, labels: Tensor, origin: str) -> None:
-        small = compact(labels).reshape(-1)
-        for weight, block in self.blocks.items():
-            if small.numel() == block.numel() and bool((small == block).all()):
-                self.rectified.setdefault(weight, origin)
 
     def unknown(self, values: Any, reason: str) -> None:
         """Freeze whatever an operation that is not understood has touched."""
@@ -232,6 +274,13 @@ class Propagation:
         merged = self.merge(before.labels, labels)
         self.uses[tensor, axis] = Use(tensor, axis, before.role, merged)
 
+    def rooted_uses(self) -> tuple[Use, ...]:
+        """All uses, with the representatives of their labels."""
+        return tuple(
+            Use(use.tensor, use.axis, use.role, self.sets.roots(use.labels))
+            for use in self.uses.values()
+        )
+
 
 def _rectifies(operation: str, args: tuple[Any, ...]) -> bool:
     """Whether the result is zero exactly where the operand is not positive."""
@@ -243,6 +292,16 @@ def _rectifies(operation: str, args: tuple[Any, ...]) -> bool:
         case ("threshold", (threshold, value)):
             return bool(threshold == 0 and value == 0)
     return False
+
+
+def _axis(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """The ``dim`` that an operation was called with, or None if it has none."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "dim" not in names:
+        return None
+    place = names.index("dim")
+    default = func._schema.arguments[place].default_value or 0
+    return int(kwargs.get("dim", args[place] if len(args) > place else default))
 
 
 def _listed(value: Any) -> list[Any]:

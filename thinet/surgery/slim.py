@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thinet.surgery.graph import ChannelGraph
+from thinet.surgery.graph import ChannelGraph, Use
 
 
-def shared_copy(network: nn.Module, device: str | None = None) -> nn.Module:
+def shared_copy(
+    network: nn.Module,
+    device: str | None = None,
+    replaced: Mapping[int, nn.Parameter] | None = None,
+) -> nn.Module:
     """A copy of the modules of ``network`` that copies no large tensor.
 
     Args:
         network: What to copy.
         device: ``"meta"`` for a copy without any data; None to share the tensors themselves, so
             that :func:`remove_` on the copy leaves the original whole.
+        replaced: Parameters to put in the place of others, by ``id`` of those.
     """
     memo: dict[int, Any] = {}
     for tensor in [*network.parameters(), *network.buffers()]:
@@ -30,12 +37,14 @@ def shared_copy(network: nn.Module, device: str | None = None) -> nn.Module:
                 if isinstance(tensor, nn.Parameter)
                 else moved
             )
-    return copy.deepcopy(network, memo)
+    return copy.deepcopy(network, memo | dict(replaced or {}))
 
 
 @torch.no_grad()
-def remove_(network: nn.Module, graph: ChannelGraph, keep: dict[str, list[int]]) -> nn.Module:
-    """Remove in place every filter that ``keep`` leaves out, and all that belongs to it.
+def remove_(
+    network: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> nn.Module:
+    """Remove in place every unit that ``keep`` leaves out, and all that belongs to it.
 
     A filter goes with its bias, its entries in the normalisations behind it and the input channels
     of the layers that read it. Parameters are replaced by new, smaller ones: an optimizer that
@@ -44,7 +53,7 @@ def remove_(network: nn.Module, graph: ChannelGraph, keep: dict[str, list[int]])
     Args:
         network: The network that ``graph`` describes.
         graph: From :func:`thinet.surgery.trace.trace` of this very network.
-        keep: Kept filters, sorted, of each layer to prune, by module path.
+        keep: Kept units of each group to prune, by name.
 
     Returns:
         ``network``.
@@ -55,21 +64,30 @@ def remove_(network: nn.Module, graph: ChannelGraph, keep: dict[str, list[int]])
         **dict(network.named_buffers()),
     }
     smaller: dict[int, Tensor] = {}
-    for name in {use.tensor for use in graph.uses}:
+    of_tensor: dict[str, list[Use]] = defaultdict(list)
+    for use in graph.uses:
+        of_tensor[use.tensor].append(use)
+    for name, uses in of_tensor.items():
         old = new = tensors[name]
-        for use in graph.uses:
-            if use.tensor == name:
-                stays = torch.nonzero(~torch.isin(use.labels, gone)).flatten()
-                if len(stays) < use.labels.numel():
-                    new = new.detach().index_select(use.axis, stays.to(old.device))
+        for use in uses:
+            stays = torch.nonzero(~torch.isin(use.labels, gone)).flatten()
+            if len(stays) < use.labels.numel():
+                new = new.detach().index_select(use.axis, stays.to(old.device))
         if new is not old:
             smaller[id(old)] = (
-                nn.Parameter(new.contiguous(), requires_grad=old.requires_grad)
+                nn.Parameter(_laid_out_as(old, new), requires_grad=old.requires_grad)
                 if isinstance(old, nn.Parameter)
-                else new.contiguous()
+                else _laid_out_as(old, new)
             )
     _replace(network, smaller)
     return network
+
+
+def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
+    """``new`` densely in the memory format of ``old`` (``channels_last`` stays so)."""
+    last = old.dim() == 4 and not old.is_contiguous()
+    last = last and old.is_contiguous(memory_format=torch.channels_last)
+    return new.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _replace(network: nn.Module, smaller: dict[int, Tensor]) -> None:
@@ -98,9 +116,11 @@ def widths(module: nn.Module) -> dict[str, int]:
     if isinstance(module, nn.modules.conv._ConvNd):
         assert isinstance(weight, Tensor)
         filters, per_group = int(weight.shape[0]), int(weight.shape[1])
-        # Several filters a group (a depth multiplier) are not depthwise: they are never cut.
-        depthwise = per_group == 1 and module.groups == module.out_channels > 1
-        groups = filters if depthwise else module.groups
+        # One input a group (depthwise): its filters, one or several, go with it. Where groups had
+        # several inputs and are down to one, there are as many groups as before.
+        deep = per_group == 1 < module.groups == module.in_channels
+        each = module.out_channels // module.groups
+        groups = filters // each if deep else module.groups
         return {"out_channels": filters, "in_channels": per_group * groups, "groups": groups}
     if isinstance(module, nn.Linear):
         return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from thinet.surgery.calls import UnknownParameterError, WeightCall
-from thinet.surgery.graph import ChannelGraph, Consumer, Layer, Use, owner
+from thinet.surgery.graph import ChannelGraph, Facts, Produced, owner
+from thinet.surgery.groups import make_graph
+from thinet.surgery.joins import JoinFinder, is_addition
 from thinet.surgery.labels import NONE, along, spread
 from thinet.surgery.modes import evaluating
 from thinet.surgery.propagate import Propagation
@@ -25,10 +28,18 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         Propagation.__init__(self, network)
         self.tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        self.sizes: dict[str, tuple[int, ...]] = {}
-        self.kinds: dict[str, str] = {}
+        self.produced: dict[str, Produced] = {}
+        self.readers: dict[str, tuple[int, int]] = {}
+        self.scales: dict[str, None] = {}
         self.calls: Counter[str] = Counter()
-        self.depthwise: set[str] = set()
+        self.work: Counter[str] = Counter()
+        self.calls_of_norm: Counter[str] = Counter()
+        self.biases: dict[str, set[str | None]] = {}  # of each weight
+        self.joins: Counter[str] = Counter()
+        self._finder = JoinFinder()
+        self._shifts: dict[str, str] = {}
+        self._fresh: Any = WeakTensorKeyDictionary()  # outputs that nobody has read, their weight
+        self._read_otherwise: set[str] = set()
 
     def __torch_dispatch__(
         self,
@@ -41,24 +52,61 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         self.matcher.note(func, args, result)
         operation = func._schema.name.removeprefix("aten::")
+        if is_addition(operation, args, kwargs):
+            self.joins.update(join.weight for join in self._finder.addition(args, None, result))
+        else:
+            self._finder.other(operation, args)
         try:
             call = self.matcher.match(func, args)
         except UnknownParameterError:
             self.unknown(args, f"{operation} with a computed weight")
             return result
+        self._note_reading((args, kwargs), call)
         if call is not None:
-            self._weight_call(call, result)
+            self._weight_call(call, args, result)
         else:
             self.plain(func, operation, args, kwargs, result)
         return result
 
-    def _weight_call(self, call: WeightCall, result: Any) -> None:
+    def _note_reading(self, values: Any, call: WeightCall | None) -> None:
+        """Find the outputs that a BatchNorm alone reads: its mean takes up what is added."""
+        for tensor in tree_leaves(values):
+            weight = self._fresh.get(tensor) if isinstance(tensor, Tensor) else None
+            if weight is None:
+                continue
+            mean = call.mean if call is not None else None
+            if mean is None or self._shifts.setdefault(weight, mean) != mean:
+                self._read_otherwise.add(weight)
+
+    def shifts(self) -> dict[str, str]:
+        """By weight, what takes up a constant added to the output: bias or running mean."""
+        found = {
+            weight: mean
+            for weight, mean in self._shifts.items()
+            if weight not in self._read_otherwise and self.calls[weight] == self.calls_of_norm[mean]
+        }
+        users = Counter(bias for biases in self.biases.values() for bias in biases)
+        for weight, biases in self.biases.items():
+            (bias, *others) = biases
+            if bias is not None and not others and users[bias] == 1:
+                found[weight] = bias
+        return found
+
+    def _weight_call(self, call: WeightCall, args: tuple[Any, ...], result: Any) -> None:
         output = result[0] if isinstance(result, tuple) else result
         if call.weight:
             self.calls[call.weight] += 1
         if call.kind == "norm":
+            self._finder.norm(args, output)
             self._norm(call, output)
-        elif call.kind == "conv" and call.groups > 1:
+            return
+        self._finder.weight_call(call, self.calls[call.weight] - 1, output)
+        places = call.input if call.transposed else output  # each meets every entry once
+        axis = 1 if call.kind == "conv" else -1
+        self.work[call.weight] += places.numel() // places.shape[axis]
+        self.biases.setdefault(call.weight, set()).update(call.extras or (None,))
+        self._fresh[output] = call.weight
+        if call.groups > 1:
             self._grouped(call, output)
         else:
             self._dense(call, output)
@@ -66,48 +114,61 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _dense(self, call: WeightCall, output: Tensor) -> None:
         axis = 1 if call.kind == "conv" else call.input.dim() - 1
         reads, writes = (0, 1) if call.transposed else (1, 0)
-        size = self.tensors[call.weight].shape[reads]
         seen = self.labels(call.input)
         if seen is not None:
             vector = along(seen, axis)
             if vector is None:
                 self.sets.freeze(seen, f"{owner(call.weight)} mixes them with other channels")
-                vector = torch.full((size,), NONE)
+                vector = torch.full((self.tensors[call.weight].shape[reads],), NONE)
             elif call.kind == "conv" and (call.transposed or call.input.dim() != 4):
                 self.sets.freeze(seen, f"{owner(call.weight)} is not a plain 2-d convolution")
-            self.use(call.weight, reads, "consume", vector)
+            self._consume(call, reads, vector)
         self._produce(call, writes, axis, output)
+
+    def _consume(self, call: WeightCall, axis: int, vector: Tensor) -> None:
+        weight = self.tensors[call.weight]
+        self.readers[call.weight] = (weight.numel() // weight.shape[1 - axis], call.groups)
+        self.use(call.weight, axis, "consume", vector)
 
     def _produce(self, call: WeightCall, writes: int, axis: int, output: Tensor) -> None:
         block = self.blocks.get(call.weight)
         if block is None:
             block = self.sets.new(self.tensors[call.weight].shape[writes])
             self.blocks[call.weight] = block
-            self.kinds[call.weight] = call.kind
-            self.sizes[call.weight] = tuple(output.shape[2:]) if call.kind == "conv" else ()
+            if call.groups > 1:
+                self.tie(block, call.groups)
+            self.produced[call.weight] = Produced(
+                kind="linear" if call.kind == "linear" else "conv",
+                output_size=tuple(output.shape[2:]) if call.kind == "conv" else (),
+            )
             self.use(call.weight, writes, "produce", block)
-            for extra in call.extras:
-                self.use(extra, 0, "follow", block)
+        for extra in call.extras:  # two modules that hold one weight may have a bias each
+            self.use(extra, 0, "follow", block)
         self.assign(output, spread(block, axis, output.shape), origin=call.weight)
 
     def _grouped(self, call: WeightCall, output: Tensor) -> None:
+        """A grouped convolution: one input a group follows, more shrink alike in every group."""
         seen = self.labels(call.input)
         vector = None if seen is None else along(seen, 1)
         weight = self.tensors[call.weight]
-        depthwise = weight.shape[1] == 1 and weight.shape[0] == call.groups
-        if depthwise and vector is not None and not call.transposed:
-            self.depthwise.add(call.weight)
+        if weight.shape[1] == 1 and vector is not None and not call.transposed:
+            each = vector.repeat_interleave(weight.shape[0] // call.groups)
             for name in (call.weight, *call.extras):
-                self.use(name, 0, "follow", vector)
-            self.assign(output, spread(vector, 1, output.shape), origin=call.weight)
+                self.use(name, 0, "follow", each)
+            self.assign(output, spread(each, 1, output.shape), origin=call.weight)
             return
+        plain = call.input.dim() == 4 and not call.transposed
         if seen is not None:
-            self.sets.freeze(seen, f"{owner(call.weight)} is a grouped convolution")
-        if not depthwise:
+            if plain and vector is not None and self.tie(vector, call.groups):
+                self._consume(call, 1, vector[: weight.shape[1]])
+            else:
+                self.sets.freeze(seen, f"{owner(call.weight)} is a grouped convolution")
+        if weight.shape[1] > 1 and not call.transposed:
             self._produce(call, 0, 1, output)
-            self.sets.freeze(self.blocks[call.weight], "it is a grouped convolution")
 
     def _norm(self, call: WeightCall, output: Tensor) -> None:
+        if call.mean is not None:
+            self.calls_of_norm[call.mean] += 1
         seen = self.labels(call.input)
         if seen is None:
             return
@@ -115,6 +176,8 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if vector is None:
             self.sets.freeze(seen, "a normalisation mixes them")
             return
+        if call.weight and isinstance(self.tensors[call.weight], nn.Parameter):
+            self.scales[call.weight] = None
         for name in (call.weight, *call.extras):
             if name:
                 self.use(name, 0, "follow", vector)
@@ -143,57 +206,18 @@ def trace(network: nn.Module, images: Tensor) -> ChannelGraph:
         labels = tracer.labels(tensor)
         if labels is not None:
             tracer.sets.freeze(labels, "they are the network's output")
-    return _graph(tracer)
-
-
-def _graph(tracer: _Tracer) -> ChannelGraph:
-    uses = tuple(
-        Use(use.tensor, use.axis, use.role, tracer.sets.roots(use.labels))
-        for use in tracer.uses.values()
+    facts = Facts(
+        produced=tracer.produced,
+        calls=dict(tracer.calls),
+        work={weight: work // len(images) for weight, work in tracer.work.items()},
+        joins=dict(tracer.joins),
+        readers=tracer.readers,
+        shifts=tracer.shifts(),
+        scales=tuple(tracer.scales),
+        rectified=tuple(
+            (tracer.sets.roots(labels), tensor) for labels, tensor in tracer.rectified
+        ),
+        frozen=tracer.sets.frozen(),
+        summed=tracer.sets.summed(),
     )
-    produced = {use.tensor: use.labels for use in uses if use.role == "produce"}
-    layers = {owner(weight): _layer(tracer, uses, produced, weight) for weight in tracer.blocks}
-    return ChannelGraph(layers=layers, uses=uses, depthwise=frozenset(tracer.depthwise))
-
-
-def _layer(
-    tracer: _Tracer, uses: tuple[Use, ...], produced: dict[str, Tensor], weight: str
-) -> Layer:
-    labels = produced[weight]
-    filters = labels.numel()
-    place = torch.full((tracer.sets.size(),), NONE)
-    place[labels] = torch.arange(filters)
-    consumers = []
-    for use in uses:
-        if use.role == "consume":
-            channels = torch.where(use.labels >= 0, place[use.labels.clamp_min(0)], NONE)
-            if bool((channels >= 0).any()):
-                read = tracer.tensors[use.tensor]
-                unknowns = read.numel() // read.shape[1 - use.axis]
-                calls = tracer.calls[use.tensor]
-                consumers.append(Consumer(use.tensor, channels, calls, unknowns))
-    coupled = tuple(
-        owner(other)
-        for other, theirs in produced.items()
-        if other != weight and bool((place[theirs] >= 0).any())
-    )
-    reasons = [tracer.sets.why_frozen(label) for label in labels.tolist()]
-    reason = next((text for text in reasons if text is not None), None)
-    if reason is None and coupled:
-        reason = f"they are added to those of {', '.join(coupled[:3])}"
-    if reason is None and len(torch.unique(labels)) < filters:
-        reason = "its filters depend on one another"
-    if reason is None and not consumers:
-        reason = "no layer reads them"
-    return Layer(
-        name=owner(weight),
-        weight=weight,
-        kind="conv" if tracer.kinds[weight] == "conv" else "linear",
-        filters=filters,
-        labels=labels,
-        output_size=tracer.sizes[weight],
-        consumers=tuple(consumers),
-        coupled=coupled,
-        rectified=tracer.rectified.get(weight),
-        reason=reason,
-    )
+    return make_graph(tracer.rooted_uses(), facts)

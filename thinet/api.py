@@ -1,0 +1,199 @@
+"""``thinet.prune``: any classifier, in one call, without fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinet.allocation import loss_curves
+from thinet.criteria import Candidates, Criterion
+from thinet.errors import ThinetError, first_line
+from thinet.metrics import Cost, cost
+from thinet.options import find
+from thinet.planning import Request, check_cut, choose_counts, choose_groups
+from thinet.pruning import Calibration, LayerRecord, prune_group_
+from thinet.reconstruction import Reconstruction, recalibrate_
+from thinet.statistics import Reference, Sampling
+from thinet.surgery import check_weights, evaluating, trace
+from thinet.target import Target, Widths, recalibration
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What :func:`prune` returns.
+
+    Attributes:
+        model: The slim network; the network that was given is left as it was.
+        layers: A record for each pruned layer, in order.
+        before: Cost of the network that was given.
+        after: Cost of the slim network.
+        skipped: Layers that were asked for by ``all`` or a glob but left whole, and why.
+        input_shape: ``(C, H, W)`` of the calibration images.
+    """
+
+    model: nn.Module
+    layers: list[LayerRecord]
+    before: Cost
+    after: Cost
+    skipped: dict[str, str] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = ()
+
+
+def prune(
+    model: nn.Module,
+    batches: Iterable[Any],
+    ratio: float | Mapping[str, float] = 0.5,
+    criterion: str | Criterion = "thinet",
+    reconstruction: str | Reconstruction = "scale",
+    layers: str | Sequence[str] = "inner",
+    *,
+    target: str | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    recalibrate_bn: str | bool = "after",
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+) -> PruneResult:
+    """Prune a network in one shot, group by group, without fine-tuning.
+
+    Args:
+        model: Any classifier; left as it was. The slim network is a copy on the same device.
+        batches: Calibration images: an iterable of tensors ``(N, C, H, W)`` or of tuples
+            ``(images, labels, ...)``, for example a ``DataLoader``. A few hundred images are
+            enough; labels are needed for criteria that look at the loss.
+        ratio: Fraction of filters **kept**, in (0, 1], or a mapping from layer names or globs.
+        criterion: The name of a file in ``thinet/criteria`` (``thinet``, ``weight_sum``, ...) or a
+            :class:`thinet.criteria.Criterion`.
+        reconstruction: A name (``none``, ``scale``, ``refit``) or a
+            :class:`thinet.reconstruction.Reconstruction`.
+        layers: ``"inner"`` (layers whose output is not added to that of others), ``"all"``
+            (residual streams too), a name or glob, or a list of those.
+        target: A budget instead of ``ratio``: ``"flops:0.5"``, ``"params:0.4"`` or
+            ``"latency:0.6"``, the fraction of the network's cost that may be left.
+        allocation: ``"uniform"`` (one ratio that meets the target) or ``"error"`` (the target is
+            met where the loss for each unit of cost is least).
+        round_to: Widths become multiples of this, where a layer is wide enough.
+        recalibrate_bn: Re-estimate BatchNorm statistics on the calibration images: ``"after"`` all
+            cuts (or True), after ``"each"`` cut, or ``"never"`` (or False).
+        sampling: How much of each image the statistics look at.
+        batch_size: Images in a forward pass; the result does not depend on it.
+
+    Returns:
+        The slim network, a record for each layer, and the costs before and after.
+
+    Raises:
+        ThinetError: If the request makes no sense or the network cannot be pruned as asked.
+
+    Example:
+        >>> import torch, torchvision, thinet
+        >>> net = torchvision.models.resnet18(num_classes=10)
+        >>> result = thinet.prune(net, [torch.randn(8, 3, 64, 64)], ratio=0.5)
+        >>> result.after.flops < result.before.flops
+        True
+    """
+    if isinstance(criterion, str):
+        criterion = find("criteria", criterion, Criterion)  # type: ignore[type-abstract]
+    if isinstance(reconstruction, str):
+        kind = Reconstruction
+        reconstruction = find("reconstruction", reconstruction, kind)  # type: ignore[type-abstract]
+    widths = Widths(Target.parse(target) if target else None, allocation, round_to)
+    request = Request(layers, ratio, widths)
+    recalibrate = recalibration(recalibrate_bn)
+    images, labels = _gather(batches)
+    shape = tuple(images[0].shape)
+    slim = copy.deepcopy(model)
+    device = _device(slim)
+    few = torch.stack(list(images[:2])).to(device)
+    check_weights(slim)
+    _check_runs(slim, few)
+    graph = trace(slim, few[:1])
+    calibration = Calibration(
+        images,
+        sampling or Sampling(),
+        batch_size,
+        labels=labels,
+        reference=Reference(model) if reconstruction.aims_at_original else None,
+    )
+    names, skipped = choose_groups(slim, graph, request, few)
+    for name in names:
+        criterion.check(Candidates.of(slim, graph.groups[name]))
+    losses = None
+    if allocation == "error":
+        losses = loss_curves(slim, graph, names, criterion, reconstruction, calibration)
+    counts = choose_counts(slim, graph, names, request, shape, losses)
+    check_cut(slim, graph, counts, few)
+    records: list[LayerRecord] = []
+    order = list(counts)
+    if calibration.reference is not None:
+        calibration.reference.expect([graph.groups[name] for name in order], graph, len(images))
+    for number, (name, count) in enumerate(counts.items()):
+        found, graph = prune_group_(
+            slim,
+            graph,
+            name,
+            count,
+            criterion,
+            reconstruction,
+            calibration,
+            recalibrate=recalibrate == "each",
+            following=order[number + 1] if number + 1 < len(order) else None,
+        )
+        records += found
+    if recalibrate == "after":
+        recalibrate_(slim, calibration.batches())
+    return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
+
+
+def _device(network: nn.Module) -> torch.device:
+    parameter = next(iter(network.parameters()), None)
+    if parameter is None:
+        raise ThinetError("this network has no parameters, so there is nothing to prune.")
+    return parameter.device
+
+
+@torch.no_grad()
+def _check_runs(network: nn.Module, images: Tensor) -> None:
+    """Refuse images that the network does not take, before any long work."""
+    dtype = next(network.parameters()).dtype
+    if images.dtype != dtype:
+        raise ThinetError(
+            f"the images are {_short(images.dtype)} but the network's weights are {_short(dtype)}: "
+            f"pass images.to(torch.{_short(dtype)}) or convert the network."
+        )
+    try:
+        with evaluating(network):
+            network(images)
+    except Exception as error:  # whatever the network's own code raises
+        raise ThinetError(
+            f"the network does not run on images of shape {tuple(images.shape)} "
+            f"({first_line(error)}): pass images of the size and type that it was made for."
+        ) from error
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
+    """All images, and their labels if every batch has some."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for batch in batches:
+        parts = list(batch) if isinstance(batch, (list, tuple)) else [batch]
+        if not parts or not isinstance(parts[0], Tensor) or parts[0].dim() != 4:
+            raise ThinetError(
+                "batches must hold image tensors of shape (N, C, H, W), alone or first in a tuple: "
+                "pass a DataLoader or a list of such batches."
+            )
+        images.extend(parts[0])
+        second = parts[1] if len(parts) > 1 else None
+        if isinstance(second, Tensor) and second.shape == parts[0].shape[:1]:
+            labels.append(second)
+    if not images:
+        raise ThinetError("batches holds no images: pass at least one batch of (N, C, H, W).")
+    found = torch.cat(labels) if labels else None
+    return images, found if found is not None and len(found) == len(images) else None

@@ -1,0 +1,130 @@
+"""What a network's outputs should gain to be those of another: the target of a refit.
+
+Errors of layers that were cut earlier are made good by those cut later if these aim at the outputs
+of the original network (He et al. 2017). At the end of a residual block the sum is what counts, so
+the last layer of the block makes good for its shortcut too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from thinet.surgery import Layer
+from thinet.surgery.calls import WeightCall
+from thinet.surgery.joins import Join
+from thinet.surgery.observe import observe
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network to aim at.
+
+    Attributes:
+        network: The original network, on the device of the one that is pruned.
+        filters: Of each layer that has been pruned by now, by the name of its weight, the filters
+            that stay, numbered as in ``network``.
+    """
+
+    network: nn.Module
+    filters: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, layer: Layer, kept: Sequence[int]) -> None:
+        """Take note of a cut: which filters of ``layer``, as it was just before, stay."""
+        stays = torch.tensor(list(kept), dtype=torch.int64)
+        before = self.filters.get(layer.weight)
+        self.filters[layer.weight] = stays if before is None else before[stays]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What some layers put out for one batch.
+
+    Attributes:
+        raw: By weight and turn, the output itself.
+        joined: The sum that the output, after its BatchNorm, is a part of.
+        scales: What that BatchNorm multiplies each channel with.
+        parts: How many of the watched outputs meet in that sum: each makes good its share.
+    """
+
+    raw: dict[Key, Tensor]
+    joined: dict[Key, Tensor]
+    scales: dict[Key, Tensor | None]
+    parts: dict[Key, int] = field(default_factory=dict)
+
+
+def watch(
+    network: nn.Module,
+    images: Tensor,
+    calls: Mapping[str, int],
+    joins: Mapping[str, int],
+    on_call: Callable[[WeightCall, Tensor, int], None] | None = None,
+) -> Outputs:
+    """Run a network as far as needed and keep the outputs of the layers that end in joins or not.
+
+    Args:
+        network: Run as it is.
+        images: A batch.
+        calls: Uses of each watched weight in one pass.
+        joins: How often the output of each of those whose outputs are wanted meets an addition.
+        on_call: Called with every watched call besides.
+    """
+    found = Outputs({}, {}, {})
+
+    def take(call: WeightCall, output: Tensor, turn: int) -> None:
+        if on_call is not None:
+            on_call(call, output, turn)
+        if call.weight in joins:
+            found.raw[call.weight, turn] = output.clone()  # it may be overwritten in place
+
+    sums: list[tuple[Tensor, list[Key]]] = []
+
+    def join(seen: Join) -> None:
+        key = (seen.weight, seen.turn)
+        found.joined[key] = seen.result.clone()
+        found.scales[key] = seen.scale
+        if not sums or sums[-1][0] is not seen.result:
+            sums.append((seen.result, []))
+        sums[-1][1].append(key)
+
+    observe(network, images, calls, take, joins, join)
+    found.parts.update({key: len(keys) for _, keys in sums for key in keys})
+    return found
+
+
+def gains(seen: Outputs, wanted: Outputs, filters: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+    """What each output should gain so that it, or the sum it joins, is that of the reference.
+
+    Args:
+        seen: Outputs of the current network.
+        wanted: Outputs of the reference.
+        filters: See :class:`Reference`.
+    """
+    found = {}
+    for key, raw in seen.raw.items():
+        stays = filters.get(key[0])
+        axis = 1 if raw.dim() > 2 else raw.dim() - 1
+        if key in seen.joined and key in wanted.joined:
+            missing = _select(wanted.joined[key], stays, axis) - seen.joined[key]
+            found[key] = _unscaled(missing, seen.scales[key]) / seen.parts.get(key, 1)
+        else:
+            found[key] = _select(wanted.raw[key], stays, axis) - raw
+    return found
+
+
+def _select(output: Tensor, stays: Tensor | None, axis: int) -> Tensor:
+    return output if stays is None else output.index_select(axis, stays.to(output.device))
+
+
+def _unscaled(missing: Tensor, scale: Tensor | None) -> Tensor:
+    """What a BatchNorm has to be given so that ``missing`` comes out; nothing where it is shut."""
+    if scale is None:
+        return missing
+    shut = scale.abs() <= 1e-3 * scale.abs().max()
+    inverse = torch.where(shut, 0.0, 1 / torch.where(shut, 1.0, scale))
+    return missing * inverse.view(1, -1, *[1] * (missing.dim() - 2))
