@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,7 +106,9 @@ class Backwards(Criterion):
 
 
 @pytest.mark.parametrize("criterion", [ThiNet(), Random(), Backwards()])
-@pytest.mark.parametrize("reconstruction", [NoReconstruction(), Scale(), Refit(), Refit("original")])
+@pytest.mark.parametrize(
+    "reconstruction", [NoReconstruction(), Scale(), Refit(), Refit("original")]
+)
 def test_curves_fall_to_zero_and_are_the_losses_of_real_cuts(
     net, images, criterion, reconstruction
 ):
@@ -142,7 +145,7 @@ def lost(net, graph, count, criterion, reconstruction, images):
     with torch.no_grad():
         x = net.stem(images).relu()
         before, after = (one.a2(one.a1(x).relu()) for one in (net, slim))
-    energy = before - net.a2.bias.view(-1, 1, 1)
+    energy = before - net.a2.bias.detach().view(-1, 1, 1)
     if isinstance(reconstruction, Refit):
         energy = energy - energy.mean((0, 2, 3), keepdim=True)
     return float((before - after).square().sum() / energy.square().sum())
@@ -180,7 +183,7 @@ def test_parts_hold_every_group_once_within_the_memory(net, images, monkeypatch,
     assert [group.name for part in parts for group in part] == [group.name for group in groups]
     for part in parts:
         assert len(part) == 1 or sum(sizes[group.name] for group in part) <= memory
-    for part, after in zip(parts, parts[1:], strict=False):  # no part could take the next group
+    for part, after in pairwise(parts):  # no part could take the next group
         assert sum(sizes[group.name] for group in [*part, after[0]]) > memory
     assert len(list(allocation._parts(groups, heavy=False))) == 1
     assert list(allocation._parts([], heavy=True)) == []

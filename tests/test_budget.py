@@ -49,8 +49,9 @@ def build(name):
 NETWORKS = ["vgg11_bn", "resnet18", "mobilenet_v2", "densenet121", "resnext50_32x4d", "mixed"]
 
 
-@pytest.mark.parametrize("summed", [False, True], ids=["inner", "all"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "summed"), [*((name, True) for name in NETWORKS), ("resnet18", False)]
+)
 def test_model_equals_the_cost_of_the_cut_network(name, summed):
     net, graph = build(name)
     names = graph.prunable(summed)
@@ -60,7 +61,7 @@ def test_model_equals_the_cost_of_the_cut_network(name, summed):
     for kind, model in models.items():
         assert model(ones) == pytest.approx(getattr(whole, kind), rel=1e-12)
     rng = np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(2):
         units = np.array([graph.groups[group].units for group in names])
         counts = rng.integers(1, units + 1)
         keep = {group: rng.permutation(size)[:n].tolist()
@@ -220,16 +221,17 @@ def test_allocation_beats_uniform_widths_on_chains(seed):
 
 def test_savings_are_those_at_the_current_widths():
     """A layer behind one that has shrunk has less to give: here that decides the second step."""
-    graph = graph_of(2, 2)
+    graph = graph_of(4, 2)
     # cost = 10 x0 x1 + x0 + 4 x1
     slope = np.zeros((2, 3, 2))
     slope[0, 0, 0] = slope[1, 0, 1] = slope[0, 1, 0] = slope[0, 2, 1] = 1.0
     model = CostModel(("g0", "g1"), 0.0, np.array([10.0, 1.0, 4.0]), 1 - slope.sum(axis=2), slope)
-    assert model(np.array([0.5, 1.0])) == pytest.approx(9.5)
-    assert model.slopes(np.array([0.5, 1.0])) == pytest.approx([11, 9])
-    losses = {"g0": np.array([9.0, 1.0, 0.0]), "g1": np.array([9.0, 3.0, 0.0])}
-    found = allocated_counts(graph, model, losses, 1, fits_within(model, graph, 9.5))
-    assert found == {"g0": 1, "g1": 2}  # 5.5 saved for 1, against 7 for 3
+    assert model(np.array([0.75, 1.0])) == pytest.approx(12.25)
+    assert model.slopes(np.array([0.75, 1.0])) == pytest.approx([11, 11.5])
+    losses = {"g0": np.array([99.0, 50.0, 3.125, 0.1, 0.0]), "g1": np.array([99.0, 7.0, 0.0])}
+    # First 2.75 for 0.1; then 2.75 for 3.025 against 5.75 (at full width it was 7) for 7.
+    found = allocated_counts(graph, model, losses, 1, fits_within(model, graph, 12.0))
+    assert found == {"g0": 2, "g1": 2}
 
 
 def test_a_dear_width_between_two_cheap_ones_is_no_obstacle():

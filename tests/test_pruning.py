@@ -1,267 +1,164 @@
-"""thinet.prune on a small network: every criterion with every reconstruction."""
+"""Pruning one group: what thinet.prune and the experiment runs share."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import thinet
-from thinet.criteria import Criterion, ThiNet
-from thinet.errors import ThinetError
-from thinet.options import names
-from thinet.pruning import Calibration, prune, prune_layer_
-from thinet.reconstruction import NoReconstruction, Reconstruction, Scale, recalibrate_
+from thinet.criteria import L2, Criterion, Random, ThiNet, WeightSum
+from thinet.pruning import RECALIBRATION_BATCH, Calibration, prune_group_
+from thinet.reconstruction import NoReconstruction, Refit, Scale
 from thinet.statistics import Sampling
-from thinet.surgery import masked, trace
+from thinet.surgery import trace
 
-CRITERIA = ["apoz", "random", "thinet", "thinet_omp", "weight_sum"]
-RECONSTRUCTIONS = ["none", "refit", "scale"]
-DEAD = [0, 3]
+IMAGES = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
 
 
-def make(seed=0):
-    torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.Conv2d(3, 10, 3, padding=1), nn.BatchNorm2d(10), nn.ReLU(),
-        nn.Conv2d(10, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 9, 5),
-    )  # fmt: skip
-    net[1].running_mean.normal_(0, 0.2)
-    net[1].bias.data.normal_(0, 0.2)
-    return net.double()
+class Net(nn.Module):
+    """A residual stream between two plain layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.bn = nn.Conv2d(3, 10, 3, padding=1), nn.BatchNorm2d(10)
+        self.a, self.b = nn.Conv2d(10, 8, 3, padding=1), nn.Conv2d(8, 10, 1, bias=False)
+        self.bn2, self.c, self.head = nn.BatchNorm2d(10), nn.Conv2d(10, 6, 3), nn.Linear(6, 4)
+        for norm in (self.bn, self.bn2):
+            norm.running_mean.normal_(0, 0.3)
+            norm.weight.data.uniform_(0.5, 1.5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.stem(x)))
+        x = torch.relu(x + self.bn2(self.b(torch.relu(self.a(x)))))
+        return self.head(torch.relu(self.c(x)).mean((2, 3)))
+
+
+class Fixed(Criterion):
+    """Keeps the units that a test names."""
+
+    first = (1, 4)
+
+    def rank(self, candidates, evidence, seed):
+        rest = [k for k in range(candidates.units) if k not in self.first]
+        return torch.tensor([*self.first, *rest])
 
 
 @pytest.fixture
 def network():
-    return make()
+    return Net().double().eval()
 
 
 @pytest.fixture
-def images():
-    return torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+def graph(network):
+    return trace(network, IMAGES[:1])
 
 
-def outputs(net, images):
-    with torch.no_grad():
-        return copy.deepcopy(net).eval()(images)
-
-
-def test_there_are_no_other_criteria_and_reconstructions():
-    assert sorted(names("criteria", Criterion)) == CRITERIA
-    assert sorted(names("reconstruction", Reconstruction)) == RECONSTRUCTIONS
-
-
-@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_combination_gives_the_widths_and_leaves_the_network(
-    network, images, criterion, reconstruction
-):
-    network.train()
-    state = copy.deepcopy(network.state_dict())
-    result = prune(network, [images[:25], (images[25:], None)], 0.5, criterion, reconstruction)
-    assert [record.layer for record in result.layers] == ["0", "3", "6"]
-    assert [len(record.kept) for record in result.layers] == [5, 4, 3]
-    assert [record.filters_before for record in result.layers] == [10, 8, 6]
-    shapes = [tuple(p.shape) for n, p in result.model.named_parameters() if n.endswith("weight")]
-    assert shapes == [(5, 3, 3, 3), (5,), (4, 5, 3, 3), (3, 4, 3, 3), (5, 27)]
-    assert result.model.training
-    assert outputs(result.model, images).isfinite().all()
-    assert result.after.flops < result.before.flops
-    assert result.after.macs == 9 * (3 * 5 * 36 + 5 * 4 * 36 + 4 * 3 * 9) + 27 * 5
-    assert network.training
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, state[name])
-    again = prune(network, [images], 0.5, criterion, reconstruction)
-    for ours, theirs in zip(again.model.parameters(), result.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert again.layers == result.layers
-
-
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_dead_filters_go_first(network, images, criterion):
-    network[0].weight.data[DEAD] = 0  # nothing but the BatchNorm shift is left of them
-    network[1].weight.data[DEAD] = 1
-    network[1].bias.data[DEAD] = -5.0
-    network[0].bias.data[DEAD] = network[1].running_mean[DEAD]
-    for ratio, kept in ((0.8, 8), (0.5, 5)):
-        result = prune(network, [images], ratio, criterion, layers="0")
-        assert len(result.layers[0].kept) == kept
-        assert not set(DEAD) & set(result.layers[0].kept)
-    result = prune(network, [images], 0.9, criterion, layers="0")
-    assert len(set(DEAD) & set(result.layers[0].kept)) == 1
-
-
-@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
-def test_removing_dead_filters_changes_nothing(network, images, reconstruction):
-    network[0].weight.data[DEAD] = 0
-    network[1].bias.data[DEAD] = -5.0
-    network[0].bias.data[DEAD] = network[1].running_mean[DEAD]
-    result = prune(
-        network, [images], 0.8, "thinet", reconstruction, layers="0", recalibrate_bn=False
+def test_the_units_chosen_stay_in_every_layer_of_the_group(network, graph):
+    before = copy.deepcopy(network)
+    records, after = prune_group_(
+        network, graph, "stem", 2, Fixed(), NoReconstruction(), Calibration(list(IMAGES))
     )
-    torch.testing.assert_close(outputs(result.model, images), outputs(network, images))
-    assert (result.layers[0].error or 0.0) < 1e-20
+    assert [(r.layer, r.filters_before, r.kept) for r in records] == [
+        ("stem", 10, [1, 4]), ("b", 10, [1, 4]),
+    ]  # fmt: skip
+    assert torch.equal(network.stem.weight, before.stem.weight[[1, 4]])
+    assert torch.equal(network.c.weight, before.c.weight[:, [1, 4]])
+    assert torch.equal(network.bn2.running_mean, before.bn2.running_mean[[1, 4]])
+    assert after.groups["stem"].units == 2
+    assert graph.groups["stem"].units == 10
+    assert records[0].rows is records[0].error is records[0].error_corrected is None
 
 
-def test_without_reconstruction_the_result_is_the_zeroed_network(network, images):
-    result = prune(network, [images], 0.4, "thinet", "none", recalibrate_bn=False)
-    graph = trace(network, images[:1])
-    keep = {record.layer: record.kept for record in result.layers}
-    expected = outputs(masked(network, graph, keep), images)
-    torch.testing.assert_close(outputs(result.model, images), expected, rtol=1e-10, atol=1e-10)
+def test_the_graph_that_comes_back_goes_on(network, graph):
+    calibration = Calibration(list(IMAGES))
+    for name, count in (("stem", 5), ("a", 4), ("c", 3)):
+        records, graph = prune_group_(network, graph, name, count, ThiNet(), Scale(), calibration)
+        fresh = trace(network, IMAGES[:1])
+        assert [group.units for group in graph.groups.values()] == [
+            group.units for group in fresh.groups.values()
+        ]
+        assert records[0].rows is not None
+        assert records[0].error_corrected < records[0].error
+    assert network(IMAGES).isfinite().all()
 
 
-def test_recalibration_is_that_of_the_pruned_network(network, images):
-    plain = prune(network, [images], 0.5, "weight_sum", "none", recalibrate_bn=False).model
-    found = prune(network, [images], 0.5, "weight_sum", "none").model
-    assert not torch.equal(plain[1].running_mean, found[1].running_mean)
-    recalibrate_(plain, [images])
-    for ours, theirs in zip(plain.buffers(), found.buffers(), strict=True):
+def test_later_groups_are_judged_in_the_network_as_it_is_by_then(network, graph):
+    result = thinet.prune(network, [IMAGES], 0.5, "thinet", "scale", "all", recalibrate_bn="never")
+    calibration = Calibration(list(IMAGES))
+    for name in ("stem", "a", "c"):
+        count = graph.groups[name].units // 2
+        _, graph = prune_group_(network, graph, name, count, ThiNet(), Scale(), calibration)
+    for ours, theirs in zip(network.parameters(), result.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_recorded_errors_are_those_of_the_next_layer(network, images):
-    # With one output pixel a filter and every filter drawn many times, the sampled error
-    # approaches the error of the layer's output over all filters.
-    net = nn.Sequential(
-        nn.Conv2d(3, 9, 6), nn.ReLU(), nn.Flatten(), nn.Linear(9, 4)
-    ).double()  # fmt: skip
-    sampling = Sampling(locations=4000)
-    for reconstruction in ("none", Scale(ridge=0.0)):
-        result = prune(net, [images], 0.5, "weight_sum", reconstruction, "0", sampling=sampling)
-        (record,) = result.layers
-        y = outputs(net, images) - net[3].bias.detach()
-        z = outputs(result.model, images) - net[3].bias.detach()
-        relative = float(((y - z) ** 2).sum() / (y**2).sum())
-        if reconstruction == "none":
-            assert record.error is record.error_corrected is None  # nothing was sampled
+@pytest.mark.parametrize("name", ["a", "stem"])
+def test_a_constant_that_the_fit_adds_goes_where_it_is_taken_up(network, graph, name):
+    """With an intercept the mean output of each reader is what it was: also before a BatchNorm."""
+    readers = {"a": ["b"], "stem": ["c"]}[name]  # the stream's other reader, a, is cut with it
+    means = {}
+    full, slim = copy.deepcopy(network), network
+    prune_group_(
+        slim, graph, name, 3, WeightSum(), Refit(ridge=1e-10), Calibration(
+            list(IMAGES), Sampling(positions=None)
+        ),
+    )  # fmt: skip
+    for reader in readers:
+        behind = {"b": "bn2", "c": "c"}[reader]
+        for net in (full, slim):
+            net.get_submodule(behind).register_forward_hook(
+                lambda _m, _i, out, net=net: means.__setitem__(net, out.mean((0, 2, 3)))
+            )
+        with torch.no_grad():
+            full(IMAGES)
+            slim(IMAGES)
+        if name == "a":  # what b reads changes by this cut alone, so that its mean is met exactly
+            torch.testing.assert_close(means[slim], means[full])
         else:
-            assert record.error_corrected == pytest.approx(relative, rel=0.05)
-            assert record.error_corrected < record.error
-            assert record.rows == 4000 * 40
+            assert means[slim].shape == means[full].shape
+    if name == "a":
+        assert not torch.equal(slim.bn2.running_mean, full.bn2.running_mean)
+    else:
+        assert not torch.equal(slim.c.bias, full.c.bias)
 
 
-def test_reconstruction_pays(network, images):
-    """On the images it was fitted to, each reconstruction is nearer to the network than none."""
-    errors = {}
-    for name in RECONSTRUCTIONS:
-        result = prune(network, [images], 0.5, "weight_sum", name, "3", recalibrate_bn=False)
-        off = network[6](network[:6].eval()(images)) - result.model[6](
-            result.model[:6].eval()(images)
+def test_recalibration_after_a_cut_is_seen_by_the_next(network, graph):
+    stale = copy.deepcopy(network)
+    records = {}
+    for net, recalibrate in ((stale, False), (network, True)):
+        found, now = prune_group_(
+            net, graph, "stem", 4, L2(), NoReconstruction(), Calibration(list(IMAGES)), recalibrate
         )
-        errors[name] = float((off.detach() ** 2).sum())
-    assert errors["refit"] < errors["scale"] < errors["none"]
+        assert found[0].kept == records.setdefault("stem", found[0].kept)
+        assert now.groups["stem"].units == 4
+    assert not torch.equal(stale.bn2.running_mean, network.bn2.running_mean)
 
 
-def test_later_layers_are_judged_in_the_network_as_it_is_by_then(network, images):
-    result = prune(network, [images], 0.5, "thinet", "scale", recalibrate_bn=False)
-    step, calibration = copy.deepcopy(network), Calibration(list(images))
-    for name, count in (("0", 5), ("3", 4), ("6", 3)):
-        prune_layer_(step, name, count, ThiNet(), Scale(), calibration)
-    for ours, theirs in zip(step.parameters(), result.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+def test_the_choice_depends_on_the_sampling_seed_and_the_layer_alone(network, graph):
+    kept = {}
+    for seed in (0, 1):
+        calibration = Calibration(list(IMAGES), Sampling(seed=seed))
+        for name in ("stem", "c"):
+            for attempt in range(2):
+                net = copy.deepcopy(network)
+                records, _ = prune_group_(
+                    net, graph, name, 3, Random(), NoReconstruction(), calibration
+                )
+                assert records[0].kept == kept.setdefault((seed, name), records[0].kept), attempt
+    assert len({tuple(units) for units in kept.values()}) > 1
 
 
-def test_the_sampling_seed_draws_another_sample(network, images):
-    kept = [
-        prune(network, [images], 0.5, "random", "none", sampling=Sampling(seed=seed)).layers
-        for seed in (0, 0, 1)
-    ]
-    assert kept[0] == kept[1] != kept[2]
-
-
-def test_ratios_by_layer_and_layers_left_whole(network, images):
-    result = prune(network, [images], {"0": 0.29, "3": 1.0, "*": 0.5}, "weight_sum")
-    assert [(record.layer, len(record.kept)) for record in result.layers] == [("0", 2), ("6", 3)]
-    assert result.model[3].out_channels == 8
-
-
-def test_a_layer_of_one_filter_stays(images):
-    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    result = prune(net.double(), [images], 0.25, "thinet", "refit")
-    assert [(record.layer, record.kept) for record in result.layers] == [
-        ("1", result.layers[0].kept)
-    ]
-    assert (result.model[0].out_channels, result.model[1].out_channels) == (1, 1)
-
-
-def test_one_filter_of_each_layer_is_the_least(network, images):
-    result = prune(network, [images], 1e-6, "thinet_omp", "refit")
-    assert [len(record.kept) for record in result.layers] == [1, 1, 1]
-    assert outputs(result.model, images).isfinite().all()
-
-
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("place", [0, 3, 6, 9])
-def test_weights_that_are_not_finite_are_reported(network, images, criterion, place):
-    network[place].weight.data.view(-1)[0] = torch.nan
-    with pytest.raises(ThinetError, match="finite"):
-        prune(network, [images], 0.5, criterion, "none")
-
-
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_frozen_and_half_trained_networks_are_pruned_too(network, images, criterion):
-    network.requires_grad_(False)
-    network[9].weight.requires_grad_(True)
-    result = prune(network.float(), [images.float()], 0.5, criterion, "scale")
-    flags = {name: p.requires_grad for name, p in result.model.named_parameters()}
-    assert flags == {name: p.requires_grad for name, p in network.named_parameters()}
-
-
-def test_one_image_and_a_collapsed_map_are_enough(images):
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(6, 3),
-    ).double()  # fmt: skip
-    result = prune(net, [images[:1]], 0.5, "thinet", "refit", "0")
-    assert result.layers[0].rows == 30  # 5 for each filter
-    assert result.input_shape == (3, 6, 6)
-
-
-def test_wrong_requests_are_one_sentence(network, images):
-    with pytest.raises(ThinetError, match=r"no criterion 'tinet'.*thinet_omp"):
-        prune(network, [images], 0.5, "tinet")
-    with pytest.raises(ThinetError, match=r"no reconstruction 'scales'.*refit"):
-        prune(network, [images], 0.5, "thinet", "scales")
-    with pytest.raises(ThinetError, match="holds no images"):
-        prune(network, [], 0.5)
-    for batches in ([images[0]], images, [{"image": images}], [(None, images)]):
-        with pytest.raises(ThinetError, match="image tensors of shape"):
-            prune(network, batches, 0.5)
-    for ratio in (0, 1.5, "half"):
-        with pytest.raises(ThinetError, match="not a number in"):
-            prune(network, [images], ratio)
-    with pytest.raises(ThinetError, match="matches no layer"):
-        prune(network, [images], 0.5, layers="conv*")
-    with pytest.raises(ThinetError, match="output"):
-        prune(network, [images], 0.5, layers=["9"])
-    sigmoid = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(96, 2))
-    with pytest.raises(ThinetError, match="criterion=thinet"):
-        prune(sigmoid.double(), [images], 0.5, "apoz")
-    with pytest.raises(ThinetError, match="cannot be pruned"):
-        prune_layer_(network, "9", 2, ThiNet(), NoReconstruction(), Calibration(list(images)))
-
-
-def test_batch_size_does_not_change_the_choice(network, images):
-    calibration = Calibration(list(images))
-    records = []
-    for batch in (1, 7, 64):
-        step = copy.deepcopy(network)
-        record = prune_layer_(step, "0", 4, ThiNet(), Scale(), replace(calibration, batch=batch))
-        records.append((record, step[3].weight.detach().numpy()))
-    for record, weight in records[1:]:
-        assert record.kept == records[0][0].kept
-        assert record.error_corrected == pytest.approx(records[0][0].error_corrected, rel=1e-9)
-        np.testing.assert_allclose(weight, records[0][1], rtol=1e-9)
-
-
-def test_the_public_name_is_this_function(network, images):
-    assert thinet.prune is prune
-    result = thinet.prune(network, [images], 0.5, "weight_sum")
-    assert thinet.cost(result.model, (3, 6, 6)) == result.after
-    assert thinet.cost(network, (3, 6, 6)) == result.before
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (64, [64]), (65, [33, 32]), (130, [44, 44, 42])]
+)
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_recalibration_sees_even_batches_whatever_the_batch_is(count, sizes, batch):
+    assert RECALIBRATION_BATCH == 64
+    calibration = Calibration([IMAGES[0]] * count, batch=batch)
+    assert [len(found) for found in calibration.batches()] == sizes
+    assert [len(found) for found in replace(calibration, rank=1, world=2).batches()] == sizes

@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thinet.api import prune
     from thinet.artifacts import load, save
     from thinet.errors import ThinetError
     from thinet.metrics import cost
-    from thinet.api import prune
 
 __version__ = "0.1.0"
 __all__ = ["ThinetError", "cost", "load", "prune", "save"]

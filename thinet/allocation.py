@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -55,7 +54,6 @@ def loss_curves(
     calibration = replace(calibration, reference=None)
     groups = [graph.groups[name] for name in names]
     share = shares(network, groups, calibration)
-    calibration = replace(calibration, reference=None)  # there is no difference to it yet
     losses = {}
     for part in _parts(groups, heavy=PatchMoments in needs or calibration.sampling.exact):
         evidence = calibration.collect(network, part, needs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from thinet.allocation import loss_curves
 from thinet.criteria import Candidates, Criterion
@@ -21,6 +22,7 @@ from thinet.reconstruction import Reconstruction, recalibrate_
 from thinet.statistics import Reference, Sampling
 from thinet.surgery import check_weights, evaluating, trace
 from thinet.target import Target, Widths, recalibration
+
 
 @dataclass(frozen=True)
 class PruneResult:
@@ -43,6 +45,7 @@ class PruneResult:
     input_shape: tuple[int, ...] = ()
 
 
+@torch.inference_mode(False)  # where nothing could be traced, nor the result trained
 def prune(
     model: nn.Module,
     batches: Iterable[Any],
@@ -105,8 +108,8 @@ def prune(
     recalibrate = recalibration(recalibrate_bn)
     images, labels = _gather(batches)
     shape = tuple(images[0].shape)
-    slim = copy.deepcopy(model)
-    device = _device(slim)
+    device = _device(model)
+    slim = _copy(model)
     few = torch.stack(list(images[:2])).to(device)
     check_weights(slim)
     _check_runs(slim, few)
@@ -148,7 +151,21 @@ def prune(
     return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
 
 
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever the network holds
+        raise ThinetError(
+            f"the network cannot be copied ({first_line(error)}): if it uses nn.utils.weight_norm, "
+            "replace that by nn.utils.parametrizations.weight_norm."
+        ) from error
+
+
 def _device(network: nn.Module) -> torch.device:
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ThinetError(
+            "a TorchScript network cannot be pruned: pass the nn.Module that it was made from."
+        )
     parameter = next(iter(network.parameters()), None)
     if parameter is None:
         raise ThinetError("this network has no parameters, so there is nothing to prune.")
@@ -166,12 +183,19 @@ def _check_runs(network: nn.Module, images: Tensor) -> None:
         )
     try:
         with evaluating(network):
-            network(images)
+            output = network(images)
     except Exception as error:  # whatever the network's own code raises
         raise ThinetError(
             f"the network does not run on images of shape {tuple(images.shape)} "
             f"({first_line(error)}): pass images of the size and type that it was made for."
         ) from error
+    if not all(
+        bool(leaf.isfinite().all()) for leaf in tree_leaves(output) if torch.is_tensor(leaf)
+    ):
+        raise ThinetError(
+            "the network's output for the first images is not finite: look for NaN or huge values "
+            "in them, or train the network again with a smaller learning rate."
+        )
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -195,5 +219,11 @@ def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
             labels.append(second)
     if not images:
         raise ThinetError("batches holds no images: pass at least one batch of (N, C, H, W).")
+    odd = next((image for image in images if image.shape != images[0].shape), None)
+    if odd is not None:
+        raise ThinetError(
+            f"images of shape {tuple(images[0].shape)} and {tuple(odd.shape)} are mixed in batches: "
+            "pass images of one size."
+        )
     found = torch.cat(labels) if labels else None
     return images, found if found is not None and len(found) == len(images) else None

@@ -14,10 +14,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from thinet.api import PruneResult
 from thinet.errors import ThinetError
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.models import build
-from thinet.api import PruneResult
 from thinet.surgery import set_widths_, widths
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"

@@ -148,10 +148,11 @@ def _within(
     else:
         found = at_most(target.fraction)
     if found is None:
+        finer = ", round_to=1" if widths.round_to > 1 else ""
         raise ThinetError(
             f"target={target} is out of reach: even with the fewest filters in the layers chosen "
-            f"more than {target.fraction:g} of the {target.kind} would be left; raise the target, "
-            "or type layers=all."
+            f"more than {target.fraction:g} of the {target.kind} would be left; raise the target"
+            f"{finer}, or type layers=all."
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from thinet.criteria import Candidates, Criterion
-from thinet.errors import ThinetError
 from thinet.reconstruction import Reconstruction, Scale, recalibrate_, relative_error, scale_factors
 from thinet.seeding import derive_seed
 from thinet.statistics import (
@@ -25,6 +25,9 @@ from thinet.statistics import (
 )
 from thinet.surgery import ChannelGraph, Group, remove_, shrink
 from thinet.surgery.observe import observe
+
+RECALIBRATION_BATCH = 64
+"""Most images in a batch that BatchNorm statistics are re-estimated on."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,14 @@ class Calibration:
     reference: Reference | None = None
 
     def batches(self) -> Iterable[Tensor]:
-        """All images in batches, the same on every process."""
-        return (batch for batch, _ in shard(self.images, 0, 1, self.batch))
+        """All images in batches of one size, the same on every process.
+
+        Their size does not depend on ``batch``: a BatchNorm that is re-estimated on them must not
+        either, and one image a batch has no variance.
+        """
+        parts = math.ceil(len(self.images) / RECALIBRATION_BATCH)
+        size = math.ceil(len(self.images) / parts)
+        return (batch for batch, _ in shard(self.images, 0, 1, size))
 
     def collect(
         self, network: nn.Module, groups: Sequence[Group], needs: Iterable[type[Statistic[Any]]]

@@ -40,9 +40,7 @@ def cut(net, images, count, reconstruction, prefix="stem"):
     evidence = calibration.collect(net, [group], reconstruction.loss_needs)[prefix]
     candidates = Candidates.of(net, group)
     slim = copy.deepcopy(net)
-    (record,), _ = prune_group_(
-        slim, graph, prefix, count, Random(), reconstruction, calibration
-    )
+    (record,), _ = prune_group_(slim, graph, prefix, count, Random(), reconstruction, calibration)
     keep = [group.layers[0].units[kept].item() for kept in record.kept]
     keep = torch.tensor(sorted(set(keep)))
     return reconstruction.loss(candidates.readers, keep, evidence), slim

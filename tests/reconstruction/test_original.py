@@ -7,12 +7,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+import thinet
 from thinet.criteria import Random
 from thinet.pruning import Calibration, prune_group_
 from thinet.reconstruction import Refit
-from thinet.statistics import Reference, Sampling
+from thinet.statistics import Reference, Sampling, patches
 from thinet.surgery import trace
 
 ALL = Sampling(positions=None)
@@ -90,7 +92,9 @@ def test_a_chain_whose_reader_is_cut_in_the_meantime_equals_numpy(images):
 
 def test_the_first_cut_is_the_same_for_both_targets(residual, images):
     net = residual(2)
-    found = [prune(net, images, ["first.0"], 4, Refit(target)) for target in ("current", "original")]
+    found = [
+        prune(net, images, ["first.0"], 4, Refit(target)) for target in ("current", "original")
+    ]
     for ours, theirs in zip(found[0][0].parameters(), found[1][0].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
@@ -113,3 +117,23 @@ def test_aiming_at_the_original_network_brings_the_logits_nearer(residual):
     mean = np.exp(np.log(ratios).mean(axis=0))
     assert mean[0] < 0.9
     assert mean[1] < 0.95
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_rows_aim_at_the_original_as_moments_do(intercept, monkeypatch):
+    """A layer too wide for moments keeps rows, and the system solved is the same."""
+    torch.manual_seed(0)
+    original = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(20, 7),
+    ).eval()  # fmt: skip
+    images = [torch.randn(40, 3, 9, 9)]
+    reconstruction = Refit(target="original", intercept=intercept, ridge=1e-3)
+    found = []
+    for largest in (16_384, 10):
+        monkeypatch.setattr(patches, "LARGEST", largest)
+        found.append(thinet.prune(original, images, 0.5, reconstruction=reconstruction).model)
+    by_moments, by_rows = (net(images[0]) for net in found)
+    assert torch.allclose(by_moments, by_rows, rtol=1e-4, atol=1e-4)
+    plain = thinet.prune(original, images, 0.5, reconstruction=Refit(intercept=intercept))
+    assert not torch.allclose(plain.model(images[0]), by_rows, rtol=1e-3, atol=1e-3)

@@ -186,13 +186,13 @@ def test_rows_and_moments_give_one_solution_for_the_same_ridge(count, intercept,
     primal = correct(refit, weight, consumer, keep, moments_of(U[None]))
     dual = correct(refit, weight, consumer, keep, rows_of(U))
     stays = torch.isin(channels, torch.tensor(keep))
-    torch.testing.assert_close(
-        dual.weight[:, stays], primal.weight[:, stays], rtol=1e-6, atol=1e-7
-    )
+    torch.testing.assert_close(dual.weight[:, stays], primal.weight[:, stays], rtol=1e-6, atol=1e-7)
     assert not torch.allclose(dual.weight[:, stays], weight[:, stays], rtol=1e-2)
     readers = [(consumer, weight)]
     losses = [
-        refit.loss(readers, torch.tensor(keep), Evidence({PatchMoments: Patches({"w": one}, count)}))
+        refit.loss(
+            readers, torch.tensor(keep), Evidence({PatchMoments: Patches({"w": one}, count)})
+        )
         for one in (moments_of(U[None]), rows_of(U))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,18 @@ def network():
 @pytest.fixture
 def images():
     return torch.randn(70, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.fixture
+def changed():
+    """``changed(net, name)``: a copy in which that weight is another one."""
+
+    def make(net, name):
+        other = copy.deepcopy(net)
+        with torch.no_grad():
+            weight = other.get_parameter(name)
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5))
+            weight.add_(0.3 * noise)
+        return other
+
+    return make

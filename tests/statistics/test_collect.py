@@ -78,9 +78,9 @@ def test_the_seed_changes_the_sample(network, images):
     group = trace(network, images[:1]).groups["conv2"]
     kinds = [ContributionMoments]
     grams = [
-        collect(network, [group], kinds, shard(images, 0, 1, 70), Sampling(seed=seed), 70)[
-            "conv2"
-        ][ContributionMoments].gram
+        collect(network, [group], kinds, shard(images, 0, 1, 70), Sampling(seed=seed), 70)["conv2"][
+            ContributionMoments
+        ].gram
         for seed in (0, 0, 1)
     ]
     assert torch.equal(grams[0], grams[1])

@@ -91,7 +91,9 @@ def test_a_name_that_matches_nothing_gets_a_suggestion(graph):
 
 
 def test_a_layer_asked_for_by_name_must_be_prunable(graph):
-    with pytest.raises(ThinetError, match=r"fc2 cannot be pruned: .*output; choose among block1\.0"):
+    with pytest.raises(
+        ThinetError, match=r"fc2 cannot be pruned: .*output; choose among block1\.0"
+    ):
         resolve_layers(graph, ["block1.0", "fc2"])
     with pytest.raises(ThinetError, match="output"):
         resolve_layers(graph, "fc2")

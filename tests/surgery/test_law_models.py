@@ -12,7 +12,12 @@ from torch import nn
 from thinet.models import build
 from thinet.surgery import difference, masked, remove_, resolve_layers, shared_copy, trace
 
-MODELS = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+# Whole libraries are tested elsewhere.
+MODELS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+    if path.stem not in ("torchvision", "timm")
+]
 
 
 def make(path):
@@ -64,24 +69,13 @@ def zeroing(net, keep):
     return handles
 
 
-def random_keep(graph, layers, seed):
-    generator = torch.Generator().manual_seed(seed)
-    keep = {}
-    for name in layers:
-        filters = graph.layers[name].filters
-        count = int(torch.randint(1, filters, (), generator=generator))
-        keep[name] = torch.randperm(filters, generator=generator)[:count].sort().values.tolist()
-    return keep
-
-
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
-def test_zeroing_equals_removing(path):
+def test_zeroing_equals_removing(path, random_keep):
     net = make(path)
     images = torch.randn(2, 3, 32, 32)
     graph = trace(net, images[:1])
-    layers, _ = resolve_layers(graph, "all")
-    layers += [name for name in graph.prunable() if name not in layers]  # VGG's linear layers
-    keep = random_keep(graph, layers, seed=1)
+    names, _ = resolve_layers(graph, "inner")
+    keep = random_keep(graph, names, seed=1)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         net, images = net.to(dtype), images.to(dtype)
         slim = remove_(shared_copy(net), graph, keep)
@@ -98,6 +92,20 @@ def test_zeroing_equals_removing(path):
         assert len(kept) == getattr(module, "out_channels", getattr(module, "out_features", None))
 
 
+# The others have the same blocks, only more of them.
+STREAMS = [path for path in MODELS if path.stem in ("resnet18", "resnet50")]
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
+def test_zeroing_equals_removing_of_whole_streams(path, random_keep, check_law):
+    net, images = make(path).double(), torch.randn(2, 3, 32, 32).double()
+    graph = trace(net, images[:1])
+    names, left = resolve_layers(graph, "all")
+    (head,) = left
+    assert head == [name for name, m in net.named_modules() if isinstance(m, nn.Linear)][-1]
+    check_law(net, graph, random_keep(graph, names, seed=2), [images], 1e-10)
+
+
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_layers_of_the_paper_can_all_be_pruned(path):
     with torch.device("meta"):
@@ -107,9 +115,11 @@ def test_layers_of_the_paper_can_all_be_pruned(path):
     graph = trace(net, torch.empty(1, 3, 32, 32, device="meta"))
     chosen, skipped = resolve_layers(graph, "paper", arguments["paper_layers"])
     assert skipped == {}
-    everything, left = resolve_layers(graph, "all")
-    assert set(chosen) <= set(everything)
-    convolutions = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d)]
-    assert sorted([*everything, *left]) == sorted(convolutions)
+    inner, left = resolve_layers(graph, "inner")
+    assert set(chosen) <= set(inner)
+    layers = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sorted([*inner, *left]) == sorted(layers)
     for name in left:  # in residual networks what is tied to the shortcut, and nothing else
         assert "conv1" not in name.split(".")[1:]
+    everything, left = resolve_layers(graph, "all")
+    assert len(left) < len(layers) - len(inner) or inner == everything

@@ -45,10 +45,24 @@ def small_maxvit():
     )  # fmt: skip
 
 
+def with_small_head(net, channels, side):
+    net.classifier = nn.Sequential(
+        nn.Dropout(), nn.Linear(channels * side**2, 20), nn.ReLU(inplace=True), nn.Linear(20, 10)
+    )
+    return net
+
+
 def small_vgg():
     features = models.vgg.make_layers([8, "M", 12, 16, "M"], batch_norm=True)
-    net = models.VGG(features, num_classes=10, init_weights=False)
-    net.classifier = nn.Sequential(nn.Linear(16 * 49, 20), nn.ReLU(), nn.Linear(20, 10))
+    return with_small_head(models.VGG(features, num_classes=10, init_weights=False), 16, 7)
+
+
+def small_alexnet():
+    with torch.device("meta"):
+        net = models.AlexNet(num_classes=10)
+    for module in with_small_head(net.to_empty(device="cpu"), 256, 6).modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
     return net
 
 
@@ -56,13 +70,13 @@ NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 # The network, its images' size, groups that inner prunes, further ones that all prunes, and how
 # many layers are left whole even so (in convolutional networks only the last).
 FAMILIES = {
-    "alexnet": (named("alexnet"), 64, 7, 0, 1),
-    "convnext": (small_convnext, 32, 3, 0, 6),
+    "alexnet": (small_alexnet, 64, 6, 0, 1),
+    "convnext": (small_convnext, 32, 3, 0, 7),
     "densenet121": (named("densenet121"), 32, 120, 0, 1),
     "efficientnet_b0": (named("efficientnet_b0"), 32, 35, 5, 1),
     "googlenet": (named("googlenet", **NO_AUXILIARY), 32, 57, 0, 1),
     "inception_v3": (named("inception_v3", **NO_AUXILIARY), 75, 94, 0, 1),
-    "maxvit": (small_maxvit, 32, 12, 0, 0),
+    "maxvit": (small_maxvit, 32, 11, 0, 0),
     "mnasnet0_5": (named("mnasnet0_5"), 32, 20, 5, 1),
     "mobilenet_v2": (named("mobilenet_v2"), 32, 20, 5, 1),
     "mobilenet_v3_small": (named("mobilenet_v3_small"), 32, 23, 4, 1),
@@ -103,7 +117,7 @@ def test_zeroing_equals_removing(name, randomise, random_keep, check_law):
     layers = {k for k, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     followers = {use.tensor.removesuffix(".weight") for use in graph.uses if use.role == "follow"}
     assert layers <= listed | set(left) | followers  # nothing goes unmentioned
-    check_law(net, graph, random_keep(graph, names, 1), [images, images[:1]], 1e-4)
+    check_law(net, graph, random_keep(graph, names, 1), [images], 1e-4)
     net, images = net.double(), images.double()
     check_law(net, graph, random_keep(graph, everything, 2), [images, images[:1]], 1e-10)
 
@@ -116,18 +130,3 @@ def test_the_whole_plan_passes_the_trial(name, randomise):
     graph = trace(net, images[:1])
     counts = {key: max(1, graph.groups[key].units // 2) for key in graph.prunable(summed=True)}
     assert settle(net, graph, counts, images) == (counts, {})
-
-
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_that_run_in_training_only_are_kept_sound(name, randomise):
-    """They read channels where no trace in eval() mode looks, so those stay."""
-    net = randomise(named(name, aux_logits=True, init_weights=False)())
-    size = {"googlenet": 64, "inception_v3": 299}[name]
-    with torch.device("meta"):
-        net, images = net.to("meta"), torch.empty(2, 3, size, size)
-    graph = trace(net, images[:1])
-    counts = {key: max(1, graph.groups[key].units // 2) for key in graph.prunable()}
-    found, faults = settle(net, graph, counts, images)
-    assert 1 <= len(faults) <= 10
-    assert len(found) + len(faults) == len(counts)
-    assert len(found) > 40

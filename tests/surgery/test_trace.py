@@ -54,7 +54,12 @@ def test_readers_say_where_their_inputs_come_from(network, images):
     assert (conv3.kind, conv3.unknowns, conv3.outputs, conv3.groups) == ("conv", 54, 6, 1)
     assert groups["conv1"].consumers[0].channels.tolist() == [0, 1, 2, 3, 4, 5]
     (linear,) = groups["conv3"].consumers
-    assert (linear.name, linear.kind, linear.unknowns, linear.outputs) == ("linear", "linear", 54, 4)
+    assert (linear.name, linear.kind, linear.unknowns, linear.outputs) == (
+        "linear",
+        "linear",
+        54,
+        4,
+    )
     assert linear.channels.tolist() == [k for k in range(6) for _ in range(9)]
 
 

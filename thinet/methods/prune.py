@@ -24,9 +24,9 @@ from thinet.methods.baseline import (
     prepare_baseline,
     restore_network,
 )
-from thinet.metrics import latencies_ms
 from thinet.methods.run import Run
 from thinet.methods.widths import find_counts
+from thinet.metrics import latencies_ms
 from thinet.plan import make_plan, show_plan, try_stages
 from thinet.pruning import Calibration, prune_group_
 from thinet.reconstruction import recalibrate_

@@ -32,9 +32,7 @@ def find_counts(job: Job, engine: Engine, network: nn.Module) -> dict[str, int]:
     losses = None
     if widths.allocation == "error":
         say(f"plan: predicting the loss of {len(names)} layers at every width")
-        losses = loss_curves(
-            network, graph, names, job.criterion, job.reconstruction, calibration
-        )
+        losses = loss_curves(network, graph, names, job.criterion, job.reconstruction, calibration)
     shape = tuple(job.data.input_shape)
     # Measured times differ from process to process, so one of them decides.
     return engine.agree(choose_counts(network, graph, names, job.request, shape, losses))

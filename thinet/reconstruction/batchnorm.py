@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thinet.errors import ThinetError
 from thinet.surgery import evaluating
 
 
@@ -31,6 +32,9 @@ def recalibrate_(
 
     Returns:
         How many layers were re-estimated (0: there is none that keeps statistics).
+
+    Raises:
+        ThinetError: If a single image has a single value for some channel.
     """
     layers = [
         module
@@ -53,6 +57,13 @@ def recalibrate_(
                 if len(batch) > 1 or not seen:
                     (forward or network)(batch.to(device))
                     seen += len(batch)
+    except ValueError as error:  # BatchNorm's own, where a map is one pixel
+        if len(batch) > 1:
+            raise
+        raise ThinetError(
+            "one image gives BatchNorm no variance: pass at least two calibration images, or type "
+            "recalibrate_bn=never."
+        ) from error
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum

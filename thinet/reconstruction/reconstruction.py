@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from thinet.errors import ThinetError
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
 
@@ -73,6 +74,15 @@ class Reconstruction(ABC):
         Returns:
             The squared error relative to the squared output, in [0, 1] up to rounding.
         """
+
+
+def check_ridge(ridge: float) -> None:
+    """Raise :class:`ThinetError` unless ``ridge`` is a number of at least 0."""
+    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not ridge >= 0:
+        raise ThinetError(
+            f"reconstruction.build.ridge={ridge} is not a number of at least 0: type for example "
+            "reconstruction.build.ridge=1e-4."
+        )
 
 
 def solve(A: Tensor, B: Tensor, ridge: float) -> Tensor:

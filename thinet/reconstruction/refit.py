@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thinet.errors import ThinetError
-from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, check_ridge, solve
 from thinet.statistics import Evidence, Moments, PatchMoments, Statistic
 from thinet.surgery import Consumer
 
@@ -46,7 +46,9 @@ def refit_weights(
     return fitted
 
 
-def refit_from_rows(weight: Tensor, rows: Tensor, stays: Tensor, ridge: float) -> Tensor:
+def refit_from_rows(
+    weight: Tensor, rows: Tensor, stays: Tensor, ridge: float, gains: Tensor | None = None
+) -> Tensor:
     """The same from the input rows, for a layer with more unknowns than rows.
 
     By the identity (A_SS + λI)^-1 U_S^T = U_S^T (U_S U_S^T + λI)^-1 the system is as large as the
@@ -57,12 +59,15 @@ def refit_from_rows(weight: Tensor, rows: Tensor, stays: Tensor, ridge: float) -
         rows: U, ``(m, P)``.
         stays: bool ``(P,)``, the kept inputs S.
         ridge: Relative to the mean of A_SS's diagonal, positive.
+        gains: What the output of each row is to gain, ``(m, D)``, or None.
 
     Returns:
         W', ``(D, P)``, with W unchanged in the removed columns.
     """
     kept = rows[:, stays].double()
     missed = rows[:, ~stays].double() @ weight[:, ~stays].double().T
+    if gains is not None:
+        missed = missed + gains.double()
     kernel = kept @ kept.T
     # solve() takes the ridge relative to its own diagonal, which has m entries instead of P.
     solution = solve(kernel, missed, ridge * kernel.shape[0] / kept.shape[1])
@@ -88,7 +93,6 @@ class Refit(Reconstruction):
     ridge: float = 1e-4
     intercept: bool = True
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (PatchMoments,)
-
     loss_needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (PatchMoments,)
 
     def __post_init__(self) -> None:
@@ -96,11 +100,7 @@ class Refit(Reconstruction):
             raise ThinetError(
                 f"reconstruction.build.target={self.target} is unknown: choose current or original."
             )
-        if not self.ridge >= 0:
-            raise ThinetError(
-                f"reconstruction.build.ridge={self.ridge} is not a number of at least 0: type "
-                "reconstruction.build.ridge=1e-4."
-            )
+        check_ridge(self.ridge)
 
     @property
     def aims_at_original(self) -> bool:
@@ -147,9 +147,9 @@ class Refit(Reconstruction):
         stays = stays.repeat_interleave(weight[0, 0].numel())
         grouped = weight.to(moments.first).reshape(consumer.groups, -1, stays.numel())
         if moments.rows is not None:
-            fitted = refit_from_rows(
-                grouped[0], self._rows(consumer, moments), stays, max(self.ridge, 1e-12)
-            )[None]
+            rows, ridge = self._rows(consumer, moments), max(self.ridge, 1e-12)
+            wanted = self._gains(consumer, moments)
+            fitted = refit_from_rows(grouped[0], rows, stays, ridge, wanted)[None]
         else:
             second = self._second(consumer, moments)
             gains = moments.centred_cross() if self._shifts(consumer) else moments.cross
@@ -170,6 +170,11 @@ class Refit(Reconstruction):
         assert moments.rows is not None
         mean = moments.first[0] / max(moments.count, 1)
         return moments.rows - mean if self._shifts(consumer) else moments.rows
+
+    def _gains(self, consumer: Consumer, moments: Moments) -> Tensor | None:
+        if moments.gains is None or moments.off is None or not self._shifts(consumer):
+            return moments.gains
+        return moments.gains - moments.off[0] / max(moments.count, 1)
 
     def _energy(self, weight: Tensor, consumer: Consumer, moments: Moments) -> float:
         """The squared output of ``weight``, ``(groups, D / groups, P)``, over all rows."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, check_ridge, solve
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
 
@@ -54,6 +54,9 @@ class Scale(Reconstruction):
 
     ridge: float = 1e-6
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ContributionMoments,)
+
+    def __post_init__(self) -> None:
+        check_ridge(self.ridge)
 
     def correct(
         self, weight: Tensor, consumer: Consumer, keep: Tensor, evidence: Evidence

@@ -130,7 +130,7 @@ def _run(
             if forward:
                 seen = _feed(network, batch.to(device), numbers, forward, aimed)
                 if reference is not None and aimed:
-                    _aim(reference, seen, batch.to(device), aimed)
+                    _aim(reference, seen, batch.to(device), numbers, aimed)
             if backward and labels is not None:
                 classes = labels[torch.tensor(numbers)].to(device)
                 gates = gate_gradients(network, batch.to(device), classes, _expected(backward))
@@ -180,11 +180,14 @@ def _feed(
 
 
 def _aim(
-    reference: Reference, seen: Outputs, batch: Tensor, statistics: Sequence[PatchMoments]
+    reference: Reference,
+    seen: Outputs,
+    batch: Tensor,
+    numbers: list[int],
+    statistics: Sequence[PatchMoments],
 ) -> None:
     """Tell the statistics what each output should gain to be that of the reference."""
-    with evaluating(reference.network):
-        wanted = watch(reference.network, batch, _expected(statistics), _joins(statistics))
+    wanted = reference.outputs(batch, numbers, _expected(statistics), _joins(statistics))
     for (weight, turn), gain in gains(seen, wanted, reference.filters).items():
         for statistic in statistics:
             statistic.aim(weight, turn, gain)

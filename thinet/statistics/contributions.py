@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
@@ -12,6 +13,9 @@ from thinet.seeding import derive_seed
 from thinet.statistics.statistic import Sampling, Statistic, second_moments
 from thinet.surgery import Consumer, Group
 from thinet.surgery.calls import WeightCall
+
+BLOCK = 2**25
+"""Numbers that are formed at once (256 MiB in float64), unless one image makes more."""
 
 
 def draw(images: list[int], count: int, *purpose: int | str) -> Tensor:
@@ -90,7 +94,8 @@ def sample_contributions(call: WeightCall, weight: Tensor, chosen: Tensor) -> Te
     if call.kind == "linear":
         per_image = x.reshape(chosen.shape[0], -1, x.shape[-1])
         place = (chosen[..., 1] * per_image.shape[1]).long()
-        picked = torch.take_along_dim(per_image, place[..., None], dim=1)
+        image = torch.arange(chosen.shape[0], device=x.device)[:, None]
+        picked = per_image[image, place]
         return (picked * weight[filters]).reshape(-1, x.shape[-1])
     kernel = (weight.shape[2], weight.shape[3])
     rows, columns = output_size(x, call, kernel)
@@ -157,12 +162,23 @@ class ContributionMoments(Statistic[Contributions]):
         # The layout of units is the same in every group of a grouped convolution.
         channels = self.consumers[call.weight].channels[: weight.shape[1]].to(call.input.device)
         chosen = draw(images, self.locations, self.seed, "contributions", call.weight, turn)
-        sampled = sample_contributions(call, weight, chosen).double()
+        by_image = torch.unflatten(call.input, 0, (len(images), -1))
+        each = max(1, BLOCK // (self.locations * weight[0].numel()))
+        for inputs, numbers in zip(
+            torch.split(by_image, each), torch.split(chosen, each), strict=True
+        ):
+            part = replace(call, input=inputs.flatten(0, 1))
+            self.add_rows(self._by_unit(sample_contributions(part, weight, numbers), channels))
+
+    def _by_unit(self, sampled: Tensor, channels: Tensor) -> Tensor:
+        """Contributions of units, ``(m, units)``, from those of inputs, in float64."""
+        units = self.gram.shape[0]
+        if torch.equal(channels, torch.arange(units, device=channels.device)):
+            return sampled.double()
         own = channels >= 0
-        rows = sampled.new_zeros(sampled.shape[0], self.gram.shape[0])
+        rows = sampled.new_zeros(sampled.shape[0], units, dtype=torch.float64)
         # Several inputs may come from one unit: a flattened map has one feature a position.
-        rows.index_add_(1, channels[own], sampled[:, own])
-        self.add_rows(rows)
+        return rows.index_add_(1, channels[own], sampled[:, own].double())
 
     def add_rows(self, rows: Tensor) -> None:
         """Take in rows of contributions, ``(m, C)``."""

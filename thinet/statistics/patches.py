@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from thinet.statistics.contributions import draw, output_size, windows
+from thinet.statistics.contributions import BLOCK, draw, output_size, windows
 from thinet.statistics.statistic import Sampling, Statistic, second_moments
 from thinet.surgery import Consumer, Group
 from thinet.surgery.calls import WeightCall
@@ -20,8 +21,6 @@ LARGEST = 16_384
 """Most unknowns of one output for which second moments are formed (2 GiB in float64)."""
 MOST_ROWS = 4_096
 """Rows that are kept of a layer with more unknowns than that."""
-BLOCK = 2**25
-"""Numbers in the rows that are formed at once (256 MiB in float64), or those of one image."""
 
 
 def patches(call: WeightCall, weight: Tensor, positions: Tensor | None) -> Tensor:
@@ -48,6 +47,25 @@ def patches(call: WeightCall, weight: Tensor, positions: Tensor | None) -> Tenso
     return rows.view(rows.shape[0], call.groups, -1).transpose(0, 1)
 
 
+def blocks(call: WeightCall, weight: Tensor, positions: Tensor | None) -> Iterator[Tensor]:
+    """The rows of :func:`patches`, a few images at a time (see :data:`BLOCK`).
+
+    All patches of a large map are many times the map: 1.8 GB for 16 images at the second layer of
+    VGG-16.
+    """
+    if call.kind == "linear":
+        yield patches(call, weight, positions)
+        return
+    kernel = (weight.shape[2], weight.shape[3])
+    grid = math.prod(output_size(call.input, call, kernel))
+    taken = grid if positions is None else positions.shape[1]
+    each = max(1, BLOCK // (taken * call.input.shape[1] * math.prod(kernel)))
+    for start in range(0, call.input.shape[0], each):
+        part = slice(start, start + each)
+        own = None if positions is None else positions[part]
+        yield patches(replace(call, input=call.input[part]), weight, own)
+
+
 @dataclass(frozen=True)
 class Moments:
     """Sums over rows u (input patches) of one consumer, float64.
@@ -61,6 +79,7 @@ class Moments:
         cross: Sum of u d^T, ``(groups, P, D / groups)``, d being what the layer's output should
             gain to be that of a reference network. None without one.
         off: Sum of d, ``(groups, D / groups)``.
+        gains: d of each of ``rows``, ``(count, D)``.
     """
 
     second: Tensor
@@ -69,6 +88,7 @@ class Moments:
     rows: Tensor | None = None
     cross: Tensor | None = None
     off: Tensor | None = None
+    gains: Tensor | None = None
 
     def centred(self) -> Tensor:
         """Second moments about the mean, ``(groups, P, P)``: what a constant cannot take up."""
@@ -145,11 +165,13 @@ class PatchMoments(Statistic[Patches]):
         """Keep what :meth:`aim` needs; call it before the first update."""
         self._pending = {}
         for consumer, place in zip(self.consumers.values(), self._place.values(), strict=True):
-            if consumer.unknowns <= LARGEST:
-                each = consumer.outputs // consumer.groups
-                off = torch.zeros(consumer.groups, each, dtype=torch.float64)
+            each = consumer.outputs // consumer.groups
+            off = torch.zeros(consumer.groups, each, dtype=torch.float64)
+            self.add_state(f"off{place}", off, dist_reduce_fx="sum")
+            if consumer.unknowns > LARGEST:
+                self.add_state(f"gains{place}", [], dist_reduce_fx="cat")
+            else:
                 cross = torch.zeros(consumer.groups, consumer.unknowns, each, dtype=torch.float64)
-                self.add_state(f"off{place}", off, dist_reduce_fx="sum")
                 self.add_state(f"cross{place}", cross, dist_reduce_fx="sum")
 
     def update(
@@ -162,17 +184,19 @@ class PatchMoments(Statistic[Patches]):
             return
         second, first = getattr(self, f"second{place}"), getattr(self, f"first{place}")
         chosen = self._positions(call, weight, images, turn, self.positions)
-        every = patches(call, weight, chosen)
-        if self._pending is not None:
-            # Those of a linear layer are its input itself, which may be overwritten later.
-            rows = every.clone() if call.kind == "linear" else every
-            self._pending[call.weight, turn] = (rows, chosen)
-        for group, rows in enumerate(every):
-            exact = rows.double()
-            second[group] += second_moments(exact).to(second)
-            first[group] += exact.sum(dim=0).to(first)
         count = getattr(self, f"count{place}")
-        count += every.shape[1]
+        kept = []
+        for every in blocks(call, weight, chosen):
+            for group, rows in enumerate(every):
+                exact = rows.double()
+                second[group] += second_moments(exact).to(second)
+                first[group] += exact.sum(dim=0).to(first)
+            count += every.shape[1]
+            if self._pending is not None:
+                kept.append(every)
+        if self._pending is not None:
+            # A copy: rows of a linear layer are its input itself, which may be overwritten later.
+            self._pending[call.weight, turn] = (torch.cat(kept, dim=1), chosen)
 
     def aim(self, weight: str, turn: int, gain: Tensor) -> None:
         """Take in what a call's output should gain, after :meth:`update` has seen the call.
@@ -185,12 +209,19 @@ class PatchMoments(Statistic[Patches]):
         if self._pending is None or (weight, turn) not in self._pending:
             return
         every, chosen = self._pending.pop((weight, turn))
+        large = self.consumers[weight].unknowns > LARGEST
         if self.consumers[weight].kind == "conv":
             maps = gain.flatten(2)
             maps = maps if chosen is None else torch.take_along_dim(maps, chosen[:, None], dim=2)
             gain = maps.transpose(1, 2)
         place = self._place[weight]
-        cross, off = getattr(self, f"cross{place}"), getattr(self, f"off{place}")
+        off = getattr(self, f"off{place}")
+        if large:  # `every` says which rows have been kept
+            wanted = gain.reshape(every.numel(), -1)[every]
+            getattr(self, f"gains{place}").append(wanted.float())
+            off += wanted.double().sum(dim=0).to(off)
+            return
+        cross = getattr(self, f"cross{place}")
         wanted = gain.reshape(every.shape[1], every.shape[0], -1).transpose(0, 1).double()
         for group, (rows, gains) in enumerate(zip(every, wanted, strict=True)):
             cross[group] += (rows.double().T @ gains).to(cross)
@@ -212,11 +243,14 @@ class PatchMoments(Statistic[Patches]):
         """Keep rows instead of moments; which ones depends on nothing but the images' numbers."""
         most = MOST_ROWS // self.consumers[call.weight].calls
         each = max(1, most // self.images)
-        rows = patches(call, weight, self._positions(call, weight, images, turn, each))[0]
+        chosen = self._positions(call, weight, images, turn, each)
+        rows = patches(call, weight, chosen)[0]
         numbers = torch.tensor(images).repeat_interleave(rows.shape[0] // len(images))
         within = torch.arange(len(rows)) % (rows.shape[0] // len(images))
-        stays = (numbers < most) & (within < each)
-        rows = rows[stays.to(rows.device)].float()
+        stays = ((numbers < most) & (within < each)).to(rows.device)
+        rows = rows[stays].float()
+        if self._pending is not None:
+            self._pending[call.weight, turn] = (stays, chosen)
         place = self._place[call.weight]
         getattr(self, f"rows{place}").append(rows)
         first, count = getattr(self, f"first{place}"), getattr(self, f"count{place}")
@@ -228,6 +262,7 @@ class PatchMoments(Statistic[Patches]):
         found = {}
         for weight, place in self._place.items():
             rows = getattr(self, f"rows{place}", None)
+            gains = getattr(self, f"gains{place}", None)
             found[weight] = Moments(
                 getattr(self, f"second{place}"),
                 getattr(self, f"first{place}"),
@@ -235,5 +270,6 @@ class PatchMoments(Statistic[Patches]):
                 None if rows is None else dim_zero_cat(rows),
                 getattr(self, f"cross{place}", None),
                 getattr(self, f"off{place}", None),
+                None if gains is None else dim_zero_cat(gains),
             )
         return Patches(found, max(moments.count for moments in found.values()))

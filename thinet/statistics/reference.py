@@ -13,12 +13,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from thinet.surgery import Layer
+from thinet.surgery import ChannelGraph, Group, Layer, evaluating
 from thinet.surgery.calls import WeightCall
 from thinet.surgery.joins import Join
 from thinet.surgery.observe import observe
 
 Key = tuple[str, int]
+MEMORY = 2**30
+"""Bytes of a reference's outputs that are kept for later groups."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What one pass over the reference is to find, for several groups at once."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    joins: dict[str, int] = field(default_factory=dict)
+
+    def add(self, group: Group) -> None:
+        for consumer in group.consumers:
+            self.calls[consumer.weight] = consumer.calls
+            self.joins[consumer.weight] = consumer.joins
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,59 @@ class Reference:
 
     network: nn.Module
     filters: dict[str, Tensor] = field(default_factory=dict)
+    _rounds: list[_Round] = field(default_factory=list)
+    _kept: dict[tuple[int, ...], Outputs] = field(default_factory=dict)
+
+    def expect(self, groups: Sequence[Group], graph: ChannelGraph, images: int) -> None:
+        """Say what will be asked for, so that one pass serves as many groups as fit into memory.
+
+        Args:
+            groups: In the order of their turns.
+            graph: The trace of this network.
+            images: Calibration images, always in the same batches.
+        """
+        self._rounds.clear()
+        self._kept.clear()
+        room = 0
+        for group in groups:
+            size = sum(
+                4 * images * one.outputs * graph.facts.work.get(one.weight, 1)
+                for one in group.consumers
+            )
+            if size > room:
+                self._rounds.append(_Round())
+                room = MEMORY
+            room -= size
+            self._rounds[-1].add(group)
+
+    def outputs(
+        self,
+        images: Tensor,
+        numbers: Sequence[int],
+        calls: Mapping[str, int],
+        joins: Mapping[str, int],
+    ) -> Outputs:
+        """What :func:`watch` finds in this network for a batch, from memory if it is there.
+
+        Args:
+            images: A batch.
+            numbers: The number of each image.
+            calls: See :func:`watch`; so is ``joins``.
+            joins: See above.
+        """
+        batch = tuple(numbers)
+        kept = self._kept.get(batch)
+        if kept is not None and joins.keys() <= {key[0] for key in (*kept.raw, *kept.joined)}:
+            return kept
+        ahead = next((one for one in self._rounds if joins.keys() <= one.joins.keys()), None)
+        with evaluating(self.network):
+            if ahead is None:
+                return watch(self.network, images, calls, joins)
+            found = watch(self.network, images, ahead.calls, ahead.joins)
+        # Of an output that joins a sum, only the sum is looked at.
+        raw = {key: output for key, output in found.raw.items() if key not in found.joined}
+        self._kept[batch] = Outputs(raw, found.joined, {})
+        return self._kept[batch]
 
     def note(self, layer: Layer, kept: Sequence[int]) -> None:
         """Take note of a cut: which filters of ``layer``, as it was just before, stay."""

@@ -45,6 +45,11 @@ class Sampling:
                     f"calibration.{name}={value} is not a whole number of at least 1: "
                     f"type calibration.{name}=10."
                 )
+        if not isinstance(self.exact, bool):
+            raise ThinetError(
+                f"calibration.exact={self.exact} is neither true nor false: type "
+                "calibration.exact=true."
+            )
         if self.rows_per_channel < 0:
             raise ThinetError(
                 f"calibration.rows_per_channel={self.rows_per_channel} is negative: "

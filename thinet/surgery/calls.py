@@ -6,13 +6,10 @@ and modules used twice are seen like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 Kind = Literal["conv", "linear", "norm"]
 

@@ -65,7 +65,7 @@ def _everything(graph: ChannelGraph, summed: bool) -> tuple[set[str], dict[str, 
         if name not in chosen
         for layer in group.layers
     }
-    return chosen, skipped
+    return chosen, skipped | graph.facts.whole
 
 
 def _named(graph: ChannelGraph, patterns: Sequence[str]) -> tuple[set[str], dict[str, str]]:
@@ -125,10 +125,16 @@ def resolve_counts(
         rule = next((key for key in (*team, *rules) if key in rules and _meets(team, key)), None)
         if rule is not None:
             counts[name] = rounded(graph.groups[name], rules[rule], round_to)
-    if all(counts[name] == graph.groups[name].units for name in counts):
+    if all(graph.groups[name].units == 1 for name in layers):
         raise ThinetError(
-            f"ratio={ratio} keeps every filter of every layer, so there is nothing to prune: "
-            "give a smaller ratio, for example ratio=0.5."
+            f"{_some(layers)} cannot be pruned: one filter is all that each of them has, and one "
+            "has to stay; choose other layers."
+        )
+    if all(counts[name] == graph.groups[name].units for name in counts):
+        rounding = f" with round_to={round_to}" if round_to > 1 else ""
+        raise ThinetError(
+            f"ratio={ratio}{rounding} keeps every filter of every layer, so there is nothing to "
+            f"prune: give a smaller ratio{' or round_to=1' if rounding else ', for example ratio=0.5'}."
         )
     return counts
 
@@ -155,6 +161,11 @@ def rounded(group: Group, ratio: float, round_to: int = 1) -> int:
 
 def _matches(graph: ChannelGraph, pattern: str) -> list[str]:
     met = [name for name in graph.layers if fnmatchcase(name, pattern)]
+    if not met and pattern in graph.facts.whole:
+        raise ThinetError(
+            f"layer {pattern} cannot be pruned: {graph.facts.whole[pattern]}; choose among "
+            f"{_some(graph.prunable())}."
+        )
     if not met:
         near = get_close_matches(pattern, graph.prunable(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

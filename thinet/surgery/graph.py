@@ -218,6 +218,7 @@ class Facts:
         rectified: Labels before a ReLU, and the tensor of the last operation before it.
         frozen: Why labels may not be removed.
         summed: Labels in which several layers' outputs are added up.
+        whole: Layers whose filters have no labels, and why: they are in no group.
     """
 
     produced: dict[str, Produced] = field(default_factory=dict)
@@ -230,6 +231,7 @@ class Facts:
     rectified: tuple[tuple[Tensor, str], ...] = ()
     frozen: dict[int, str] = field(default_factory=dict)
     summed: frozenset[int] = frozenset()
+    whole: dict[str, str] = field(default_factory=dict)
 
 
 def owner(tensor_name: str) -> str:

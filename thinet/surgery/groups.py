@@ -37,9 +37,7 @@ def make_graph(uses: tuple[Use, ...], facts: Facts) -> ChannelGraph:
     for use in uses:
         for place in {of_label[label] for label in _distinct(use.labels) if label in of_label}:
             parts[place].append(use)
-    groups = [
-        _group(team, produced, part, facts) for team, part in zip(teams, parts, strict=True)
-    ]
+    groups = [_group(team, produced, part, facts) for team, part in zip(teams, parts, strict=True)]
     return ChannelGraph({group.name: group for group in groups}, uses, facts)
 
 
@@ -56,9 +54,7 @@ def shrink(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelGra
             unknowns, groups = readers[before.tensor]
             taps = unknowns // before.labels.numel()
             readers[before.tensor] = (taps * after.labels.numel(), groups)
-    rectified = tuple(
-        (_without(labels, gone), tensor) for labels, tensor in graph.facts.rectified
-    )
+    rectified = tuple((_without(labels, gone), tensor) for labels, tensor in graph.facts.rectified)
     return make_graph(uses, replace(graph.facts, readers=readers, rectified=rectified))
 
 

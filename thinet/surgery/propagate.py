@@ -21,28 +21,19 @@ from thinet.surgery.labels import (
     spread,
     varying_axes,
 )
-
-# Shape operations: they act on a label tensor as they do on the activation itself.
-_SHAPE = {
-    "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "squeeze",
-    "unsqueeze", "cat", "stack", "movedim", "flip",
-}  # fmt: skip
-# The same, as long as they do not cut the axis on which channels lie.
-_CUTTING = {"slice", "select", "split", "split_with_sizes", "unbind", "repeat", "roll", "unfold"}
-_PARTING = {"slice", "split", "split_with_sizes"}  # into equal parts they may cut even that
-_SCALING = {"mul", "mul_", "div", "div_"}  # a product: what is zero stays zero
-_SAME = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "native_dropout"}
-_POOLING = {
-    "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
-    "upsample_nearest2d", "upsample_bilinear2d", "max_pool1d", "avg_pool1d", "reflection_pad2d",
-    "replication_pad2d",
-}  # fmt: skip
-_REDUCING = {"mean", "sum", "amax", "amin"}
-# Element-wise, but without the pointwise tag.
-_POINTWISE = {
-    "hardswish_", "hardswish", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_",
-    "_prelu_kernel",
-}  # fmt: skip
+from thinet.surgery.operations import (
+    CUTTING,
+    PARTING,
+    POINTWISE,
+    POOLING,
+    REDUCING,
+    SAME,
+    SCALING,
+    SHAPE,
+    axis_of,
+    listed,
+    rectifies,
+)
 
 
 class Propagation:
@@ -74,20 +65,20 @@ class Propagation:
         if all(self.labels(tensor) is None for tensor in inputs):
             return
         first = self.labels(args[0])
-        if operation in _SAME and first is not None:
+        if operation in SAME and first is not None:
             output = result[0] if isinstance(result, tuple) else result
             self.assign(output, first, origin=self._origin.get(args[0]))
-        elif operation in _SHAPE:
+        elif operation in SHAPE:
             self._reshape(func, args, kwargs, result)
-        elif operation in _CUTTING and first is not None:
+        elif operation in CUTTING and first is not None:
             self._cut(func, args, kwargs, first, result)
         elif operation == "constant_pad_nd" and first is not None:
             self._pad(args, kwargs, first, result)
-        elif operation in _POOLING and first is not None:
+        elif operation in POOLING and first is not None:
             self._pool(first, result[0] if isinstance(result, tuple) else result)
-        elif operation in _REDUCING and first is not None and len(args) > 1:
+        elif operation in REDUCING and first is not None and len(args) > 1:
             self._reduce(func, args, kwargs, first, result)
-        elif torch.Tag.pointwise in func.tags or operation in _POINTWISE:
+        elif torch.Tag.pointwise in func.tags or operation in POINTWISE:
             self._pointwise(inputs, result, operation, args)
         else:
             self.unknown(inputs, f"{operation} is not known to keep channels apart")
@@ -96,14 +87,14 @@ class Propagation:
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor, result: Any
     ) -> None:
         """A slice or split: fine beside the channel axis, or along it if the parts are equal."""
-        axis = _axis(func, args, kwargs)
+        axis = axis_of(func, args, kwargs)
         operation = func._schema.name.removeprefix("aten::")
         if axis is not None and axis % labels.dim() not in varying_axes(labels):
             self._reshape(func, args, kwargs, result)
             return
-        parts = _listed(result)
+        parts = listed(result)
         whole = None if axis is None else along(labels, axis % labels.dim())
-        if operation in _PARTING and axis is not None and whole is not None:
+        if operation in PARTING and axis is not None and whole is not None:
             length = parts[0].shape[axis]
             equal = all(part.shape[axis] == length for part in parts)
             step = args[4] if operation == "slice" and len(args) > 4 else 1
@@ -156,7 +147,7 @@ class Propagation:
                 return
         else:
             moved = func(*swapped, **kwargs)
-        for output, labels in zip(_listed(result), _listed(moved), strict=True):
+        for output, labels in zip(listed(result), listed(moved), strict=True):
             self.assign(output, labels)
 
     def _pad(
@@ -191,7 +182,7 @@ class Propagation:
         labels: Tensor,
         result: Tensor,
     ) -> None:
-        axes = [axis % labels.dim() for axis in _listed(args[1])]
+        axes = [axis % labels.dim() for axis in listed(args[1])]
         if not axes or set(axes) & set(varying_axes(labels)):
             self.sets.freeze(labels, f"{func._schema.name.removeprefix('aten::')} mixes them")
             return
@@ -211,14 +202,14 @@ class Propagation:
             labels = self.labels(tensor)
             if labels is not None:
                 labels = labels.expand(shape)
-                summed = operation not in _SCALING
+                summed = operation not in SCALING
                 merged = labels if merged is None else self.merge(merged, labels, summed)
         assert merged is not None
         for tensor in inputs:
             if self.labels(tensor) is None:
                 self._meet_constant(merged, tensor)
         origin = self._origin.get(inputs[0])
-        if origin is not None and _rectifies(operation, args):
+        if origin is not None and rectifies(operation, args):
             self.rectified.append((compact(merged).reshape(-1), origin))
         for output in outputs:
             self.assign(output, merged.expand(output.shape))
@@ -280,29 +271,3 @@ class Propagation:
             Use(use.tensor, use.axis, use.role, self.sets.roots(use.labels))
             for use in self.uses.values()
         )
-
-
-def _rectifies(operation: str, args: tuple[Any, ...]) -> bool:
-    """Whether the result is zero exactly where the operand is not positive."""
-    match operation.removesuffix("_"), args[1:]:
-        case ("relu", _):
-            return True
-        case ("hardtanh" | "clamp" | "clamp_min", (low, *_)):  # ReLU6 is hardtanh(x, 0, 6)
-            return bool(low == 0)
-        case ("threshold", (threshold, value)):
-            return bool(threshold == 0 and value == 0)
-    return False
-
-
-def _axis(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """The ``dim`` that an operation was called with, or None if it has none."""
-    names = [argument.name for argument in func._schema.arguments]
-    if "dim" not in names:
-        return None
-    place = names.index("dim")
-    default = func._schema.arguments[place].default_value or 0
-    return int(kwargs.get("dim", args[place] if len(args) > place else default))
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]

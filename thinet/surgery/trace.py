@@ -40,6 +40,7 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._shifts: dict[str, str] = {}
         self._fresh: Any = WeakTensorKeyDictionary()  # outputs that nobody has read, their weight
         self._read_otherwise: set[str] = set()
+        self._from_images: Any = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(
         self,
@@ -50,6 +51,7 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self._note_images(func, (args, kwargs), result)
         self.matcher.note(func, args, result)
         operation = func._schema.name.removeprefix("aten::")
         if is_addition(operation, args, kwargs):
@@ -61,14 +63,28 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         except UnknownParameterError:
             self.unknown(args, f"{operation} with a computed weight")
             return result
-        self._note_reading((args, kwargs), call)
+        self.note_reading((args, kwargs), call)
         if call is not None:
             self._weight_call(call, args, result)
         else:
             self.plain(func, operation, args, kwargs, result)
         return result
 
-    def _note_reading(self, values: Any, call: WeightCall | None) -> None:
+    def look_at(self, images: Tensor) -> None:
+        """What is made from ``images`` depends on them."""
+        self._from_images[images] = True
+
+    def _note_images(self, func: Any, values: Any, result: Any) -> None:
+        leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+        if not any(leaf in self._from_images for leaf in leaves):
+            return
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor):
+                self._from_images[made] = True
+                if func._schema.is_mutable and made._base is not None:
+                    self._from_images[made._base] = True  # a part of it was written
+
+    def note_reading(self, values: Any, call: WeightCall | None) -> None:
         """Find the outputs that a BatchNorm alone reads: its mean takes up what is added."""
         for tensor in tree_leaves(values):
             weight = self._fresh.get(tensor) if isinstance(tensor, Tensor) else None
@@ -135,6 +151,8 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if block is None:
             block = self.sets.new(self.tensors[call.weight].shape[writes])
             self.blocks[call.weight] = block
+            if call.input not in self._from_images:
+                self.sets.freeze(block, "they do not depend on the images")
             if call.groups > 1:
                 self.tie(block, call.groups)
             self.produced[call.weight] = Produced(
@@ -200,8 +218,10 @@ def trace(network: nn.Module, images: Tensor) -> ChannelGraph:
         The layers, their consumers and every tensor axis with one entry a channel.
     """
     tracer = _Tracer(network)
+    tracer.look_at(images)
     with evaluating(network), tracer:
         output = network(images)
+    tracer.note_reading(output, None)
     for tensor in tree_leaves(output):
         labels = tracer.labels(tensor)
         if labels is not None:
@@ -214,10 +234,27 @@ def trace(network: nn.Module, images: Tensor) -> ChannelGraph:
         readers=tracer.readers,
         shifts=tracer.shifts(),
         scales=tuple(tracer.scales),
-        rectified=tuple(
-            (tracer.sets.roots(labels), tensor) for labels, tensor in tracer.rectified
-        ),
+        rectified=tuple((tracer.sets.roots(labels), tensor) for labels, tensor in tracer.rectified),
         frozen=tracer.sets.frozen(),
         summed=tracer.sets.summed(),
+        whole=_whole(network, tracer),
     )
     return make_graph(tracer.rooted_uses(), facts)
+
+
+def _whole(network: nn.Module, tracer: _Tracer) -> dict[str, str]:
+    """Layers that the trace gave no labels, with the reason."""
+    followed = {name for name, _ in tracer.uses}
+    found = {}
+    for name, module in network.named_modules():
+        weight = module._parameters.get("weight")
+        stored = None if weight is None else tracer.matcher.name(weight)
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or stored in followed:
+            continue
+        if stored is None:
+            found[name] = "its weight is computed from other tensors"
+        elif tracer.calls[stored]:
+            found[name] = "what it reads cannot be followed"
+        else:
+            found[name] = "it does not run by itself in eval() mode"
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from thinet.errors import ThinetError
 from thinet.surgery.graph import ChannelGraph
@@ -21,9 +22,11 @@ def check_weights(network: nn.Module) -> None:
     """Refuse weights that are not finite: a trial might cut just those away.
 
     Raises:
-        ThinetError: Naming the first such tensor.
+        ThinetError: Naming the first such tensor, or one that has no shape yet.
     """
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if is_lazy(tensor):
+            raise ThinetError(f"{name} has no shape yet: run the network once before pruning it.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ThinetError(
                 f"{name} holds values that are not finite (NaN or infinite): give other weights, "
@@ -41,7 +44,7 @@ def settle(
     """Find out which cuts of a plan obey the law, leaving out groups that do not.
 
     Any units do for the trial, since the law does not depend on which go. If the whole plan passes,
-    that is one trial; only if it does not is every group tried by itself.
+    that is one trial; if it does not, halves of it are tried until the groups at fault are found.
 
     Args:
         network: The network to prune; on the ``meta`` device only shapes are tried.
@@ -59,10 +62,10 @@ def settle(
     fault = try_cut(network, graph, counts, images)
     if fault is None:
         return dict(counts), {}
-    faults = {name: try_cut(network, graph, {name: n}, images) for name, n in counts.items()}
-    left = {name: n for name, n in counts.items() if faults[name] is None}
+    faults = _faults(network, graph, counts, images, fault)
+    left = {name: n for name, n in counts.items() if name not in faults}
     for name in asked:
-        if faults.get(name):
+        if name in faults:
             raise ThinetError(f"layer {name} cannot be pruned: {faults[name]}; leave it out.")
     if not left or (len(left) < len(counts) and try_cut(network, graph, left, images)):
         left = {}
@@ -71,7 +74,27 @@ def settle(
             f"this network cannot be pruned as planned: {fault}; "
             "prune other layers with layers=[...]."
         )
-    return left, {name: text for name, text in faults.items() if text is not None}
+    return left, faults
+
+
+def _faults(
+    network: nn.Module,
+    graph: ChannelGraph,
+    counts: Mapping[str, int],
+    images: Tensor,
+    fault: str,
+) -> dict[str, str]:
+    """Which groups of a plan that failed with ``fault`` fail by themselves, and how."""
+    names = list(counts)
+    if len(names) == 1:
+        return {names[0]: fault}
+    found: dict[str, str] = {}
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        part = {name: counts[name] for name in half}
+        own = try_cut(network, graph, part, images)
+        if own is not None:
+            found |= _faults(network, graph, part, images, own)
+    return found
 
 
 def try_cut(
@@ -89,7 +112,9 @@ def try_cut(
         network, images = copy.deepcopy(network).float(), images.float()
     generator = torch.Generator().manual_seed(0)
     keep = {
-        name: torch.randperm(graph.groups[name].units, generator=generator)[:count].sort()[0].tolist()
+        name: torch.randperm(graph.groups[name].units, generator=generator)[:count]
+        .sort()[0]
+        .tolist()
         for name, count in counts.items()
     }
     slim = remove_(shared_copy(network), graph, keep)

@@ -14,9 +14,7 @@ from thinet.surgery.slim import shared_copy
 
 
 @torch.no_grad()
-def masked(
-    network: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
-) -> nn.Module:
+def masked(network: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of full size in which nobody reads the channels that would be removed.
 
     It shares all other tensors with ``network``.
