@@ -222,8 +222,8 @@ def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
     odd = next((image for image in images if image.shape != images[0].shape), None)
     if odd is not None:
         raise ThinetError(
-            f"images of shape {tuple(images[0].shape)} and {tuple(odd.shape)} are mixed in batches: "
-            "pass images of one size."
+            f"images of shape {tuple(images[0].shape)} and {tuple(odd.shape)} are mixed in "
+            "batches: pass images of one size."
         )
     found = torch.cat(labels) if labels else None
     return images, found if found is not None and len(found) == len(images) else None

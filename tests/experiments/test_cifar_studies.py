@@ -134,6 +134,15 @@ def test_rows_come_back_and_are_recognised(tmp_path: Path) -> None:
     assert not cifar.has_row(rows, {"model": "net", "ridge": 1e-3, "exact": False})
 
 
+def test_tables_replace_the_old_ones(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n")
+    cifar.splice(readme, "| a |\n")
+    cifar.splice(readme, "| b |\n")
+    wanted = "before\n<!-- tables -->\n\n| b |\n\n<!-- end of tables -->\nafter\n"
+    assert readme.read_text() == wanted
+
+
 def test_mean_and_spread() -> None:
     values = [80.0, 81.0, 83.0]
     assert cifar.mean_and_spread(values) == f"{np.mean(values):.2f} ± {math.sqrt(7 / 3):.2f}"

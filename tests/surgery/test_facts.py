@@ -122,7 +122,8 @@ class UsedTwice(Net):
     ("kind", "expected"),
     [
         (PreActivation, {"a.weight": 1, "c.weight": 1}), (InPlace, {"c.weight": 1}),
-        (ChangedBefore, {}), (Rectified, {}), (Scaled, {}), (TwoNorms, {}), (AddedTwice, {"c.weight": 2}),
+        (ChangedBefore, {}), (Rectified, {}), (Scaled, {}), (TwoNorms, {}),
+        (AddedTwice, {"c.weight": 2}),
         (UsedTwice, {"c.weight": 2}),
     ],
 )  # fmt: skip

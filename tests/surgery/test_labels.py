@@ -11,6 +11,7 @@ from thinet.surgery.labels import (
     ZERO,
     LabelSets,
     along,
+    among,
     compact,
     pairs,
     spread,
@@ -97,3 +98,11 @@ def test_pairs_of_empty_and_of_single_labels():
     empty = torch.zeros(0, 3, dtype=torch.int64)
     assert pairs(empty, empty, 4).shape == (2, 0)
     assert pairs(torch.tensor(1), torch.tensor(NONE), 4).tolist() == [[1], [NONE]]
+
+
+def test_among_is_isin():
+    generator = torch.Generator().manual_seed(0)
+    for count in (0, 1, 7):
+        labels = torch.randint(ZERO, 20, (30,), generator=generator)
+        chosen = torch.randint(0, 12, (count,), generator=generator)
+        assert torch.equal(among(labels, chosen), torch.isin(labels, chosen))

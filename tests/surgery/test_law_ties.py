@@ -18,7 +18,7 @@ from thinet.surgery import remove_, settle, trace
 class Parts(nn.Module):
     """The pieces; ``units`` are the entries of ``a`` that go together, ``b`` is free."""
 
-    units = [(0, 4), (1, 5), (2, 6), (3, 7)]
+    units = ((0, 4), (1, 5), (2, 6), (3, 7))
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class GatedRows(Parts):
 
 
 class Quarters(Parts):
-    units = [(0, 2, 4, 6), (1, 3, 5, 7)]
+    units = ((0, 2, 4, 6), (1, 3, 5, 7))
 
     def own(self):
         self.b = nn.Conv2d(2, 8, 1)
@@ -76,7 +76,7 @@ class Quarters(Parts):
 class OnePartTransformed(Parts):
     """A unit of ShuffleNetV2: half of the channels pass through, the other half is convolved."""
 
-    units = [(0, 4), (1, 5), (2, 6), (3, 7)]
+    units = ((0, 4), (1, 5), (2, 6), (3, 7))
 
     def own(self):
         self.side = nn.Conv2d(4, 4, 3, padding=1, groups=4)
@@ -96,7 +96,7 @@ class Shuffled(Parts):
 class ShuffledInFour(Parts):
     """The groups of the shuffle tie channels, and the permuted order is what b reads."""
 
-    units = [(0, 2, 4, 6), (1, 3, 5, 7)]
+    units = ((0, 2, 4, 6), (1, 3, 5, 7))
 
     def forward(self, x):
         x = self.bn(self.a(x))
@@ -106,7 +106,7 @@ class ShuffledInFour(Parts):
 
 
 class Mirrored(Parts):
-    units = [(0, 7), (1, 6), (2, 5), (3, 4)]
+    units = ((0, 7), (1, 6), (2, 5), (3, 4))
 
     def forward(self, x):
         x = F.relu(self.a(x))
@@ -126,7 +126,7 @@ class ReadInGroups(Parts):
 class MadeInGroups(Parts):
     """The filters of each group shrink alike too, or the groups would not be equal."""
 
-    units = [(0, 2, 4, 6), (1, 3, 5, 7)]
+    units = ((0, 2, 4, 6), (1, 3, 5, 7))
 
     def own(self):
         self.first, self.a = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 8, 3, groups=4, bias=False)
@@ -138,7 +138,7 @@ class MadeInGroups(Parts):
 class TwoGroupings(Parts):
     """Read in groups of two and of four: what goes together is the union of both."""
 
-    units = [(0, 2, 4, 6), (1, 3, 5, 7)]
+    units = ((0, 2, 4, 6), (1, 3, 5, 7))
 
     def own(self):
         self.two, self.four = nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1, groups=4)
@@ -151,7 +151,7 @@ class TwoGroupings(Parts):
 class SeveralFiltersAChannel(Parts):
     """A depthwise convolution with a multiplier: both filters go with their channel."""
 
-    units = [(0,), (1,), (2,), (3,), (4,), (5,), (6,), (7,)]
+    units = ((0,), (1,), (2,), (3,), (4,), (5,), (6,), (7,))
 
     def own(self):
         self.many = nn.Conv2d(8, 16, 3, groups=8, padding=1)
@@ -168,7 +168,7 @@ def test_parts_shrink_alike(kind, randomise, check_law):
     graph = trace(net, images[:1])
     layer, group = graph.layers["a"], graph.group_of("a")
     found = [tuple(layer.kept([unit])) for unit in range(group.units)]
-    assert found == kind.units
+    assert found == list(kind.units)
     assert group.reason is None
     names = graph.prunable(summed=True)
     for keep in ([0], [1], list(range(1, group.units))):

@@ -127,7 +127,7 @@ def test_what_fails_is_left_whole_and_the_rest_is_pruned(kind, training):
     if "a" in counts:
         assert kind.reason in faults["a"]
         assert "\n" not in faults["a"]
-        with pytest.raises(ThinetError, match="layer a cannot be pruned: .*leave it out"):
+        with pytest.raises(ThinetError, match=r"layer a cannot be pruned: .*leave it out"):
             settle(net, graph, counts, IMAGES, asked=["a"])
         with pytest.raises(ThinetError, match=r"cannot be pruned as planned.*layers=\[\.\.\.\]"):
             settle(net, graph, {"a": counts["a"]}, IMAGES)

@@ -80,9 +80,9 @@ def test_masked_is_what_hooks_would_zero():
     for name, kept in (("b", [1, 2, 6]), ("head", [0, 7])):
         mask = torch.zeros(8)
         mask[kept] = 1
-        shape = (8, 1, 1) if name == "b" else (8,)
+        mask = mask.view((8, 1, 1) if name == "b" else (8,))
         net.get_submodule(name).register_forward_pre_hook(
-            lambda _module, inputs, mask=mask.view(shape): inputs[0] * mask
+            lambda _module, inputs, mask=mask: inputs[0] * mask
         )
     torch.testing.assert_close(zeroed(IMAGES), net(IMAGES))
     assert zeroed.a.weight is net.a.weight  # nothing else was copied

@@ -132,9 +132,10 @@ def resolve_counts(
         )
     if all(counts[name] == graph.groups[name].units for name in counts):
         rounding = f" with round_to={round_to}" if round_to > 1 else ""
+        advice = " or round_to=1" if rounding else ", for example ratio=0.5"
         raise ThinetError(
             f"ratio={ratio}{rounding} keeps every filter of every layer, so there is nothing to "
-            f"prune: give a smaller ratio{' or round_to=1' if rounding else ', for example ratio=0.5'}."
+            f"prune: give a smaller ratio{advice}."
         )
     return counts
 

@@ -153,7 +153,7 @@ class ChannelGraph:
         facts: What else the trace learnt; see :mod:`thinet.surgery.groups`.
     """
 
-    groups: dict[str, Group]
+    groups: Mapping[str, Group]
     uses: tuple[Use, ...]
     facts: Facts
 

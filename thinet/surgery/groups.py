@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from thinet.surgery.graph import (
     Use,
     owner,
 )
-from thinet.surgery.labels import NONE
+from thinet.surgery.labels import NONE, among
 
 
 def make_graph(uses: tuple[Use, ...], facts: Facts) -> ChannelGraph:
@@ -28,17 +28,44 @@ def make_graph(uses: tuple[Use, ...], facts: Facts) -> ChannelGraph:
         uses: With representative labels.
         facts: Everything else.
     """
-    produced = {use.tensor: use.labels for use in uses if use.role == "produce"}
-    teams = _teams(produced)
-    of_label = {
-        label: place for place, team in enumerate(teams) for label in _labels_of(team, produced)
-    }
-    parts: list[list[Use]] = [[] for _ in teams]
-    for use in uses:
-        for place in {of_label[label] for label in _distinct(use.labels) if label in of_label}:
-            parts[place].append(use)
-    groups = [_group(team, produced, part, facts) for team, part in zip(teams, parts, strict=True)]
-    return ChannelGraph({group.name: group for group in groups}, uses, facts)
+    return ChannelGraph(_Groups(uses, facts), uses, facts)
+
+
+class _Groups(Mapping[str, Group]):
+    """The groups by name, each put together when it is first asked for.
+
+    A run that prunes group after group asks for one or two of the hundreds in each graph.
+    """
+
+    def __init__(self, uses: tuple[Use, ...], facts: Facts) -> None:
+        self._produced = {use.tensor: use.labels for use in uses if use.role == "produce"}
+        self._facts = facts
+        self._teams, home = _teams(self._produced, _size(uses))
+        self._uses: list[list[Use]] = [[] for _ in self._teams]
+        for use in uses:
+            for place in _distinct(home[use.labels[use.labels >= 0]]):
+                self._uses[place].append(use)
+        self._rectified: list[list[tuple[Tensor, str]]] = [[] for _ in self._teams]
+        for seen, tensor in facts.rectified:
+            for place in _distinct(home[seen[seen >= 0][:1]]):
+                self._rectified[place].append((seen, tensor))
+        self._places = {owner(team[0]): place for place, team in enumerate(self._teams)}
+        self._made: dict[str, Group] = {}
+
+    def __getitem__(self, name: str) -> Group:
+        if name not in self._made:
+            place = self._places[name]
+            team = {weight: self._produced[weight] for weight in self._teams[place]}
+            self._made[name] = _group(
+                team, self._uses[place], self._rectified[place], self._produced, self._facts
+            )
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def shrink(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelGraph:
@@ -59,43 +86,69 @@ def shrink(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelGra
 
 
 def _without(labels: Tensor, gone: Tensor) -> Tensor:
-    return labels[~torch.isin(labels, gone)]
+    return labels[~among(labels, gone)]
 
 
-def _distinct(labels: Tensor) -> Iterable[int]:
-    return set(labels[labels >= 0].tolist())
+def _size(uses: Iterable[Use]) -> int:
+    """How long a table is that has an entry for every label."""
+    return 1 + max((int(use.labels.max()) for use in uses if use.labels.numel()), default=0)
 
 
-def _labels_of(team: list[str], produced: Mapping[str, Tensor]) -> set[int]:
-    return {label for weight in team for label in _distinct(produced[weight])}
+def _distinct(numbers: Tensor) -> list[int]:
+    """The numbers that are not negative, each once."""
+    found: list[int] = torch.unique(numbers).tolist()
+    return [number for number in found if number >= 0]
 
 
-def _teams(produced: Mapping[str, Tensor]) -> list[list[str]]:
-    """Producing weights that share labels, in order of execution."""
-    team_of: dict[int, list[str]] = {}
-    for weight, labels in produced.items():
-        met = {id(team_of[x]): team_of[x] for x in _distinct(labels) if x in team_of}
-        joined = [weight] if not met else [*(w for team in met.values() for w in team), weight]
-        for label in _labels_of(joined, produced):
-            team_of[label] = joined
+def _teams(produced: Mapping[str, Tensor], size: int) -> tuple[list[list[str]], Tensor]:
+    """Producing weights that share labels.
+
+    Args:
+        produced: The labels of each, in order of execution.
+        size: Above every label.
+
+    Returns:
+        The teams in order of execution, and for each label the place of its team in that list,
+        or -1: int64, shape ``(size,)``.
+    """
+    team_of = torch.full((size,), -1)
+    members: dict[int, list[str]] = {}
     order = {weight: place for place, weight in enumerate(produced)}
-    teams = {id(team): sorted(team, key=order.__getitem__) for team in team_of.values()}
-    return sorted(teams.values(), key=lambda team: order[team[0]])
+    for weight, labels in produced.items():
+        own = labels[labels >= 0]
+        if not own.numel():
+            continue
+        met = _distinct(team_of[own])
+        for number in met:
+            team_of[team_of == number] = order[weight]
+        team_of[own] = order[weight]
+        members[order[weight]] = [*(name for number in met for name in members.pop(number)), weight]
+    teams = [sorted(team, key=order.__getitem__) for team in members.values()]
+    teams.sort(key=lambda team: order[team[0]])
+    places = torch.full((len(order) + 1,), -1)  # the last entry is for labels without a team
+    for place, team in enumerate(teams):
+        places[max(order[weight] for weight in team)] = place
+    return teams, places[team_of]
 
 
 def _group(
-    team: list[str], produced: Mapping[str, Tensor], uses: Sequence[Use], facts: Facts
+    team: Mapping[str, Tensor],
+    uses: Sequence[Use],
+    rectified: Iterable[tuple[Tensor, str]],
+    produced: Mapping[str, Tensor],
+    facts: Facts,
 ) -> Group:
-    labels = torch.tensor(sorted(_labels_of(team, produced)), dtype=torch.int64)
+    labels = torch.unique(torch.cat([*team.values()]))
+    labels = labels[labels >= 0]
     layers = tuple(
         Layer(
             name=owner(weight),
             weight=weight,
             kind=facts.produced[weight].kind,
             output_size=facts.produced[weight].output_size,
-            units=_places(produced[weight], labels),
+            units=_places(own, labels),
         )
-        for weight in team
+        for weight, own in team.items()
     )
     summed = any(label in facts.summed for label in labels.tolist())
     consumers = tuple(
@@ -118,7 +171,7 @@ def _group(
             for use in uses
             if use.tensor in facts.scales
         ),
-        rectified=_rectified(labels, facts),
+        rectified=_rectified(labels, rectified),
         summed=summed,
         reason=reason,
     )
@@ -145,9 +198,9 @@ def _consumer(use: Use, labels: Tensor, outputs: int, facts: Facts) -> Consumer:
     )
 
 
-def _rectified(labels: Tensor, facts: Facts) -> Follower | None:
+def _rectified(labels: Tensor, rectified: Iterable[tuple[Tensor, str]]) -> Follower | None:
     """The first tensor before a ReLU whose channels are just those of the group."""
-    for seen, tensor in facts.rectified:
-        if seen.numel() and set(seen.tolist()) == set(labels.tolist()):
+    for seen, tensor in rectified:
+        if torch.equal(torch.unique(seen), labels):
             return Follower(tensor, _places(seen, labels))
     return None

@@ -23,9 +23,11 @@ class LabelSets:
         self._parent: list[int] = []
         self._frozen: dict[int, str] = {}
         self._summed: set[int] = set()
+        self._roots: Tensor | None = None  # of every label, until the next change
 
     def new(self, count: int) -> Tensor:
         """``count`` fresh labels, int64, shape ``(count,)``."""
+        self._roots = None
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         return torch.arange(first, first + count)
@@ -51,6 +53,7 @@ class LabelSets:
             right: Labels.
             summed: Whether it is an addition that brings them together (a residual stream).
         """
+        self._roots = None
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             low, high = sorted((self.find(a), self.find(b)))
             if low == high:
@@ -81,9 +84,15 @@ class LabelSets:
         return self._frozen.get(self.find(label))
 
     def roots(self, labels: Tensor) -> Tensor:
-        """Representatives of labels of shape ``(n,)``; negative labels stay as they are."""
-        found = [self.find(label) if label >= 0 else label for label in labels.tolist()]
-        return torch.tensor(found, dtype=torch.int64)
+        """Representatives of labels of any shape; negative labels stay as they are."""
+        if self._roots is None:
+            table, known = torch.tensor(self._parent, dtype=torch.int64), None
+            while known is None or not torch.equal(table, known):
+                table, known = table[table], table
+            self._roots = table
+        found = labels.clone()
+        found[labels >= 0] = self._roots[labels[labels >= 0]]
+        return found
 
 
 def compact(labels: Tensor) -> Tensor:
@@ -158,3 +167,14 @@ def pairs(left: Tensor, right: Tensor, count: int) -> Tensor:
     coded = torch.unique(without_repeats((left - ZERO) * base + (right - ZERO)))
     found = torch.stack([coded // base, coded % base]) + ZERO
     return found[:, found[0] != found[1]]
+
+
+def among(labels: Tensor, chosen: Tensor) -> Tensor:
+    """Which of ``labels`` are in ``chosen`` (any order, none negative), as booleans.
+
+    By a table: :func:`torch.isin` sorts both, for each of a network's thousand tensors.
+    """
+    size = int(chosen.max()) + 1 if chosen.numel() else 0
+    table = torch.zeros(size + 1, dtype=torch.bool)  # the last entry stands for all others
+    table[chosen] = True
+    return table[torch.where((labels >= 0) & (labels < size), labels, size)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thinet.surgery.graph import ChannelGraph, Use
+from thinet.surgery.labels import among
 
 
 def shared_copy(
@@ -70,7 +71,7 @@ def remove_(
     for name, uses in of_tensor.items():
         old = new = tensors[name]
         for use in uses:
-            stays = torch.nonzero(~torch.isin(use.labels, gone)).flatten()
+            stays = torch.nonzero(~among(use.labels, gone)).flatten()
             if len(stays) < use.labels.numel():
                 new = new.detach().index_select(use.axis, stays.to(old.device))
         if new is not old:

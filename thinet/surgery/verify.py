@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from thinet.surgery.graph import ChannelGraph
+from thinet.surgery.labels import among
 from thinet.surgery.modes import evaluating
 from thinet.surgery.slim import shared_copy
 
@@ -27,7 +28,7 @@ def masked(network: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[
     zeroed: dict[str, Tensor] = {}
     for use in graph.uses:
         if use.role == "consume":
-            dead = torch.nonzero(torch.isin(use.labels, gone)).flatten()
+            dead = torch.nonzero(among(use.labels, gone)).flatten()
             weight = zeroed.get(use.tensor, tensors[use.tensor])
             if len(dead):
                 weight = weight.index_fill(use.axis, dead.to(weight.device), 0.0)
