@@ -198,7 +198,12 @@ def test_build_gives_what_was_written(compose, tmp_path):
     )  # fmt: skip
     assert type(job.criterion).__name__ == "WeightSum"
     assert type(job.reconstruction).__name__ == "Refit"
-    assert (job.request.ratio, job.request.layers, job.schedule, job.seed) == (0.3, ["features.3"], "oneshot", 7)
+    assert (job.request.ratio, job.request.layers, job.schedule, job.seed) == (
+        0.3,
+        ["features.3"],
+        "oneshot",
+        7,
+    )
     assert (job.stage.epochs, job.stage.lr, job.stage.decay, job.stage.warmup) == (
         3,
         0.5,

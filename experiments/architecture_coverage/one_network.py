@@ -1,24 +1,19 @@
-"""One network, one tool: prune, check, time. Runs in a process that run.py forks for it."""
+"""One network: build it, prune it with thinet, check the law, time it."""
 
 from __future__ import annotations
 
 import copy
 import resource
-import signal
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from thinet.errors import first_line
 from thinet.metrics import cost
 from thinet.models.torchvision_net import torchvision_net
 from thinet.planning import Request, choose_counts, choose_groups
@@ -31,23 +26,7 @@ LARGE = 5e9
 SMALL_SIZE = 128
 GIB = 2**30
 
-STATUS = {"thinet": "status", "torch-pruning": "tp_status"}
-"""The tools, and the column that says how each ended."""
-
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one process may take.
-
-    Attributes:
-        memory: Bytes for the networks in float64; above that, this check is left out.
-        patience: CPU seconds for Torch-Pruning.
-    """
-
-    memory: float
-    patience: float
 
 
 def image_size(name: str) -> int:
@@ -217,85 +196,3 @@ def gradients(network: nn.Module, images: Tensor, train: bool) -> str:
         if not bool(torch.isfinite(parameter.grad).all()):
             return f"not finite for {name}"
     return "finite"
-
-
-def with_torch_pruning(name: str, patience: float) -> Row:
-    """Prune one network with Torch-Pruning: L1, half of all but the classifier's output.
-
-    Args:
-        name: Its name in torchvision.
-        patience: CPU seconds until it is stopped.
-    """
-    import torch_pruning
-
-    size = image_size(name)
-    network = build(name, size)
-    images = torch.randn(1, 3, size, size)
-    before = cost(network, (3, size, size))
-    heads = [module for module in network.modules() if _outputs(module) == CLASSES]
-    row: Row = {}
-    try:
-        with cpu_seconds(row, "tp_s"), stopped_after(patience):
-            torch_pruning.pruner.BasePruner(
-                network,
-                images,
-                importance=torch_pruning.importance.MagnitudeImportance(p=1),
-                pruning_ratio=1 - RATIO,
-                ignored_layers=heads[-1:],
-            ).step()
-    except TimeoutError:
-        return {**row, "tp_status": "timeout"}
-    except Exception as error:  # whatever it does not understand
-        return {**row, "tp_status": "raises", "tp_error": _text(error)}
-    try:
-        with torch.no_grad():
-            network.eval()(torch.randn(3, 3, size, size))
-        after = cost(network, (3, size, size))
-    except Exception as error:
-        return {**row, "tp_status": "output does not run", "tp_error": _text(error)}
-    return {
-        **row,
-        "tp_status": "ok",
-        "tp_flops_left": after.flops / before.flops,
-        "tp_params_left": after.params / before.params,
-        "tp_peak_mb": peak_mb(),
-    }
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _outputs(module: nn.Module) -> int | None:
-    return getattr(module, "out_features", getattr(module, "out_channels", None))
-
-
-@contextmanager
-def stopped_after(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError once the block has taken that much CPU time."""
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
-def report(tool: str, name: str, limits: Limits, only_timing: bool, answers: Connection) -> None:
-    """Run one tool on one network and send what it found, or what it raised."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    column = STATUS[tool]
-    try:
-        if tool == "thinet":
-            row = {"status": "ok", **with_thinet(name, limits.memory, only_timing)}
-        else:
-            row = with_torch_pruning(name, limits.patience)
-    except Exception as error:
-        row = {column: "raises", column.replace("status", "error"): _text(error)}
-    answers.send(row)

@@ -12,15 +12,20 @@ import io
 import multiprocessing
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 import torchvision
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments.architecture_coverage.one_network import GIB, STATUS, Limits, report
+from experiments.architecture_coverage.one_network import GIB, with_thinet
+from experiments.architecture_coverage.peer import described, with_torch_pruning
 from experiments.architecture_coverage.picture import draw
 from thinet.files import write_text_atomic
 
@@ -38,7 +43,23 @@ PATIENCE = 3600.0
 _FORK = multiprocessing.get_context("fork")
 """Importing torch and torchvision takes longer than most networks; forks have them already."""
 
+STATUS = {"thinet": "status", "torch-pruning": "tp_status"}
+"""The tools, and the column that says how each ended."""
+
 Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one process may take.
+
+    Attributes:
+        memory: Bytes for the networks in float64; above that, this check is left out.
+        patience: CPU seconds for Torch-Pruning.
+    """
+
+    memory: float
+    patience: float
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -56,6 +77,21 @@ def write(path: Path, rows: dict[str, Row]) -> None:
     writer.writeheader()
     writer.writerows(rows[name] for name in sorted(rows))
     write_text_atomic(path, text.getvalue())
+
+
+def report(tool: str, name: str, limits: Limits, only_timing: bool, answers: Connection) -> None:
+    """Run one tool on one network and send what it found, or what it raised."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    column = STATUS[tool]
+    try:
+        if tool == "thinet":
+            row = {"status": "ok", **with_thinet(name, limits.memory, only_timing)}
+        else:
+            row = with_torch_pruning(name, limits.patience)
+    except Exception as error:
+        row = {column: "raises", column.replace("status", "error"): described(error)}
+    answers.send(row)
 
 
 def measured(tool: str, name: str, limits: Limits, only_timing: bool, patience: float) -> Row:

@@ -56,9 +56,7 @@ def prune_with_peer(
     best: nn.Module | None = None
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
-        slim = _cut(
-            model, importance, layers, gradients, images, seed, ratio, together=True
-        )
+        slim = _cut(model, importance, layers, gradients, images, seed, ratio, together=True)
         if cost(slim, tuple(images.pixels.shape[1:])).flops > flops:
             low = ratio
         else:

@@ -104,9 +104,7 @@ def pruned_layers(model: nn.Module) -> list[str]:
 def half_flops(model: nn.Module, layers: list[str]) -> int:
     """The FLOPs that are left when each of the layers keeps half of its filters."""
     image = torch.zeros(2, *SHAPE)
-    result = thinet.prune(
-        model, [image], 0.5, "weight_sum", "none", layers, recalibrate_bn="never"
-    )
+    result = thinet.prune(model, [image], 0.5, "weight_sum", "none", layers, recalibrate_bn="never")
     return result.after.flops
 
 

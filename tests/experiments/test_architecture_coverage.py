@@ -10,16 +10,17 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments.architecture_coverage import one_network, run
-from experiments.architecture_coverage.one_network import Limits
+from experiments.architecture_coverage import one_network, peer, run
 from experiments.architecture_coverage.picture import FAMILIES, families, halves
+from experiments.architecture_coverage.run import Limits
 
 NO_LIMIT = Limits(memory=1e12, patience=60)
 
 
 @pytest.fixture(autouse=True)
 def _small_images(monkeypatch):
-    monkeypatch.setattr(one_network, "image_size", lambda _: 64)
+    for module in (one_network, peer):
+        monkeypatch.setattr(module, "image_size", lambda _: 64)
 
 
 def test_no_tensor_of_a_built_network_is_constant():
@@ -74,11 +75,11 @@ def test_gradients_that_are_missing_or_infinite_are_named():
 
 def test_the_peer_runs_and_its_failures_are_told():
     pytest.importorskip("torch_pruning")
-    row = one_network.with_torch_pruning("squeezenet1_1", patience=60)
+    row = peer.with_torch_pruning("squeezenet1_1", patience=60)
     assert row["tp_status"] == "ok"
     assert 0.2 < row["tp_flops_left"] < 0.4
-    assert one_network.with_torch_pruning("squeezenet1_1", 1e-3)["tp_status"] == "timeout"
-    shuffled = one_network.with_torch_pruning("shufflenet_v2_x0_5", patience=60)
+    assert peer.with_torch_pruning("squeezenet1_1", 1e-3)["tp_status"] == "timeout"
+    shuffled = peer.with_torch_pruning("shufflenet_v2_x0_5", patience=60)
     assert shuffled["tp_status"] == "raises"
     assert "ZeroDivisionError" in shuffled["tp_error"]
 

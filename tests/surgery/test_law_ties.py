@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from thinet.surgery import remove_, settle, trace
+from thinet.surgery import remove_, settle, shrink, trace, widths
 
 
 class Parts(nn.Module):
@@ -181,14 +181,20 @@ def test_parts_shrink_alike(kind, randomise, check_law):
     assert settle(net, graph, counts, images) == (counts, {})
 
 
-def test_groups_of_one_input_are_no_depthwise_convolution():
+@pytest.mark.parametrize("steps", [[{"0": [1], "1": [0, 2]}], [{"0": [1]}, {"1": [0, 2]}]])
+def test_groups_of_one_input_are_no_depthwise_convolution(steps):
     """A grouped convolution that is down to one input a group keeps its number of groups."""
     net = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4), nn.Flatten(), nn.Linear(12 * 36, 2)
     )
     graph = trace(net, torch.randn(1, 3, 8, 8))
     assert [graph.groups[name].units for name in ("0", "1")] == [2, 3]
-    remove_(net, graph, {"0": [1], "1": [0, 2]})
+    for keep in steps:
+        remove_(net, graph, keep)
+        graph = shrink(graph, keep)
     assert (net[1].groups, net[1].in_channels, net[1].out_channels) == (4, 4, 8)
     assert net[1].weight.shape == (8, 1, 3, 3)
     assert net(torch.randn(2, 3, 8, 8)).shape == (2, 2)
+    fresh = nn.Conv2d(8, 12, 3, groups=4)  # a network that is loaded is constructed anew
+    fresh.weight = net[1].weight
+    assert widths(fresh) == {"in_channels": 4, "out_channels": 8, "groups": 4}

@@ -80,7 +80,8 @@ def remove_(
                 if isinstance(old, nn.Parameter)
                 else _laid_out_as(old, new)
             )
-    _replace(network, smaller)
+    follows = [use.tensor for use in graph.uses if use.role == "follow" and use.axis == 0]
+    _replace(network, smaller, {id(tensors[name]) for name in follows})
     return network
 
 
@@ -91,20 +92,26 @@ def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
     return new.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _replace(network: nn.Module, smaller: dict[int, Tensor]) -> None:
+def _replace(network: nn.Module, smaller: dict[int, Tensor], follows: set[int]) -> None:
     for module in network.modules():
         touched = False
+        deep = id(module._parameters.get("weight")) in follows
         for tensors in (module._parameters, module._buffers):
             for name, tensor in list(tensors.items()):
                 if tensor is not None and id(tensor) in smaller:
                     tensors[name] = smaller[id(tensor)]  # type: ignore[assignment]
                     touched = True
         if touched:
-            set_widths_(module, widths(module))
+            set_widths_(module, widths(module, deep))
 
 
-def widths(module: nn.Module) -> dict[str, int]:
+def widths(module: nn.Module, deep: bool | None = None) -> dict[str, int]:
     """The constructor sizes that the shapes of a module's own tensors imply.
+
+    Args:
+        module: Any module; its sizes are those from before its tensors were replaced.
+        deep: Whether the filters of a convolution follow its inputs (depthwise); None if all that
+            is known is how it was constructed.
 
     Returns:
         For example ``{"in_channels": 3, "out_channels": 19, "groups": 1}``; empty for modules
@@ -119,7 +126,9 @@ def widths(module: nn.Module) -> dict[str, int]:
         filters, per_group = int(weight.shape[0]), int(weight.shape[1])
         # One input a group (depthwise): its filters, one or several, go with it. Where groups had
         # several inputs and are down to one, there are as many groups as before.
-        deep = per_group == 1 < module.groups == module.in_channels
+        if deep is None:
+            deep = module.groups == module.in_channels
+        deep = deep and per_group == 1 < module.groups
         each = module.out_channels // module.groups
         groups = filters // each if deep else module.groups
         return {"out_channels": filters, "in_channels": per_group * groups, "groups": groups}
