@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -213,12 +214,15 @@ def finetune(
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a CSV file in a single write, so that a killed run leaves whole rows."""
-    text = "" if path.exists() else ",".join(row) + "\n"
-    text += ",".join(_cell(value) for value in row.values()) + "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.exists():
+        writer.writerow(row)
+    writer.writerow(_cell(value) for value in row.values())
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, text.encode())
+        os.write(descriptor, text.getvalue().encode())
     finally:
         os.close(descriptor)
 

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,12 @@ def take_turns(
     warm_up: int = 1,
     finish: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    hold_garbage: bool = True,
 ) -> Times:
     """Seconds of each task, one measurement a round.
 
     The order of a round is that of the one before, moved on by one, so that no task always follows
-    the same neighbour. Garbage is collected before a round and not within one.
+    the same neighbour.
 
     Args:
         tasks: What to time, by name.
@@ -60,6 +61,8 @@ def take_turns(
         warm_up: Rounds before that are not timed.
         finish: Called after each task within its time: waits for a device that works on its own.
         clock: Tells seconds.
+        hold_garbage: Collect garbage before a round and not within one; False for tasks that make
+            so many objects that collecting them is a part of their cost.
 
     Returns:
         For each task the seconds of every round; entries of one place belong to one round.
@@ -70,23 +73,35 @@ def take_turns(
             tasks[name]()
     finish()
     times: Times = {name: [] for name in names}
-    begin, collecting = clock(), gc.isenabled()
-    try:
+    with _no_garbage() if hold_garbage else nullcontext():
+        begin = clock()
         for turn in range(rounds):
             if turn >= least and clock() - begin > patience:
                 break
-            gc.collect()
-            gc.disable()
+            if hold_garbage:
+                gc.collect()
             for place in range(len(names)):
                 name = names[(turn + place) % len(names)]
                 start = clock()
                 tasks[name]()
                 finish()
                 times[name].append(clock() - start)
-            gc.enable()
-    finally:
-        (gc.enable if collecting else gc.disable)()
     return times
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Nothing is collected inside by itself; ``gc.collect()`` looks at what is new and is quick."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
 
 
 def ratios(times: Times, over: str, under: str) -> list[float]:

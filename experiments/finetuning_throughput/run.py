@@ -154,8 +154,8 @@ def validate(network: nn.Module, setting: Setting) -> float:
 def furthest(left: nn.Module, right: nn.Module) -> float:
     """Largest difference of two networks' weights, over the largest weight."""
     pairs = zip(left.parameters(), right.parameters(), strict=True)
-    far = max(float((a - b).abs().max()) for a, b in pairs)
-    return far / max(float(parameter.abs().max()) for parameter in left.parameters())
+    far = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    return far / max(float(parameter.detach().abs().max()) for parameter in left.parameters())
 
 
 def measure(name: str, setting: Setting, rounds: int, patience: float) -> tuple[Row, list[float]]:
@@ -175,7 +175,7 @@ def measure(name: str, setting: Setting, rounds: int, patience: float) -> tuple[
 
         tasks = {"engine": engine, "hand": hand, "bare": bare}
         finish = synchroniser(setting.device)
-        times = take_turns(tasks, rounds, patience, finish=finish)
+        times = take_turns(tasks, rounds, patience, finish=finish, hold_garbage=False)
     images = setting.images * setting.phase.epochs
     speeds = {f"{side}_images_per_second": [images / one for one in times[side]] for side in times}
     row: Row = {

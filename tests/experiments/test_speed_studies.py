@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import itertools
 import statistics
 import sys
@@ -51,9 +52,16 @@ def test_patience_ends_after_the_least_number_of_rounds():
     assert len(times["a"]) == 4
 
 
-def test_garbage_collection_is_on_again_after_an_error():
-    import gc
+def test_garbage_is_collected_within_a_round_only_where_it_is_part_of_the_cost():
+    seen = []
+    for hold in (True, False):
+        timing.take_turns(
+            {"a": lambda: seen.append(gc.isenabled())}, 1, warm_up=0, hold_garbage=hold
+        )
+    assert seen == [False, True]
 
+
+def test_garbage_collection_is_on_again_after_an_error():
     def fail() -> None:
         raise ValueError
 
@@ -232,7 +240,7 @@ def test_slim_speed_measures_and_draws(subject, tmp_path):
 def test_the_loop_by_hand_ends_in_the_same_bits_as_the_engine(tmp_path):
     data = Digits(image_size=8, batch_size=32, crop="pad", seed=3)
     data.setup()
-    setting = finetuning.Setting(small(), data, Phase(2, 0.05, "cosine"), CPU, most=3)
+    setting = finetuning.Setting(small().train(), data, Phase(2, 0.05, "cosine"), CPU, most=3)
     engine = finetuning.by_engine(setting, tmp_path / "engine")
     hand = finetuning.by_hand(setting, tmp_path / "hand")
     assert finetuning.furthest(engine, hand) == 0
@@ -245,7 +253,7 @@ def test_the_loop_by_hand_ends_in_the_same_bits_as_the_engine(tmp_path):
 def test_finetuning_throughput_measures_and_draws(tmp_path):
     data = Digits(image_size=8, batch_size=32, crop="pad")
     data.setup()
-    setting = finetuning.Setting(small(), data, Phase(1, 0.05), CPU, most=2)
+    setting = finetuning.Setting(small().train(), data, Phase(1, 0.05), CPU, most=2)
     row, found = finetuning.measure("small", setting, rounds=1, patience=0)
     assert row["images_per_fit"] == 64
     assert row["weights_differ"] == 0
