@@ -34,7 +34,10 @@ def composition_error(compose, *overrides):
     ("override", "wanted"),
     [
         ("model=vgg61", "model=vgg61 does not exist; did you mean model=vgg1"),
-        ("criterion=thinnet", "did you mean criterion=thinet? Choose among activation_mean, apoz, "),
+        (
+            "criterion=thinnet",
+            "did you mean criterion=thinet? Choose among activation_mean, apoz, ",
+        ),
         ("dataset=mars", "dataset=mars does not exist; Choose among cifar10, cub200, "),
         ("experiment=nothing", "experiment=nothing does not exist"),
         ("ratoi=0.3", "there is no key 'ratoi'; did you mean ratio? "),

@@ -136,6 +136,16 @@ class SlicedAtThree(Parts):
         return self.out(self.b(torch.cat([x[:, 3:], x[:, :3]], 1)))
 
 
+class EverySecond(Parts):
+    reason = "slice cuts through them"
+
+    def own(self):
+        self.b = nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        return self.out(self.b(F.relu(self.a(x))[:, ::2]))
+
+
 class RolledChannels(Parts):
     reason = "roll cuts through them"
 

@@ -7,12 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch_pruning as tp
 from torch import nn
 from torchvision import models
 
 from thinet.surgery import remove_, trace
-
-tp = pytest.importorskip("torch_pruning")
 
 
 class Branches(nn.Module):
