@@ -53,7 +53,6 @@ class Classifier(LightningModule):
         self._make_optimizer, self._rate = make_optimizer, rate
         self._steps_per_epoch, self._smoothing = steps_per_epoch, label_smoothing
         self._seed, self._first_step = seed, first_step
-        self._loss, self._images = torch.zeros(()), 0
         self.accuracy = MetricCollection(
             {
                 "top1": MulticlassAccuracy(num_classes, average="micro"),
@@ -73,31 +72,18 @@ class Classifier(LightningModule):
                 logger.rewind(self._first_step + self.global_step)
 
     def on_train_epoch_start(self) -> None:
-        """Start the mean loss; seed dropout: an epoch run again after a kill draws the same."""
+        """Seed dropout: an epoch that is run again after a kill draws the same numbers."""
         torch.manual_seed(derive_seed(self._seed, "epoch", self.current_epoch, self.global_rank))
-        self._loss, self._images = torch.zeros((), device=self.device), 0
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy of one batch."""
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self._smoothing)
-        self._log_training(loss.detach(), len(labels))
+        self.log("step", float(self._first_step + self.global_step + 1))
+        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
+        self.log("train/lr", rates[0], on_step=True, on_epoch=False)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
-
-    def _log_training(self, loss: Tensor, images: int) -> None:
-        """Log as rarely as a row is written: half a millisecond each adds up over short steps."""
-        step = self.global_step + 1
-        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("step", float(self._first_step + step))
-            rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
-            self.log("train/lr", rates[0], on_step=True, on_epoch=False)
-        self._loss = self._loss + loss * images
-        self._images += images
-        if self.trainer.is_last_batch:
-            mean = self._loss / self._images
-            self.log(
-                "train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True
-            )
 
     def on_train_epoch_end(self) -> None:
         """Stop at once when training has diverged; place the row of the epoch.
