@@ -18,9 +18,8 @@ from thinet.api import PruneResult
 from thinet.errors import ThinetError
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.models import build
+from thinet.saved import SPEC, WEIGHTS
 from thinet.surgery import set_widths_, widths
-
-WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
 
 @dataclass(frozen=True)

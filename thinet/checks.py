@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from thinet.errors import ThinetError, first_line
-from thinet.ratio import check_ratio
+from thinet.ratio import check_ratio, read_ratio
+from thinet.saved import SPEC, saved_folder
 from thinet.schedule import Phase
 from thinet.target import Target, Widths, recalibration
 
@@ -16,7 +17,7 @@ from thinet.target import Target, Widths, recalibration
 def find_problems(config: Mapping[str, Any]) -> list[str]:
     """One sentence for each problem in a configuration of plain containers."""
     problems: list[str] = []
-    for part in (_check_pruning, _check_training, _check_devices, _check_run):
+    for part in (_check_pruning, _check_training, _check_devices, _check_run, _check_sensitivity):
         try:
             problems += part(config)
         except (KeyError, TypeError, AttributeError) as error:
@@ -36,7 +37,7 @@ def _problem(function: Any, *args: Any, **kwargs: Any) -> list[str]:
 
 
 def _check_pruning(config: Mapping[str, Any]) -> list[str]:
-    problems = _problem(check_ratio, config["ratio"])
+    problems = _problem(lambda: check_ratio(read_ratio(config["ratio"])))
     layers = config["layers"]
     names = layers if isinstance(layers, list) else [layers]
     if not names or not all(isinstance(name, str) and name for name in names):
@@ -81,6 +82,12 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
                 f"{group}.label_smoothing={smoothing} is not in [0, 1): "
                 f"type {group}.label_smoothing=0.1."
             )
+    factor = config["baseline"]["head_factor"]
+    if not _is_number(factor) or factor <= 0:
+        problems.append(
+            f"baseline.head_factor={factor} is not a positive number: type baseline.head_factor=10 "
+            "for a new classifier on old features, or 1."
+        )
     train = config["baseline"]["train"]
     if train not in ("auto", "always", "never"):
         problems.append(f"baseline.train={train} is unknown: choose auto, always or never.")
@@ -132,11 +139,25 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _left_open(node: Any, path: str = "") -> list[tuple[str, str]]:
+    """Paths and descriptions of the values that a recipe leaves to the user, ``<like this>``.
+
+    Not OmegaConf's ``???``, which does not replace the value of a group.
+    """
+    if isinstance(node, Mapping):
+        return [found for key in node for found in _left_open(node[key], f"{path}.{key}")]
+    is_open = isinstance(node, str) and node.startswith("<") and node.endswith(">")
+    return [(path.removeprefix("."), node)] if is_open else []
+
+
 def _check_run(config: Mapping[str, Any]) -> list[str]:
-    problems = []
+    problems = [
+        f"{key} is not given, and this recipe needs it: type {key}={value}."
+        for key, value in _left_open({key: config[key] for key in ("model", "dataset")})
+    ]
     if not _is_whole(config["seed"]) or config["seed"] < 0:
         problems.append(f"seed={config['seed']} is not a whole number of at least 0: type seed=0.")
-    for key in ("dry_run", "traceback", "keep_stages"):
+    for key in ("dry_run", "traceback", "keep_stages", "inspect"):
         if not isinstance(config[key], bool):
             problems.append(f"{key}={config[key]} is neither true nor false: type {key}=true.")
     resume = str(config["resume"])
@@ -145,14 +166,59 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
             f"resume={resume} is not the folder of a run (it holds no state.json): type "
             "resume=auto, resume=off or the folder of an unfinished run."
         )
+    epochs = config["method"].get("epochs")
+    if epochs is not None and (not _is_whole(epochs) or epochs < 1):
+        problems.append(
+            f"method.epochs={epochs} is not a whole number of at least 1: type for example "
+            "method.epochs=20, or method.epochs=null for as many as pruning takes."
+        )
     weights = str(config["model"]["weights"])
     is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
-    if is_file and not Path(weights).is_file():
+    if is_file and not Path(weights).is_file() and saved_folder(weights) is None:
+        wrong = f"holds no {SPEC}" if Path(weights).is_dir() else "does not exist"
         problems.append(
-            f"model.weights={weights} does not exist: give an existing .safetensors or .pth file, "
-            "or model.weights=none to train from scratch."
+            f"model.weights={weights} {wrong}: give an existing .safetensors or .pth file, the "
+            "folder of a finished run, or model.weights=none to train from scratch."
         )
     return problems
+
+
+def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
+    method = config["method"]
+    if method["name"] != "sensitivity":
+        return []
+    problems = []
+    ratios = method["ratios"]
+    good = isinstance(ratios, list) and all(_is_number(one) and 0 < one < 1 for one in ratios)
+    if not good or not ratios or len(set(ratios)) < len(ratios):
+        problems.append(
+            f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
+            "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
+        )
+    for problem in _problem(read_budget, method["budget"]):
+        problems.append(problem.replace("target=", "method.budget="))
+    images = method["images"]
+    if images is not None and (not _is_whole(images) or images < 1):
+        problems.append(
+            f"method.images={images} is not a whole number of at least 1: type method.images=2000, "
+            "or method.images=null for all validation images."
+        )
+    return problems
+
+
+def read_budget(text: str) -> Target:
+    """The budget of a suggestion, which is worked out and not measured.
+
+    Raises:
+        ThinetError: If it is none, or one of latency.
+    """
+    budget = Target.parse(text)
+    if budget.kind == "latency":
+        raise ThinetError(
+            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
+            f"target=params:{budget.fraction:g}."
+        )
+    return budget
 
 
 def _is_whole(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from thinet.checks import baseline_phase, find_problems, read_widths
 from thinet.errors import ThinetError, first_line
+from thinet.ratio import read_ratio
+from thinet.saved import WEIGHTS, saved_folder
 from thinet.schedule import Phase
 from thinet.target import recalibration
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 # What does not change a result is not part of a run's identity.
 _NOT_IDENTITY = {
     "name", "paths", "logger", "resume", "dry_run", "traceback", "keep_stages", "note", "hydra",
+    "inspect",
 }  # fmt: skip
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
 
@@ -41,7 +45,7 @@ def register_resolvers() -> None:
 
 def _short(value: Any) -> str:
     """A ratio or a name as part of a file name."""
-    if isinstance(value, (Mapping, DictConfig)):
+    if isinstance(value, (Mapping, DictConfig)) or str(value).startswith("@"):
         return "mixed"
     return re.sub(r"[^\w.+-]", "_", str(value))[:40]
 
@@ -76,11 +80,20 @@ def plain(cfg: DictConfig, without: Collection[str] = ("hydra",)) -> dict[str, A
 def fingerprint(cfg: DictConfig) -> str:
     """Eight digits that are the same for the same configuration, whatever it logs to."""
     content = plain(cfg, _NOT_IDENTITY)
+    with contextlib.suppress(ThinetError):  # check() reports it
+        content["ratio"] = read_ratio(content["ratio"])
     content["trainer"] = {k: v for k, v in content["trainer"].items() if k != "progress"}
-    weights = Path(str(content["model"]["weights"]))
-    if weights.is_file():  # another file under the same name is another run
+    weights = _weights_file(content["model"]["weights"])
+    if weights is not None:  # another file under the same name is another run
         content["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
     return _digest(content)
+
+
+def _weights_file(weights: Any) -> Path | None:
+    """The file that ``model.weights`` names, itself or by the folder of a saved network."""
+    folder = saved_folder(str(weights))
+    file = Path(str(weights)) if folder is None else folder / WEIGHTS
+    return file if file.is_file() else None
 
 
 def _digest(content: Any) -> str:
@@ -124,6 +137,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             else [f"({place}) {problem}" for place, problem in enumerate(problems, 1)]
         )
         raise ThinetError(" ".join(numbered))
+    config["ratio"] = read_ratio(config["ratio"])
     return config
 
 
@@ -143,7 +157,6 @@ def build(config: dict[str, Any]) -> Job:
 
     model, finetune, baseline = config["model"], config["finetune"], config["baseline"]
     calibration = dict(config["calibration"])
-    weights = Path(str(model["weights"]))
     trainer = {k: v for k, v in config["trainer"].items() if k != "name"}
     target = dict(model["build"])
     return Job(
@@ -180,7 +193,7 @@ def build(config: dict[str, Any]) -> Job:
         sampling=_fill(Sampling, {**calibration, "seed": config["seed"]}, "calibration"),
         devices=_fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
         cache=Path(config["paths"]["cache"])
-        / baseline_fingerprint(config, weights if weights.is_file() else None),
+        / baseline_fingerprint(config, _weights_file(model["weights"])),
         keep_stages=config["keep_stages"],
     )
 
@@ -223,7 +236,12 @@ def _training(config: Mapping[str, Any], name: str) -> Training:
     group = config[name]
     optimizer = _make(dict(group["optimizer"]), _partial_=True, lr=1.0)
     _fill(optimizer, {}, f"{name}.optimizer", [torch.nn.Parameter(torch.zeros(1))])
-    return Training(optimizer, group["label_smoothing"], group["clip_norm"])
+    return Training(
+        optimizer,
+        group["label_smoothing"],
+        group["clip_norm"],
+        group.get("head_factor", 1.0),
+    )
 
 
 def _device_count(trainer: Mapping[str, Any]) -> int:

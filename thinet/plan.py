@@ -14,7 +14,9 @@ from thinet.job import Job
 from thinet.metrics import cost, layer_costs
 from thinet.models import build
 from thinet.planning import check_cut, choose_counts, choose_groups
+from thinet.saved import saved_folder
 from thinet.schedule import LayerPlace, Stage, make_stages
+from thinet.slimmed import narrow_
 from thinet.surgery import ChannelGraph, check_weights, remove_, shared_copy, trace
 
 
@@ -54,10 +56,7 @@ def make_plan(job: Job, counts: Mapping[str, int] | None = None) -> Plan:
         ThinetError: If layers, ratios or target make no sense for this network.
     """
     shape = (3, job.image_size, job.image_size)
-    arguments = {"num_classes": job.data.num_classes, "image_size": job.image_size}
-    with torch.device("meta"):
-        network = build(job.model.target, **job.model.arguments, **arguments)
-        images = torch.empty(2, *shape)
+    network, images = on_paper(job)
     graph = trace(network, images[:1])
     names, skipped = choose_groups(network, graph, job.request, images)
     if counts is None:
@@ -79,6 +78,17 @@ def make_plan(job: Job, counts: Mapping[str, int] | None = None) -> Plan:
         totals=_totals(network, slim, shape),
         skipped=skipped,
     )
+
+
+def on_paper(job: Job) -> tuple[nn.Module, torch.Tensor]:
+    """The network that the run begins with, and two images, on the ``meta`` device."""
+    shape = (3, job.image_size, job.image_size)
+    arguments = {"num_classes": job.data.num_classes, "image_size": job.image_size}
+    with torch.device("meta"):
+        network = build(job.model.target, **job.model.arguments, **arguments)
+        images = torch.empty(2, *shape)
+    folder = saved_folder(job.model.weights)
+    return network if folder is None else narrow_(network, folder, shape), images
 
 
 def check_statistics(
@@ -103,6 +113,14 @@ def show_plan(plan: Plan) -> None:
 
     skipped = [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
     print_plan([*plan.rows, *skipped], plan.totals)
+
+
+def show_costs(job: Job) -> None:
+    """Print what the network costs that the run begins with, for methods that cut nothing."""
+    from thinet.report.terminal import print_costs
+
+    network, images = on_paper(job)
+    print_costs(asdict(cost(network, tuple(images.shape[1:]))))
 
 
 def _place(network: nn.Module, graph: ChannelGraph, name: str) -> LayerPlace:

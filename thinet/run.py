@@ -69,9 +69,17 @@ def _discard_if_unused(folder: Path) -> None:
 
 
 def _plan(job: Any, counts: dict[str, int] | None = None) -> Any:
-    """Make the plan and print it; None if it takes the trained network to make it."""
-    from thinet.plan import make_plan, needs_network, show_plan
+    """Make the plan and print it.
 
+    Returns:
+        None if it takes the trained network to make it, or if the method cuts nothing.
+    """
+    from thinet.plan import make_plan, needs_network, show_costs, show_plan
+
+    if not _method(job.method).CUTS:
+        if is_first_process():
+            show_costs(job)
+        return None
     if counts is None and needs_network(job):
         return None
     plan = make_plan(job, counts)
@@ -87,7 +95,8 @@ def _dry_run(job: Any, folder: Path) -> None:
     from thinet.methods.baseline import prepare_baseline
     from thinet.methods.widths import find_counts
 
-    if _plan(job) is not None:
+    _method(job.method).check(job)
+    if _plan(job) is not None or not _method(job.method).CUTS:
         return
     quiet()
     job.data.check()
@@ -124,15 +133,16 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
 
     quiet()
     job = configuration.build(config)
+    _method(job.method).check(job)
     job.data.check()
-    plan = _plan(job, state.counts) if job.method == "prune" else None
+    plan = _plan(job, state.counts)
     loggers = _loggers(config, folder, state)
     engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
     status = "failed"
     try:
         log_config(loggers, config)
         work = Run(job, plan, engine, state, folder)
-        found = _method(job.method)(work)
+        found = getattr(_method(job.method), job.method)(work)
         work.count_time()
         result = _result(job, config, found, state)
         objective = _report(result, folder, loggers) if is_first_process() else None
@@ -145,9 +155,14 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
 
 
 def _method(name: str) -> Any:
+    """The module of a method.
+
+    It has the method itself, under its own name; ``CUTS``, whether that cuts filters as planned;
+    and ``check(job)``, which refuses what the method cannot do.
+    """
     from importlib import import_module
 
-    return getattr(import_module(f"thinet.methods.{name}"), name)
+    return import_module(f"thinet.methods.{name}")
 
 
 def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
@@ -175,6 +190,7 @@ def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any)
         },
         "ratio": config["target"] or config["ratio"],
         "allocation": config["allocation"],
+        "protocol": job.data.preprocessing.protocol(),
         "seed": job.seed,
         "note": config["note"],
         "command": _command(),

@@ -12,10 +12,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from thinet.config import plain, run_folder
+from thinet.errors import ThinetError
 from thinet.files import write_json_atomic
 from thinet.guard import sentence
 
 FAILURE = "failure.json"
+_GROUPS = ("method", "model", "dataset", "criterion", "schedule")
 
 
 class SweepCallback(Callback):
@@ -48,13 +50,17 @@ class SweepCallback(Callback):
         self._folders.append(folder)
         from thinet.report.sweep import write_sweep
 
-        table, figure = write_sweep(self._folders, self._out)
+        try:
+            table, figure = write_sweep(self._folders, self._out)
+        except ThinetError as error:  # points that cannot be compared are points all the same
+            print(f"sweep: {len(self._folders)} points; no figure: {error}", flush=True)
+            return
         failed = f", {self._failed} failed" if self._failed else ""
         print(f"sweep: {len(self._folders)} points{failed}; {table} and {figure.name}", flush=True)
 
 
 def _point(config: DictConfig) -> dict[str, Any]:
-    names = {key: str(config[key].name) for key in ("model", "dataset", "criterion", "schedule")}
+    names = {key: str(config[key].name) for key in _GROUPS}
     ratio = config.ratio if config.target is None else config.target
     if OmegaConf.is_config(ratio):
         ratio = plain(config)["ratio"]  # a mapping

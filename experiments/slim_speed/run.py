@@ -105,7 +105,7 @@ def draw(rows: Sequence[Row], where: str, path: Path) -> None:
     """Bars: measured speed-up; a mark each: what the FLOPs promise."""
     figure, (ax,) = new_figure(
         9.0, 1.3 + 0.235 * len(rows), "What fewer FLOPs are worth",
-        f"speed-up of the slim network, float32 and eager unless said; light: training; {where}",
+        f"speed-up of the slim network, float32, eager unless said; light: with backward; {where}",
     )  # fmt: skip
     places = range(len(rows))[::-1]
     colors = [SKY if row["work"] == "both" else BLUE for row in rows]
@@ -124,9 +124,7 @@ def draw(rows: Sequence[Row], where: str, path: Path) -> None:
     ax.set_yticks(places, [label(row) for row in rows], size=7.5)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(0, 1.3 * max(max(row["speed_up"], row["flops_ratio"]) for row in rows))
-    ax.set_xlabel(
-        "times faster; the upright mark: times fewer FLOPs; light: with the backward pass"
-    )
+    ax.set_xlabel("bar: times faster; upright mark: times fewer FLOPs")
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     save_png(figure, path)
 
@@ -154,7 +152,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, default=224, help="of an image, in pixels")
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds for a cell")
+    parser.add_argument("--patience", type=float, default=12.0, help="seconds for a cell")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")

@@ -216,3 +216,17 @@ def test_writing_again_replaces_both_files_and_leaves_nothing_else(
 
     assert sorted(path.name for path in out.iterdir()) == ["sweep.csv", "sweep.png"]
     assert len((out / "sweep.csv").read_text().splitlines()) == 3
+
+
+def test_two_protocols_are_not_compared(point: Point, tmp_path: Path) -> None:
+    """The paper's 68.34 and 71.50 for one VGG-16 are such a pair."""
+    folders = [
+        point("a", protocol={"resize": "fixed"}),
+        point("b", protocol={"resize": "keep"}),
+        point("old"),  # from before protocols were recorded
+    ]
+    with pytest.raises(ThinetError, match=r"a was tested with dataset.resize=fixed, b with"):
+        write_sweep(folders, tmp_path / "out")
+    write_sweep(folders[1:], tmp_path / "out")
+    other = point("c", protocol={"resize": "fixed"}, dataset="another")
+    write_sweep([folders[1], other], tmp_path / "out")

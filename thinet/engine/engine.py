@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from thinet.artifacts import dump_state
 from thinet.datasets.module import ImageData
 from thinet.engine.classifier import Classifier
+from thinet.engine.heads import head_apart
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.errors import ThinetError
@@ -112,7 +113,7 @@ class Engine:
         module = Classifier(
             network,
             self._classes(),
-            training.make_optimizer,
+            head_apart(training.make_optimizer, network, training.head_factor),
             rate,
             steps,
             training.label_smoothing,
@@ -239,7 +240,6 @@ class Engine:
                 "limit_train_batches": devices.max_steps_per_epoch,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,  # the data set shards by itself
-                "reload_dataloaders_every_n_epochs": 1,  # each epoch has its own order
                 "enable_model_summary": False,
                 "enable_progress_bar": bar,
                 "enable_checkpointing": "max_epochs" in settings,

@@ -48,8 +48,10 @@ class Training:
         make_optimizer: Makes an optimizer with a learning rate of 1 from parameters.
         label_smoothing: Of the cross-entropy.
         clip_norm: Largest norm of the gradient, or None for no limit.
+        head_factor: Learning rate and weight decay of the classifier, over those of the rest.
     """
 
     make_optimizer: MakeOptimizer
     label_smoothing: float = 0.0
     clip_norm: float | None = None
+    head_factor: float = 1.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from thinet.artifacts import SPEC, Spec, load, load_state_, read_state, save
+from thinet.artifacts import Spec, load, load_state_, read_spec, read_state, save
 from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
 from thinet.files import read_json, write_json_atomic
@@ -19,11 +19,22 @@ from thinet.messages import say
 from thinet.metrics import cost, latency_ms
 from thinet.models import build
 from thinet.models.weights import WeightsReport, load_weights
+from thinet.saved import SPEC, WEIGHTS, saved_folder
 from thinet.seeding import derive_seed
+from thinet.slimmed import in_original, narrow_
 
 
-def network_spec(job: Job, **more: Any) -> Spec:
-    """The spec of a network of this job."""
+def network_spec(job: Job, kept: Mapping[str, Sequence[int]] | None = None, **more: Any) -> Spec:
+    """The spec of a network of this job.
+
+    Args:
+        job: The run.
+        kept: Filters of each layer cut in this run that stayed, in coordinates of the network that
+            the run began with.
+        more: Other fields of the spec.
+    """
+    folder = saved_folder(job.model.weights)
+    before = {} if folder is None else read_spec(folder).keep
     arguments = {
         **job.model.arguments,
         "num_classes": job.data.num_classes,
@@ -35,17 +46,23 @@ def network_spec(job: Job, **more: Any) -> Spec:
         mean=tuple(job.data.mean),
         std=tuple(job.data.std),
         classes=tuple(job.data.classes),
+        keep=in_original(before, kept or {}),
         **more,
     )
 
 
 def build_network(job: Job) -> nn.Module:
-    """The network at full width, with the seed's own random weights."""
+    """The network that a run begins with, with the seed's own random weights.
+
+    It is at full width, or as wide as the saved network that ``model.weights`` names.
+    """
     builder = network_spec(job).builder
     assert builder is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.seed, "init"))
-        return build(builder["target"], **builder["arguments"])
+        network = build(builder["target"], **builder["arguments"])
+    folder = saved_folder(job.model.weights)
+    return network if folder is None else narrow_(network, folder, tuple(job.data.input_shape))
 
 
 def restore_network(job: Job, path: Path) -> nn.Module:
@@ -62,7 +79,7 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
         ThinetError: If it has to be trained, but ``baseline.train=never``.
     """
     network = build_network(job)
-    report = load_weights(network, job.model.weights, job.model.name)
+    report = _load(job, network)
     if report.loaded:
         say(f"baseline: {report.loaded} tensors from {report.source}")
     if report.replaced_head:
@@ -97,6 +114,15 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     engine.barrier()
     engine.clear(own)
     return network
+
+
+def _load(job: Job, network: nn.Module) -> WeightsReport:
+    folder = saved_folder(job.model.weights)
+    if folder is None:
+        return load_weights(network, job.model.weights, job.model.name)
+    spec = read_spec(folder)
+    report = load_weights(network, str(folder / WEIGHTS), job.model.name)
+    return replace(report, mean=spec.mean and tuple(spec.mean), std=spec.std and tuple(spec.std))
 
 
 def _compare_normalisation(job: Job, report: WeightsReport) -> None:

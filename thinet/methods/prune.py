@@ -14,6 +14,7 @@ from thinet.artifacts import dump_state, save
 from thinet.engine.loggers import log_stage
 from thinet.engine.settings import Accuracy
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
+from thinet.job import Job
 from thinet.messages import say
 from thinet.methods.baseline import (
     baseline_metrics,
@@ -24,6 +25,7 @@ from thinet.methods.baseline import (
     prepare_baseline,
     restore_network,
 )
+from thinet.methods.inspection import inspecting
 from thinet.methods.run import Run
 from thinet.methods.widths import find_counts
 from thinet.metrics import latencies_ms
@@ -34,7 +36,12 @@ from thinet.schedule import Stage
 from thinet.statistics import Reference
 from thinet.surgery import trace
 
+CUTS = True
 BASELINE = "stages/baseline.safetensors"
+
+
+def check(job: Job) -> None:
+    """Every configuration will do."""
 
 
 def prune(run: Run) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def prune(run: Run) -> dict[str, Any]:
     pair = latencies_ms([full, network], tuple(run.job.data.input_shape))
     run.state.baseline["latency_ms"], slim["latency_ms"] = pair
     if run.writes:
-        spec = network_spec(run.job, keep=run.state.kept, metrics=slim)
+        spec = network_spec(run.job, run.state.kept, metrics=slim)
         save(network, run.folder / "model", spec)
     run.engine.barrier()
     return {
@@ -134,7 +141,9 @@ def _cut(
         calibration = replace(calibration, reference=_reference(run))
     graph = trace(network, calibration.images[0][None].to(run.engine.device))
     layers: list[dict[str, Any]] = []
+    before_cut = inspecting(run, calibration.images)
     for name, count in stage.counts.items():
+        after_cut = before_cut(network, graph.groups[name])
         records, graph = prune_group_(
             network,
             graph,
@@ -145,6 +154,7 @@ def _cut(
             calibration,
             recalibrate=run.job.recalibrate_bn == "each",
         )
+        after_cut(network, records[0].kept)
         layers += [asdict(record) for record in records]
         for layer in layers[-len(records) :]:
             say(_describe(stage, layer, run))

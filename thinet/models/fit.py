@@ -95,8 +95,8 @@ def drop_foreign_heads_(network: nn.Module, state: State) -> list[str]:
         for key in [key for key in state if key.startswith("classifier.")]:
             del state[key]
         return ["classifier"]
-    heads = _heads(network)
-    there = [name for name in heads if f"{name}.weight" in state]
+    names = heads(network)
+    there = [name for name in names if f"{name}.weight" in state]
     foreign = []
     for name in there:
         ours, theirs = network.get_parameter(f"{name}.weight"), state[f"{name}.weight"]
@@ -104,10 +104,10 @@ def drop_foreign_heads_(network: nn.Module, state: State) -> list[str]:
             del state[f"{name}.weight"]
             state.pop(f"{name}.bias", None)
             foreign.append(name)
-    return foreign if there else heads
+    return foreign if there else names
 
 
-def _heads(network: nn.Module) -> list[str]:
+def heads(network: nn.Module) -> list[str]:
     """Names of the layers whose outputs are the classes: one, but for some networks of timm."""
     modules = dict(network.named_modules())
     if is_timm(network):

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import VGG
+from torchvision.models.vgg import cfgs, make_layers
 
 from thinet.errors import ThinetError
 from thinet.models import SMALL_IMAGE
@@ -82,17 +83,29 @@ def vgg19_bn(num_classes: int, image_size: int) -> VGG:
     return _vgg(torchvision.models.vgg19_bn, num_classes, image_size)
 
 
-def vgg16_gap(num_classes: int, image_size: int) -> VggGap:
+def vgg16_gap(num_classes: int, image_size: int, width: float = 1.0) -> VggGap:
     """The paper's VGG-16-GAP: no last max-pool, the 14x14 map averaged, one linear layer.
 
+    Args:
+        num_classes: Width of the output ``(N, num_classes)``.
+        image_size: Pixels a side.
+        width: Fraction of each layer's filters that is built, in (0, 1].
+
     Raises:
-        ThinetError: If four halvings leave nothing of an ``image_size`` picture.
+        ThinetError: If four halvings leave nothing of an ``image_size`` picture, or ``width`` is
+            out of range.
     """
     check_size("vgg16_gap", image_size, smallest=16)
+    if not 0 < width <= 1:
+        raise ThinetError(
+            f"width={width} of vgg16_gap is outside (0, 1]: give the fraction of filters to build, "
+            "for example model.build.width=0.25."
+        )
     device = torch.get_default_device()
+    whole = cfgs["D"][:-1]  # without the last max-pool
+    plan = [size if isinstance(size, str) else max(1, int(width * size)) for size in whole]
     with torch.device("meta"):
-        features = torchvision.models.vgg16(weights=None).features[:-1]
-        network = VggGap(features, 512, num_classes)
+        network = VggGap(make_layers(plan), max(1, int(width * 512)), num_classes)
     return initialise_(network.to_empty(device=device))
 
 

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "name", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation", "ratio",
-    "seed",
-    "status", "top1_baseline", "top1", "top1_drop", "top5_baseline", "top5", "top1_cut",
+    "name", "method", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation",
+    "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline", "top5", "top1_cut",
     "top1_recalibrated", "flops", "flops_reduction", "params", "params_reduction",
     "latency_ms_baseline", "latency_ms", "seconds", "error",
 )  # fmt: skip
-WAYS = ("model", "dataset", "criterion", "reconstruction", "schedule", "allocation")
+WAYS = ("method", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation")
 _NAMES = ("name", *WAYS, "seed")
 
 
@@ -76,6 +75,7 @@ def _finished(result: dict[str, Any]) -> dict[str, Any]:
         **dict.fromkeys(COLUMNS),
         **{key: result.get(key) for key in _NAMES},
         "ratio": None if result.get("ratio") is None else numbers.keep_ratio(result["ratio"]),
+        "resize": (result.get("protocol") or {}).get("resize"),
         "status": "complete",
         "top1_baseline": before.get("top1"),
         "top1": after.get("top1"),
@@ -113,6 +113,29 @@ def write_sweep(folders: Iterable[str | Path], out: str | Path) -> tuple[Path, P
     return table, style.save_png(sweep_figure(rows), Path(out) / "sweep.png")
 
 
+def check_protocols(rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse to compare accuracies on images that were resized in different ways.
+
+    The same network's accuracy differs by points between the two protocols of the ThiNet paper.
+
+    Raises:
+        ThinetError: If runs on one data set used different protocols.
+    """
+    for dataset in {row["dataset"] for row in rows}:
+        of_it = [row for row in rows if row["dataset"] == dataset]
+        first: dict[str, str] = {}
+        for row in of_it:
+            if row["resize"] is not None:
+                first.setdefault(row["resize"], row["name"])
+        if len(first) > 1:
+            (one, a), (two, b) = list(first.items())[:2]
+            raise ThinetError(
+                f"accuracies under two evaluation protocols cannot be compared ({a} was tested "
+                f"with dataset.resize={one}, {b} with dataset.resize={two}): give runs of one "
+                "protocol, or repeat the others with it."
+            )
+
+
 def varied(rows: Sequence[dict[str, Any]], keys: Sequence[str] = WAYS) -> list[str]:
     """Name the settings that differ between rows; a value that is not known is no difference."""
     return [key for key in keys if len({row[key] for row in rows} - {None}) > 1]
@@ -125,6 +148,7 @@ def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     to the highest. Runs that pruned nothing and points that failed are not drawn.
     """
     done = [row for row in rows if row["top1"] is not None and row["ratio"] is not None]
+    check_protocols(done)
     lines: dict[str, dict[Any, list[dict[str, Any]]]] = {}
     for row in done:
         keys = [key for key in WAYS if key == "criterion" or key in varied(done)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinet.report import numbers
 from thinet.report.results import before_finetuning, compare, headline, subject
+from thinet.report.sensitivity import sensitivity_lines, sensitivity_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 120
 """Columns where the output is not a terminal: a log must not cut names short."""
+
+COSTS = (
+    ("FLOPs", "flops", ""),
+    ("MACs", "macs", ""),
+    ("parameters", "weights", " (weights)"),
+    ("", "params", " (with biases)"),
+)
 
 NAMED = 8
 """Layers named for each reason to leave layers whole."""
@@ -64,12 +72,7 @@ def _left_whole(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _totals(totals: Mapping[str, Any]) -> Table:
     table = _table("network", "before", "after", "change")
-    for label, key, note in (
-        ("FLOPs", "flops", ""),
-        ("MACs", "macs", ""),
-        ("parameters", "weights", " (weights)"),
-        ("", "params", " (with biases)"),
-    ):
+    for label, key, note in COSTS:
         before, after = totals[f"{key}_before"], totals[f"{key}_after"]
         table.add_row(
             label,
@@ -78,6 +81,20 @@ def _totals(totals: Mapping[str, Any]) -> Table:
             numbers.change(before, after, "fewer", "more"),
         )
     return table
+
+
+def print_costs(costs: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what one network costs.
+
+    Args:
+        costs: Its ``flops``, ``macs``, ``params`` and ``weights``.
+        console: Where to print; the standard output by default.
+    """
+    console = console or _console()
+    table = _table("network", "cost")
+    for label, key, note in COSTS:
+        table.add_row(label, f"{numbers.human(costs[key])}{note}")
+    console.print(table)
 
 
 def print_result(result: dict[str, Any], console: Console | None = None) -> None:
@@ -103,6 +120,11 @@ def print_result(result: dict[str, Any], console: Console | None = None) -> None
             highlight=False,
         )
     console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")
+    if result.get("sensitivity"):
+        console.print()
+        console.print(sensitivity_table(result))
+        for text in sensitivity_lines(result):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _step(row: Mapping[str, Any], key: str, write: Any) -> str:
