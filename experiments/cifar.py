@@ -31,6 +31,8 @@ from thinet.reconstruction import recalibrate_
 from thinet.seeding import derive_seed
 
 BUILDERS = "thinet.models.cifar_resnet", "thinet.models.small_vgg"
+WIDTH = 0.25
+"""Of ``vgg16_gap``: its filters, over the paper's. A quarter fits two cores."""
 BATCH = 32
 """Images a forward pass: activations stay in the cache of one core."""
 VALIDATION = 5_000
@@ -123,10 +125,17 @@ def network(name: str, weights: Path) -> nn.Module:
     Raises:
         ThinetError: If the file does not fit.
     """
-    module = BUILDERS[1] if name.startswith("vgg") else BUILDERS[0]
-    made = build(f"{module}.{name}", num_classes=10, image_size=32)
+    made = untrained(name)
     load_weights(made, str(weights))
     return made.eval().to(memory_format=torch.channels_last)
+
+
+def untrained(name: str) -> nn.Module:
+    """The same network with random weights; ``vgg16_gap`` with a quarter of its filters."""
+    if name == "vgg16_gap":
+        return build("thinet.models.vgg.vgg16_gap", num_classes=10, image_size=32, width=WIDTH)
+    module = BUILDERS[1] if name.startswith("vgg") else BUILDERS[0]
+    return build(f"{module}.{name}", num_classes=10, image_size=32)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from thinet.surgery import trace
 
 HERE = Path(__file__).parent
 SHAPE = (3, 32, 32)
+NAMES = {"resnet56": "ResNet-56", "vgg16_gap": "VGG-16-GAP at a quarter of its width"}
 REFIT = Refit("original")
 OURS: dict[str, tuple[str, Reconstruction, str]] = {
     "thinet none": ("thinet", NoReconstruction(), "uniform"),
@@ -176,12 +177,15 @@ def main() -> None:
                 )  # fmt: skip
                 append_row(path, {**mark, **found})
                 print(mark | found, flush=True)
-    rows = [row for row in read_rows(path) if has_row([row], setting)]
-    text = table(rows)
+    found = [row for row in read_rows(path) if has_row([row], {**setting, "model": row["model"]})]
+    text = ""
+    for name in dict.fromkeys(row["model"] for row in found):
+        rows = [row for row in found if row["model"] == name]
+        text += f"\n**{NAMES.get(name, name)}**\n\n{table(rows)}\n"
+        draw(rows, options.out / ("figure.png" if name == "resnet56" else f"figure_{name}.png"))
     print(text)
-    if options.out == HERE and options.model == "resnet56":
+    if options.out == HERE:
         splice(HERE / "README.md", text)
-    draw(rows, options.out / "figure.png")
 
 
 if __name__ == "__main__":
