@@ -36,8 +36,8 @@ def compose(file: Path) -> DictConfig:
     return OmegaConf.create({**rest, "dataset": OmegaConf.load(file)})
 
 
-def test_the_six_data_sets_are_there() -> None:
-    names = ["cifar10", "cub200", "digits", "fashion_mnist", "folder", "imagenet"]
+def test_the_seven_data_sets_are_there() -> None:
+    names = ["cifar10", "cub200", "digits", "fashion_mnist", "folder", "imagenet", "indoor67"]
     assert [file.stem for file in FILES] == names
 
 

@@ -63,7 +63,7 @@ class CUB200(ImageData):
         def part(train: bool) -> FileImages:
             mine = [entry for entry in entries if entry.is_train == train]
             paths = [f"{folder}/images/{entry.path}" for entry in mine]
-            return FileImages(paths, [entry.label - 1 for entry in mine])
+            return FileImages(paths, [entry.label - 1 for entry in mine], self.read)
 
         return Parts(part(True), test=part(False))
 

@@ -46,7 +46,7 @@ class Folder(ImageData):
 
     def load_parts(self) -> Parts:
         """List all image files."""
-        train, *others = (list_part(part, self.classes) for part in self._part_folders())
+        train, *others = (list_part(part, self.classes, self.read) for part in self._part_folders())
         return Parts(train, test=others[0], val=others[1] if len(others) > 1 else None)
 
     def _part_folders(self) -> list[Path]:

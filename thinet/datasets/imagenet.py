@@ -50,8 +50,8 @@ class ImageNet(ImageData):
 
     def load_parts(self) -> Parts:
         """List all image files."""
-        train, val = self._part_folders()
-        return Parts(list_part(train, self.classes), test=list_part(val, self.classes))
+        train, val = (list_part(part, self.classes, self.read) for part in self._part_folders())
+        return Parts(train, test=val)
 
     def _part_folders(self) -> tuple[Path, Path]:
         root = data_root(self.root, LAYOUT)

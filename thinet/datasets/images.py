@@ -17,6 +17,9 @@ from torch.utils.data import Dataset
 
 from thinet.errors import ThinetError
 
+Reader = Callable[[str], Image.Image | Tensor]
+"""From a file to an image with three channels: a Pillow image, or uint8 (3, H, W)."""
+
 
 class ImageError(ThinetError):
     """An image file that cannot be decoded.
@@ -111,23 +114,27 @@ class FileImages(Images):
     Args:
         paths: One file per image.
         labels: One class index per image.
+        read: Decodes a file; see :func:`thinet.datasets.decoders.find_reader`.
     """
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+    def __init__(
+        self, paths: Sequence[str], labels: Sequence[int], read: Reader = read_image
+    ) -> None:
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
         self.labels = np.asarray(labels, dtype=np.int64)
+        self._read = read
 
     def path(self, index: int) -> str:
         """File of image ``index``."""
         return os.fsdecode(bytes(self._paths[index]))
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Image.Image | Tensor:
         """Decode image ``index``.
 
         Raises:
             ImageError: Naming the file if it cannot be decoded.
         """
-        return read_image(self.path(index))
+        return self._read(self.path(index))
 
 
 class TensorImages(Images):

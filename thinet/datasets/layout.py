@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from thinet.datasets.images import FileImages, verify_images
+from thinet.datasets.images import FileImages, Reader, read_image, verify_images
 from thinet.errors import ThinetError
 
 EXTENSIONS = frozenset(
@@ -126,8 +126,13 @@ def check_same_classes(train: Path, other: Path, classes: list[str], others: lis
             )
 
 
-def list_part(part: Path, classes: list[str]) -> FileImages:
+def list_part(part: Path, classes: list[str], read: Reader = read_image) -> FileImages:
     """All images of a part, sorted by class and path.
+
+    Args:
+        part: Folder of class folders.
+        classes: Names of the class folders to read, in the order of the class index.
+        read: Decodes a file.
 
     Raises:
         ThinetError: If a folder cannot be listed.
@@ -138,7 +143,7 @@ def list_part(part: Path, classes: list[str]) -> FileImages:
         files = sorted(walk_images(part / name))
         paths += files
         labels += [label] * len(files)
-    return FileImages(paths, labels)
+    return FileImages(paths, labels, read)
 
 
 def nested_root(root: Path) -> Path | None:

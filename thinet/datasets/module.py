@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from thinet.datasets.decoders import find_reader
 from thinet.datasets.images import Images, ImageView
-from thinet.datasets.sampler import EpochSampler, eval_batches
+from thinet.datasets.sampler import EpochLoader, EpochSampler, eval_batches
 from thinet.datasets.split import balanced_subset, stratified_split
-from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
 from thinet.errors import ThinetError
 from thinet.seeding import derive_seed
 
@@ -47,6 +49,7 @@ class ImageData(LightningDataModule, ABC):
         flip: As above.
         mean: Mean per channel for pixels in [0, 1]; None takes the data set's own.
         std: Standard deviation per channel; None takes the data set's own.
+        loader: What decodes image files; see :func:`~thinet.datasets.decoders.find_reader`.
 
     Attributes:
         classes: Names by class index, known after :meth:`check` or :meth:`setup`.
@@ -74,6 +77,7 @@ class ImageData(LightningDataModule, ABC):
         flip: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        loader: str = "pil",
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -96,6 +100,7 @@ class ImageData(LightningDataModule, ABC):
         self.mean = tuple(mean or self.default_mean)
         self.std = tuple(std or self.default_std)
         self.preprocessing = Preprocessing(image_size, resize, crop, flip, self.mean, self.std)
+        self.read = find_reader(loader)
         self.classes: list[str] = []
         self.stage_key = "train"
         self._train: ImageView | None = None
@@ -163,15 +168,12 @@ class ImageData(LightningDataModule, ABC):
         batch_size = self.batch_size // world
         epoch = self.trainer.current_epoch if self.trainer else 0
         sampler = EpochSampler(len(self._train), self.seed, self.stage_key, epoch, rank, world)
-        return DataLoader(
+        return self._loader(
             self._train,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
             # a batch of one has no variance for BatchNorm
             drop_last=len(sampler) > batch_size > 1 and len(sampler) % batch_size == 1,
-            pin_memory=torch.cuda.is_available(),
-            generator=self._loader_generator(epoch),
         )
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
@@ -197,20 +199,30 @@ class ImageData(LightningDataModule, ABC):
         )
         return ImageView(train.images, train.positions[chosen], train.transform)
 
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Larger images lie ``channels_last`` on an accelerator, whose convolutions prefer it."""
+        images, labels = batch
+        if images.device.type == "cpu" or self.image_size <= SMALL:
+            return images, labels
+        return images.contiguous(memory_format=torch.channels_last), labels
+
     def _eval_loader(self, view: ImageView) -> DataLoader[tuple[Tensor, int]]:
         rank, world = self._rank_and_world()
         batches = eval_batches(len(view), max(self.batch_size // world, 2), rank, world)
-        return DataLoader(
-            view,
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=self._loader_generator(0),
-        )
+        return self._loader(view, batch_sampler=batches)
 
-    def _loader_generator(self, epoch: int) -> torch.Generator:
-        """A generator of the loader's own, so that starting it draws nothing from the run's."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, "loader", epoch))
+    def _loader(self, view: ImageView, **how: Any) -> EpochLoader:
+        return EpochLoader(
+            view,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # from epoch to epoch of a stage
+            pin_memory=torch.cuda.is_available(),
+            # of the loader's own, so that starting it draws nothing from the run's
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, "loader")),
+            **how,
+        )
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
 from thinet.seeding import derive_seed
 
@@ -73,3 +75,15 @@ def eval_batches(length: int, batch_size: int, rank: int = 0, world: int = 1) ->
     steps = -(-most // batch_size)
     mine = torch.arange(rank, length, world)
     return [chunk.tolist() for chunk in torch.tensor_split(mine, max(steps, 1)) if len(chunk)]
+
+
+class EpochLoader(DataLoader[tuple[Tensor, int]]):
+    """A DataLoader that begins to work when the first batch is asked for, not by ``iter()``.
+
+    Lightning calls ``iter()`` twice at the start of an epoch, and of a resumed one before it has
+    told the sampler which epoch it is. Begun at once, every worker would load its first batch for
+    nothing, and the others would wait for it; a resumed epoch would have another one's order.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 from thinet.errors import ThinetError
@@ -58,6 +60,12 @@ class Preprocessing:
                     f"choose dataset.{key}={'|'.join(allowed)}."
                 )
 
+    def protocol(self) -> dict[str, Any]:
+        """How images are evaluated: accuracies of different protocols must not be compared."""
+        resize = self._resize_word()
+        side = self.image_size if resize == "none" else self._larger()
+        return {"resize": resize, "resized_to": side, "crop": self.image_size}
+
     def evaluation(self) -> v2.Compose:
         """The deterministic transform of validation, test and calibration images."""
         return v2.Compose([*self._resized(), v2.CenterCrop(self.image_size), *self._finish()])
@@ -81,20 +89,32 @@ class Preprocessing:
         return v2.Compose([*steps, *self._finish()])
 
     def _resized(self) -> list[v2.Transform]:
-        size, resize = self.image_size, self.resize
-        if resize == "auto":
-            resize = "none" if size <= SMALL else "keep"
-        larger = round(size * 256 / 224)
+        resize = self._resize_word()
         if resize == "keep":
-            return [v2.Resize(larger, antialias=True)]
-        side = larger if resize == "fixed" else size
+            return [v2.Resize(self._larger(), antialias=True)]
+        side = self._larger() if resize == "fixed" else self.image_size
         # torchvision hands an image that already has the size back untouched
         return [v2.Resize((side, side), antialias=True)]
+
+    def _resize_word(self) -> str:
+        if self.resize != "auto":
+            return self.resize
+        return "none" if self.image_size <= SMALL else "keep"
+
+    def _larger(self) -> int:
+        """Side of an image before the crop, in pixels."""
+        return round(self.image_size * 256 / 224)
 
     def _finish(self) -> list[v2.Transform]:
         return [
             v2.ToImage(),
+            _dense,
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(self.mean), list(self.std)),
             v2.ToPureTensor(),
         ]
+
+
+def _dense(image: Tensor) -> Tensor:
+    """Channel by channel, as a batch lies: arithmetic and stacking are quicker, values the same."""
+    return image.contiguous()
