@@ -197,6 +197,11 @@ def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
         )
     for problem in _problem(read_budget, method["budget"]):
         problems.append(problem.replace("target=", "method.budget="))
+    trials = method["trials"]
+    if not _is_whole(trials) or trials < 0:
+        problems.append(
+            f"method.trials={trials} is not a whole number of at least 0: type method.trials=12."
+        )
     images = method["images"]
     if images is not None and (not _is_whole(images) or images < 1):
         problems.append(

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the report of a run, or compare several")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, help="folder of the comparison (default: comparison)")
+    report.add_argument("--wandb", action="store_true", help="compare them on W&B instead")
     report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="export a slim network, with a parity check")
@@ -74,6 +75,7 @@ def _doctor(_: argparse.Namespace) -> int:
         ("tensorboard", ("tensorboard",)),
         ("mlflow", ("mlflow",)),
         ("timm", ("timm",)),
+        ("wandb-report", ("wandb_workspaces",)),
     ):
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         hint = f"missing {', '.join(missing)}: pip install 'thinet[{extra}]'"
@@ -136,9 +138,13 @@ def _report(chosen: argparse.Namespace) -> int:
     from thinet.report.results import read_result
     from thinet.report.terminal import print_result
 
+    if chosen.wandb:
+        return _report_on_wandb(chosen.folders)
     folder = chosen.folders[0]
-    several = not (folder / "result.json").exists() and any(folder.glob("*/result.json"))
-    if len(chosen.folders) > 1 or several:
+    ended = (folder / "result.json").exists()
+    others = [*folder.glob("*/result.json"), *folder.glob("*/failure.json")]
+    alone = len(chosen.folders) == 1 and chosen.out is None
+    if not alone or (not ended and (others or (folder / "failure.json").exists())):
         print(compare_report(chosen.folders, chosen.out or Path("comparison")))
         return 0
     result = read_result(folder)
@@ -149,8 +155,21 @@ def _report(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _report_on_wandb(folders: Sequence[Path]) -> int:
+    from thinet.engine.loggers import has_wandb_key
+    from thinet.report.wandb_report import send_report
+
+    if not has_wandb_key():
+        raise ThinetError(
+            "a report on W&B needs an account and its key, and there is none here: type wandb "
+            "login, or leave out --wandb for a page of your own."
+        )
+    print(send_report(folders))
+    return 0
+
+
 def _export(chosen: argparse.Namespace) -> int:
-    from thinet.artifacts import SPEC
+    from thinet.saved import SPEC
     from thinet.export import export
 
     folder = chosen.folder

@@ -29,6 +29,7 @@ class RunState:
         layers: A row for each cut layer.
         kept: Kept filters of each cut layer in original coordinates.
         counts: Kept units of each group, where they were found from the data.
+        cells: What ``method=sensitivity`` measured: a row for each layer and ratio.
     """
 
     fingerprint: str
@@ -42,6 +43,7 @@ class RunState:
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[str, list[int]] = field(default_factory=dict)
     counts: dict[str, int] | None = None
+    cells: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write ``state.json``."""

@@ -18,6 +18,9 @@ from thinet.errors import ThinetError
 X_AXIS = "compression_rate"
 """Fraction of the baseline's FLOPs that is removed: the x axis of every stage's figures."""
 
+GROUP = "WANDB_RUN_GROUP"
+"""The variable that names the sweep of a point; processes that a launcher starts inherit it."""
+
 
 class RunCSVLogger(CSVLogger):
     """``metrics.csv`` in the run folder, continued when a run is resumed.
@@ -97,8 +100,8 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
     """A W&B logger, offline by itself where there is no key.
 
     Args:
-        settings: ``project``, ``entity``, ``group``, ``tags``, ``mode`` (``auto``, ``online``,
-            ``offline``), ``log_model``.
+        settings: ``project``, ``entity``, ``group`` (of a sweep's points by default its name,
+            see :data:`GROUP`), ``tags``, ``mode`` (``auto``, ``online``, ``offline``).
         folder: The run folder.
         name: Of the run.
         run_id: Stable over resumes.
@@ -115,7 +118,7 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
     logger = WandbLogger(
         project=settings.get("project") or "thinet",
         entity=settings.get("entity"),
-        group=settings.get("group"),
+        group=settings.get("group") or os.environ.get(GROUP) or None,
         tags=list(settings.get("tags") or []),
         name=name,
         id=run_id,
@@ -127,6 +130,8 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
         run = logger.experiment
         run.define_metric(X_AXIS)
         run.define_metric("stage/*", step_metric=X_AXIS)
+        run.define_metric("sensitivity_top1/*", step_metric="trainer/global_step")
+        run.define_metric("sensitivity_divergence/*", step_metric="trainer/global_step")
         run.define_metric("train/*", step_metric="trainer/global_step")
         run.define_metric("val/*", step_metric="trainer/global_step")
     return logger
@@ -194,6 +199,17 @@ def log_stage(loggers: Sequence[Logger], row: Mapping[str, Any], step: int) -> N
 
 
 @rank_zero_only
+def log_sensitivity(loggers: Sequence[Logger], cell: Mapping[str, Any]) -> None:
+    """Log one measurement: a curve for each layer, over the percentage of its filters kept."""
+    numbers = {
+        f"sensitivity_{key}/{cell['layer']}": float(cell[key]) for key in ("top1", "divergence")
+    }
+    for logger in loggers:
+        logger.log_metrics(numbers, step=round(100 * cell["ratio"]))
+        logger.save()
+
+
+@rank_zero_only
 def log_result(
     loggers: Sequence[Logger], result: Mapping[str, Any], figures: Sequence[Path], model: Path
 ) -> None:
@@ -207,6 +223,9 @@ def log_result(
         for key, value in metrics.items()
         if value is not None
     }
+    for cost in ("flops", "params"):
+        if final.get(cost) and result["baseline"].get(cost):
+            summary[f"slim/{cost}_removed"] = 1 - final[cost] / result["baseline"][cost]
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             _wandb_result(logger, result, summary, figures, model)
@@ -234,7 +253,7 @@ def _wandb_result(
         columns = list(layers[0])
         table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in layers])
         run.log({"layers": table})
-    run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+    run.log({f"{path.parent.name}/{path.stem}": wandb.Image(str(path)) for path in figures})
     name = re.sub(r"[^\w.-]", "_", str(result["name"]), flags=re.ASCII)[:120]
     artifact = wandb.Artifact(name, type="model", metadata=dict(summary))
     artifact.add_dir(str(model))
@@ -247,7 +266,7 @@ def _tensorboard_result(logger: Any, summary: Mapping[str, Any], figures: Sequen
 
     for path in figures:
         picture = np.asarray(Image.open(path).convert("RGB"))
-        logger.experiment.add_image(f"figures/{path.stem}", picture, dataformats="HWC")
+        logger.experiment.add_image(f"{path.parent.name}/{path.stem}", picture, dataformats="HWC")
     logger.log_metrics(dict(summary))
     logger.experiment.flush()
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinet.report import numbers, style
+from thinet.report.inspection import inspections
 from thinet.report.results import pruned_layers, subject
+from thinet.report.sensitivity_figures import curves_figure, heatmap_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,15 +134,18 @@ def draw_figures(result: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write the figures a result has data for as PNG files into ``folder``, each atomically.
 
     Returns:
-        The paths of ``accuracy.png``, ``cost.png`` and ``widths.png``, without those that would
-        be empty: a run that only trains has none.
+        The paths of ``accuracy.png``, ``cost.png`` and ``widths.png``, or of
+        ``sensitivity_curves.png`` and ``sensitivity_heatmap.png``, without those that would be
+        empty: a run that only trains has none. Pictures of ``inspect=true`` that are in the folder
+        follow.
 
     Raises:
         ThinetError: If the folder cannot be written.
     """
-    return [
+    drawn = [
         style.save_png(figure, Path(folder) / f"{name}.png") for name, figure in run_figures(result)
     ]
+    return drawn + [path for _, path in inspections(result, folder)]
 
 
 def run_figures(result: dict[str, Any]) -> list[tuple[str, Figure]]:
@@ -151,6 +156,9 @@ def run_figures(result: dict[str, Any]) -> list[tuple[str, Figure]]:
         figures.append(("cost", cost_figure(result)))
     if result.get("layers"):
         figures.append(("widths", width_figure(result)))
+    if result.get("sensitivity"):
+        figures.append(("sensitivity_curves", curves_figure(result)))
+        figures.append(("sensitivity_heatmap", heatmap_figure(result)))
     return figures
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from thinet.files import write_text_atomic
 from thinet.report import numbers, style
+from thinet.report.compare_page import compare_page
+from thinet.report.comparison import gather
 from thinet.report.figures import run_figures
+from thinet.report.inspection import INSPECTION, inspections
 from thinet.report.results import (
     before_finetuning,
     command,
@@ -18,12 +23,17 @@ from thinet.report.results import (
     pruned_layers,
     subject,
 )
-from thinet.report.sweep import WAYS, collect, sweep_figure, varied, write_sweep
+from thinet.report.sensitivity import sensitivity_lines
+from thinet.report.sweep import write_sweep
 
 CAPTIONS = {
     "accuracy": "Top-1 accuracy after each stage, on validation images.",
     "cost": "FLOPs and parameters that remain after each stage.",
     "widths": "Filters of each pruned layer, before and after.",
+    "sensitivity_curves": "Top-1 accuracy with one layer cut to a fraction of its filters and "
+    "nothing fine-tuned, on validation images; each marker is a measurement.",
+    "sensitivity_heatmap": "Points of top-1 accuracy lost by the same cuts, and the ratio "
+    "suggested for each layer so that all together meet the budget.",
 }
 
 
@@ -47,6 +57,11 @@ def write_report(result: dict[str, Any], folder: str | Path) -> Path:
         has_slim=bool(result.get("slim")),
         before_finetuning=before_finetuning(result),
         figures=figures,
+        inspections=[
+            {**_embed(path.read_bytes()), "caption": f"{layer}: {INSPECTION}"}
+            for layer, path in inspections(result, Path(folder) / "figures")
+        ],
+        lines_below=sensitivity_lines(result) if result.get("sensitivity") else [],
         stages=result.get("stages") or [],
         layers=pruned_layers(result),
         config=_yaml(result.get("config") or {}),
@@ -69,25 +84,17 @@ def compare_report(folders: list[Path], out: str | Path) -> Path:
         The page.
 
     Raises:
-        ThinetError: If none of them holds a finished run.
+        ThinetError: If none of them holds a finished run, or if their accuracies were measured
+            under different protocols.
     """
-    rows = collect(folders)
+    entries = gather(folders)
     write_sweep(folders, out)
+    script = resources.files("thinet.report").joinpath("templates/compare.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _template("compare.html.jinja").render(
-        title="1 run" if len(rows) == 1 else f"{len(rows)} runs",
-        rows=rows,
-        settings=_settings(rows),
-        **_embed(style.png(sweep_figure(rows))),
-        n=numbers,
+        **compare_page(entries, Path(out)), script=script, digest=digest, n=numbers
     )
     return write_text_atomic(Path(out) / "comparison.html", page)
-
-
-def _settings(rows: list[dict[str, Any]]) -> list[str]:
-    """Choose the columns that tell runs apart: what all of them share stands in the figure."""
-    differ = varied(rows, (*WAYS, "seed"))
-    shown = [key for key in WAYS if key == "criterion" or key in differ]
-    return [*shown, "ratio", *(["seed"] if "seed" in differ else [])]
 
 
 def _embed(png: bytes) -> dict[str, Any]:

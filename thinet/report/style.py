@@ -40,19 +40,20 @@ class EndLabel(NamedTuple):
 
 
 def new_figure(
-    width: float, height: float, title: str, subtitle: str, columns: int = 1
+    width: float, height: float, title: str, subtitle: str, columns: int = 1, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure with ``columns`` empty styled axes side by side.
+    """Make a figure with ``columns`` empty styled axes side by side, in one or several rows.
 
     Args:
         width: Width in inches.
         height: Height in inches.
         title: First line, bold.
         subtitle: Second line, muted.
-        columns: Number of axes.
+        columns: Number of axes in a row.
+        rows: Number of rows.
 
     Returns:
-        The figure and the list of its axes.
+        The figure and the list of its axes, row by row.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -63,7 +64,7 @@ def new_figure(
         0.12 / width, 1 - 0.12 / height, title, size=12.5, weight="bold", color=INK, va="top"
     )
     figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
-    axes = [figure.add_subplot(1, columns, 1 + column) for column in range(columns)]
+    axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(rows * columns)]
     for ax in axes:
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "name", "method", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation",
-    "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline", "top5", "top1_cut",
+    "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline",
+    "top5", "top1_cut",
     "top1_recalibrated", "flops", "flops_reduction", "params", "params_reduction",
     "latency_ms_baseline", "latency_ms", "seconds", "error",
 )  # fmt: skip
@@ -37,14 +39,7 @@ def collect(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     Raises:
         ThinetError: If there is nothing to show.
     """
-    found: list[Path] = []
-    for folder in map(Path, folders):
-        if (folder / "result.json").exists() or (folder / "failure.json").exists():
-            found.append(folder)
-        else:
-            ended = [*folder.glob("*/result.json"), *folder.glob("*/failure.json")]
-            found += sorted({path.parent for path in ended})
-    rows = [_row(folder) for folder in dict.fromkeys(found)]
+    rows = [read_row(folder) for folder in find_runs(folders)]
     if not rows:
         raise ThinetError(
             "none of the folders holds a finished run: give run folders, for example outputs/*."
@@ -52,13 +47,29 @@ def collect(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(folder: Path) -> dict[str, Any]:
+def find_runs(folders: Iterable[str | Path]) -> list[Path]:
+    """The folders of the runs that have ended, finished or failed, each once; see `collect`."""
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if (folder / "result.json").exists() or (folder / "failure.json").exists():
+            found.append(folder)
+        else:
+            ended = [*folder.glob("*/result.json"), *folder.glob("*/failure.json")]
+            found += sorted({path.parent for path in ended})
+    return list(dict.fromkeys(found))
+
+
+def read_row(folder: Path) -> dict[str, Any]:
+    """The row of one run; one damaged file must not take the table of the others with it."""
     try:
         if (folder / "result.json").exists():
             return _finished(read_result(folder))
         return _failed(read_json(folder / "failure.json"))
-    except ThinetError as error:  # one damaged file must not take the table of the others with it
+    except ThinetError as error:
         return _failed({"name": folder.name, "error": str(error)})
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+        text = f"the result is damaged ({error!r}): repeat the run with resume=off."
+        return _failed({"name": folder.name, "error": text})
 
 
 def _failed(failure: dict[str, Any]) -> dict[str, Any]:
@@ -70,28 +81,37 @@ def _failed(failure: dict[str, Any]) -> dict[str, Any]:
 def _finished(result: dict[str, Any]) -> dict[str, Any]:
     before, after = result["baseline"], result.get("slim") or result["baseline"]
     cut = result.get("before_finetuning") or {}
-    measured = before.get("top1") is not None and after.get("top1") is not None
+    old, new = _number(before.get("top1")), _number(after.get("top1"))
+    names = {**{key: result.get(key) for key in _NAMES}, "ratio": result.get("ratio")}
+    if not result.get("slim"):  # these are settings of what was not done
+        unused = ("criterion", "reconstruction") if result.get("method") == "train" else ()
+        names |= dict.fromkeys(("ratio", "schedule", "allocation", *unused))
     return {
         **dict.fromkeys(COLUMNS),
-        **{key: result.get(key) for key in _NAMES},
-        "ratio": None if result.get("ratio") is None else numbers.keep_ratio(result["ratio"]),
+        **names,
+        "ratio": None if names["ratio"] is None else numbers.keep_ratio(names["ratio"]),
         "resize": (result.get("protocol") or {}).get("resize"),
         "status": "complete",
-        "top1_baseline": before.get("top1"),
-        "top1": after.get("top1"),
-        "top1_drop": before["top1"] - after["top1"] if measured else None,
-        "top5_baseline": before.get("top5"),
-        "top5": after.get("top5"),
-        "top1_cut": (cut.get("plain") or {}).get("top1"),
-        "top1_recalibrated": (cut.get("recalibrated") or {}).get("top1"),
+        "top1_baseline": old,
+        "top1": new,
+        "top1_drop": None if old is None or new is None else old - new,
+        "top5_baseline": _number(before.get("top5")),
+        "top5": _number(after.get("top5")),
+        "top1_cut": _number((cut.get("plain") or {}).get("top1")),
+        "top1_recalibrated": _number((cut.get("recalibrated") or {}).get("top1")),
         "flops": after["flops"],
         "flops_reduction": 1 - after["flops"] / before["flops"],
         "params": after["params"],
         "params_reduction": 1 - after["params"] / before["params"],
-        "latency_ms_baseline": before.get("latency_ms"),
-        "latency_ms": after.get("latency_ms"),
-        "seconds": result.get("seconds"),
+        "latency_ms_baseline": _number(before.get("latency_ms")),
+        "latency_ms": _number(after.get("latency_ms")),
+        "seconds": _number(result.get("seconds")),
     }
+
+
+def _number(value: Any) -> Any:
+    """The value itself where it is a number that can be drawn."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def write_sweep(folders: Iterable[str | Path], out: str | Path) -> tuple[Path, Path]:
@@ -141,6 +161,18 @@ def varied(rows: Sequence[dict[str, Any]], keys: Sequence[str] = WAYS) -> list[s
     return [key for key in keys if len({row[key] for row in rows} - {None}) > 1]
 
 
+def group_lines(
+    done: Sequence[dict[str, Any]],
+) -> dict[str, dict[Any, list[dict[str, Any]]]]:
+    """Sort rows by the way of pruning, and those of one way by ratio: what is left are seeds."""
+    keys = [key for key in WAYS if key == "criterion" or key in varied(done)]
+    lines: dict[str, dict[Any, list[dict[str, Any]]]] = {}
+    for row in done:
+        name = ", ".join(str(row[key]) for key in keys)
+        lines.setdefault(name, {}).setdefault(row["ratio"], []).append(row)
+    return lines
+
+
 def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Accuracy against FLOPs reduction, one line for each way of pruning.
 
@@ -149,11 +181,7 @@ def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """
     done = [row for row in rows if row["top1"] is not None and row["ratio"] is not None]
     check_protocols(done)
-    lines: dict[str, dict[Any, list[dict[str, Any]]]] = {}
-    for row in done:
-        keys = [key for key in WAYS if key == "criterion" or key in varied(done)]
-        name = ", ".join(str(row[key]) for key in keys)
-        lines.setdefault(name, {}).setdefault(row["ratio"], []).append(row)
+    lines = group_lines(done)
     figure, (ax,) = style.new_figure(
         8.2, max(5.0, 2.4 + 0.22 * len(lines)), "Accuracy against FLOPs reduction",
         _caption(rows, done, {len(group) for line in lines.values() for group in line.values()}),
