@@ -28,13 +28,13 @@ from experiments.cifar import (
     read_rows,
     recalibrated,
     splice,
+    untrained,
 )
 from experiments.criteria_cifar10.figure import draw
 from experiments.criteria_cifar10.tables import tables
 from thinet.artifacts import load_state_, read_state, save
 from thinet.methods.scratch import cut_fresh_
 from thinet.metrics import cost
-from thinet.models import build
 from thinet.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
 from thinet.saved import WEIGHTS
 from thinet.statistics import Sampling
@@ -42,12 +42,11 @@ from thinet.surgery import trace
 
 HERE = Path(__file__).parent
 SHAPE = (3, 32, 32)
-WIDTH = 0.25
-"""Of the VGG-16-GAP: its filters, over the paper's. A quarter fits two cores."""
 BASELINE = {"epochs": 12, "rate": 0.02, "batch": 64}
 """How the VGG-16-GAP is trained, on all 45,000 images."""
 IMAGES = 512
 """For calibration."""
+PARTS = ("ratios", "single", "scratch")
 PAPER = 10
 """Convolutions of VGG-16-GAP that the paper prunes: the first ones."""
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -140,7 +139,7 @@ def from_scratch(
 ) -> dict[str, Any]:
     """The same widths from random weights, with as many images as baseline and tuning have seen."""
     torch.manual_seed(row["seed"])
-    fresh = untrained()
+    fresh = untrained("vgg16_gap")
     graph = trace(fresh, torch.zeros(1, *SHAPE))
     counts = {name: int(graph.groups[name].units * row["ratio"] + 1e-9) for name in layers}
     slim = cut_fresh_(fresh, counts, torch.zeros(1, *SHAPE))
@@ -161,15 +160,10 @@ def has_no_norm(model: nn.Module) -> bool:
     return not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def untrained() -> nn.Module:
-    """A VGG-16-GAP for 32 pixels with a quarter of the paper's filters."""
-    return build("thinet.models.vgg.vgg16_gap", num_classes=10, image_size=32, width=WIDTH)
-
-
 def baseline(data: Data, folder: Path) -> nn.Module:
     """The trained VGG-16-GAP, trained here at the first call."""
     torch.manual_seed(0)
-    made = untrained()
+    made = untrained("vgg16_gap")
     if (folder / WEIGHTS).exists():
         load_state_(made, read_state(folder / WEIGHTS))
     else:
@@ -214,7 +208,7 @@ def main() -> None:
     """Measure what is missing in the CSV files; then tables and figure."""
     parser = arguments(__doc__, HERE)
     parser.set_defaults(model="vgg16_gap")
-    parser.add_argument("--only", nargs="+", default=["ratios", "single", "scratch"])
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS))
     parser.add_argument("--scratch", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
@@ -225,14 +219,11 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         data = read_data(options.root)
         model = (
-            baseline(data, options.work / f"vgg16_gap_{WIDTH}") if options.model == "vgg16_gap"
+            baseline(data, options.work / "vgg16_gap") if options.model == "vgg16_gap"
             else network(options.model, options.weights)
         )  # fmt: skip
         fill(options, model, data)
-    rows = {
-        part: read_rows(options.out / f"{part}.csv") for part in ("ratios", "single", "scratch")
-    }
-    rows["baseline"] = read_rows(options.out / "baseline.csv")
+    rows = {part: read_rows(options.out / f"{part}.csv") for part in (*PARTS, "baseline")}
     text = tables(rows)
     print(text)
     if options.out == HERE:
