@@ -152,7 +152,7 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, default=224, help="of an image, in pixels")
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--patience", type=float, default=12.0, help="seconds for a cell")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds for a cell")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
