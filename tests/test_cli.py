@@ -152,6 +152,35 @@ def test_report_of_several_runs(outputs, tmp_path, capsys):
     assert (out / "comparison.html").exists()
 
 
+def test_report_compares_whatever_has_ended(outputs, tmp_path, capsys):
+    """One run if a place is named, a failed one alone, and a folder with nothing but failures."""
+    failed = outputs / "failed"
+    failed.mkdir()
+    (failed / "failure.json").write_text('{"name": "x", "error": "no."}')
+    (tmp_path / "lost" / "a").mkdir(parents=True)
+    shutil.copy(failed / "failure.json", tmp_path / "lost" / "a")
+    for place, folder in enumerate((outputs / "tiny", failed, tmp_path / "lost", outputs)):
+        out = tmp_path / f"out{place}"
+        arguments = ["report", str(folder), "--out", str(out)]
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.strip() == str(out / "comparison.html")
+        rows = (out / "comparison.html").read_text().count("<tr data-run=")
+        assert rows == (2 if folder == outputs else 1)
+
+
+def test_report_does_not_compare_across_protocols(outputs, tmp_path, capsys):
+    shutil.copytree(outputs / "tiny", outputs / "other")
+    for name, resize in (("tiny", "fixed"), ("other", "keep")):
+        path = outputs / name / "result.json"
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({**result, "name": name, "protocol": {"resize": resize}}))
+    assert main(["report", str(outputs), "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "two evaluation protocols cannot be compared" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out" / "comparison.html").exists()
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 @pytest.mark.parametrize("part", ["", "model"])
 def test_export(kind, part, outputs, capsys):

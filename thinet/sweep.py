@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from thinet.files import write_json_atomic
 from thinet.guard import sentence
 
 FAILURE = "failure.json"
+GROUP = "THINET_SWEEP"  # as thinet.engine.loggers reads it, in any process of the sweep
 _GROUPS = ("method", "model", "dataset", "criterion", "schedule")
 
 
@@ -27,6 +29,7 @@ class SweepCallback(Callback):
         self._folders: list[Path] = []
         self._failed = 0
         self._out: Path | None = None
+        self._grouped = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Choose the folder; the same sweep typed again has the same one."""
@@ -34,6 +37,14 @@ class SweepCallback(Callback):
         swept = "-".join(text.partition("=")[0] for text in overrides if "," in text) or "sweep"
         digest = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
         self._out = Path(config.paths.outputs) / "sweeps" / f"{swept.replace('/', '_')}-{digest}"
+        if GROUP not in os.environ:
+            os.environ[GROUP] = self._out.name
+            self._grouped = True
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """A run that the same process starts later is not of this sweep."""
+        if self._grouped:
+            os.environ.pop(GROUP, None)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Take a point in, finished or failed; a failed one does not stop the others."""

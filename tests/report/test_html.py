@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -90,26 +94,74 @@ def test_a_run_that_only_trains(make_result: Make, tmp_path: Path) -> None:
     assert "slim" not in page.text
 
 
+def write_run(folder: Path, result: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
 def test_comparison_of_runs(make_result: Make, tmp_path: Path) -> None:
-    folders = []
-    for criterion in ("thinet", EVIL):
-        folder = tmp_path / f"run{len(folders)}"
-        folder.mkdir()
-        (folder / "result.json").write_text(json.dumps(make_result(2, criterion=criterion)))
-        folders.append(folder)
+    folders = [
+        write_run(tmp_path / f"run{place}", make_result(2, criterion=criterion, name=EVIL))
+        for place, criterion in enumerate(("thinet", EVIL))
+    ]
     failed = tmp_path / "run2"
     failed.mkdir()
     (failed / "failure.json").write_text(json.dumps({"name": "x", "error": f"{EVIL} broke."}))
+    (folders[0] / "report.html").touch()
 
     path = compare_report([*folders, failed], tmp_path / "out")
     page = Page(path)
 
     assert path.name == "comparison.html"
     assert {p.name for p in path.parent.iterdir()} == {"comparison.html", "sweep.csv", "sweep.png"}
-    assert {"thinet", EVIL, f"{EVIL} broke.", "-1.20 points"} <= set(page.cells)
+    assert {"thinet", EVIL, f"{EVIL} broke.", "-1.20"} <= set(page.cells)
     assert "vgg16" not in page.cells  # what all runs share is no column
-    assert "script" not in page.tags
-    assert [address[:22] for address in page.addresses] == ["data:image/png;base64,"]
+    assert page.tags.count("script") == 1  # our own, which sorts and filters
+    assert not {"link", "iframe", "img"} & set(page.tags)
+    assert page.addresses == [
+        "./../run0/report.html", "./../run0/", "./../run1/", "./../run1/", "./../run2/",
+        "./../run2/",
+    ]  # fmt: skip
+    for address in page.addresses:
+        assert (path.parent / address).exists()
+
+
+def test_a_folder_cannot_leave_its_link(make_result: Make, tmp_path: Path) -> None:
+    """No browser takes the name of a folder for a scheme, a query or the end of an attribute."""
+    names = ["javascript:alert(1)", "a\"onclick='b", "</script><script>alert(1)<", "a?b#c%41"]
+    names = [name.replace("/", "_") for name in names]
+    folders = [write_run(tmp_path / name, make_result(2)) for name in names]
+
+    page = Page(compare_report(folders, tmp_path))
+
+    assert page.tags.count("script") == 1
+    assert all(address.startswith("./") for address in page.addresses)
+    assert [unquote(address) for address in page.addresses[::2]] == [f"./{x}/" for x in names]
+    assert not set("?#:\"'<> ") & set("".join(page.addresses))
+
+
+def test_the_script_is_the_one_that_the_page_allows(make_result: Make, tmp_path: Path) -> None:
+    text = compare_report([write_run(tmp_path / "a", make_result(2))], tmp_path).read_text()
+    (allowed,) = re.findall(r"script-src 'sha256-([^']+)'", text)
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    assert base64.b64decode(allowed) == hashlib.sha256(script.encode()).digest()
+    assert "default-src 'none'" in text
+
+
+def test_any_method_is_a_row_and_what_it_has_not_is_na(make_result: Make, tmp_path: Path) -> None:
+    trained = make_result(0, method="train", slim=None, before_finetuning=None)
+    scratch = make_result(2, method="scratch", before_finetuning=None)
+    scratch["baseline"] |= {"top1": None, "top5": None}
+    scan = make_result(0, method="sensitivity", slim=None, before_finetuning=None) | {
+        "sensitivity": {"suggestion": {"features.0": 0.25, "features.3": 0.75}}
+    }
+    results = {"a": make_result(2), "b": trained, "c": scratch, "d": scan}
+    folders = [write_run(tmp_path / name, result) for name, result in results.items()]
+
+    page = Page(compare_report(folders, tmp_path / "out"))
+
+    assert {"prune", "train", "scratch", "sensitivity", "n/a", "25 %", "75 %"} <= set(page.cells)
 
 
 def test_comparison_of_nothing_says_what_to_give(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from thinet.errors import ThinetError
+from thinet.report.html import compare_report
 from thinet.report.sweep import collect, sweep_figure, write_sweep
 
 Make = Callable[..., dict[str, Any]]
@@ -113,6 +114,35 @@ def test_one_damaged_result_does_not_take_the_others_with_it(point: Point, tmp_p
     assert [row["status"] for row in rows] == ["complete", "failed"]
     assert "result.json" in rows[1]["error"]
     write_sweep([good, bad], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"baseline": {"flops": 0, "params": 1}},
+        {"baseline": {"flops": "many", "params": 1}},
+        {"slim": {"flops": float("nan"), "params": 1}},
+        {"slim": {"flops": 10**400, "params": 1}},
+        {"slim": []},
+        {"before_finetuning": [1]},
+        {"criterion": ["a", {}], "dataset": {}, "seed": []},
+        {"layers": {"a": 1}, "sensitivity": 3, "config": [1], "environment": "e"},
+        {"layers": [1], "ratio": [[]], "protocol": 7, "sensitivity": {"suggestion": {"a": "x"}}},
+    ],
+)
+def test_no_result_however_strange_takes_the_page_of_the_others(
+    change: dict[str, Any], point: Point, make_result: Make, tmp_path: Path
+) -> None:
+    good = point("good")
+    bad = tmp_path / "runs" / "bad"
+    bad.mkdir()
+    (bad / "result.json").write_text(json.dumps({**make_result(2), **change}))
+
+    page = compare_report([good, bad], tmp_path / "out")
+
+    rows = collect([good, bad])
+    assert (rows[0]["name"], rows[0]["status"]) == ("good", "complete")
+    assert page.read_text().count("<tr data-run=") == 2
 
 
 def test_only_failures_still_make_a_table_and_a_figure(failure: Point, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from thinet.errors import ThinetError
 X_AXIS = "compression_rate"
 """Fraction of the baseline's FLOPs that is removed: the x axis of every stage's figures."""
 
-GROUP = "WANDB_RUN_GROUP"
-"""The variable that names the sweep of a point; processes that a launcher starts inherit it."""
+GROUP = "THINET_SWEEP"
+"""Names the sweep of a point; processes that a launcher starts inherit it. (W&B reads its own
+variable, ``WANDB_RUN_GROUP``, once for a process, so that later runs would belong to it too.)"""
 
 
 class RunCSVLogger(CSVLogger):
@@ -118,7 +119,10 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
     logger = WandbLogger(
         project=settings.get("project") or "thinet",
         entity=settings.get("entity"),
-        group=settings.get("group") or os.environ.get(GROUP) or None,
+        group=settings.get("group")
+        or os.environ.get("WANDB_RUN_GROUP")
+        or os.environ.get(GROUP)
+        or None,
         tags=list(settings.get("tags") or []),
         name=name,
         id=run_id,
@@ -256,7 +260,8 @@ def _wandb_result(
     run.log({f"{path.parent.name}/{path.stem}": wandb.Image(str(path)) for path in figures})
     name = re.sub(r"[^\w.-]", "_", str(result["name"]), flags=re.ASCII)[:120]
     artifact = wandb.Artifact(name, type="model", metadata=dict(summary))
-    artifact.add_dir(str(model))
+    # No copy in W&B's own folder, which may be on a full or slower disk, for each run of a sweep.
+    artifact.add_dir(str(model), policy="immutable")
     run.log_artifact(artifact)
 
 

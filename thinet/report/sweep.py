@@ -67,13 +67,13 @@ def read_row(folder: Path) -> dict[str, Any]:
         return _failed(read_json(folder / "failure.json"))
     except ThinetError as error:
         return _failed({"name": folder.name, "error": str(error)})
-    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
         text = f"the result is damaged ({error!r}): repeat the run with resume=off."
         return _failed({"name": folder.name, "error": text})
 
 
 def _failed(failure: dict[str, Any]) -> dict[str, Any]:
-    known = {key: failure.get(key) for key in (*_NAMES, "error")}
+    known = {key: _name(failure.get(key)) for key in (*_NAMES, "error")}
     ratio = None if failure.get("ratio") is None else numbers.keep_ratio(failure["ratio"])
     return {**dict.fromkeys(COLUMNS), **known, "ratio": ratio, "status": "failed"}
 
@@ -82,7 +82,10 @@ def _finished(result: dict[str, Any]) -> dict[str, Any]:
     before, after = result["baseline"], result.get("slim") or result["baseline"]
     cut = result.get("before_finetuning") or {}
     old, new = _number(before.get("top1")), _number(after.get("top1"))
-    names = {**{key: result.get(key) for key in _NAMES}, "ratio": result.get("ratio")}
+    names = {**{key: _name(result.get(key)) for key in _NAMES}, "ratio": result.get("ratio")}
+    costs = [part[key] for part in (before, after) for key in ("flops", "params")]
+    if not all(math.isfinite(cost) for cost in costs):
+        raise TypeError("costs are not finite")
     if not result.get("slim"):  # these are settings of what was not done
         unused = ("criterion", "reconstruction") if result.get("method") == "train" else ()
         names |= dict.fromkeys(("ratio", "schedule", "allocation", *unused))
@@ -107,6 +110,11 @@ def _finished(result: dict[str, Any]) -> dict[str, Any]:
         "latency_ms": _number(after.get("latency_ms")),
         "seconds": _number(result.get("seconds")),
     }
+
+
+def _name(value: Any) -> Any:
+    """What rows are sorted and grouped by, whatever a file contains."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _number(value: Any) -> Any:
