@@ -169,8 +169,8 @@ def _report_on_wandb(folders: Sequence[Path]) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    from thinet.saved import SPEC
     from thinet.export import export
+    from thinet.saved import SPEC
 
     folder = chosen.folder
     if not (folder / SPEC).exists() and (folder / "model" / SPEC).exists():
