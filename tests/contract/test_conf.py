@@ -31,6 +31,11 @@ def options_of(group: str) -> list[str]:
     return [file.stem for file in FILES if file.parent.name == group]
 
 
+def given(file: Path) -> list[str]:
+    """What a recipe leaves to the user, ``<like this>``."""
+    return ["model.weights=none"] if 'weights: "<' in file.read_text() else []
+
+
 def named(file: Path) -> str:
     return f"{file.parent.name}={file.stem}"
 
@@ -49,7 +54,7 @@ def test_the_groups_of_the_issue_are_there():
 @pytest.mark.parametrize("file", FILES, ids=named)
 def test_it_composes_and_builds(file, compose, two_gpus):
     group, option = file.parent.name, file.stem
-    config = check(compose(f"{group}={option}"))
+    config = check(compose(f"{group}={option}", *given(file)))
     job = build(config)
     assert isinstance(job.data, ImageData)
     assert isinstance(job.criterion, Criterion)
@@ -126,7 +131,8 @@ def test_an_experiment_states_its_command(file):
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=named)
 def test_an_experiment_can_be_overridden(file, compose):
-    config = check(compose(f"experiment={file.stem}", "ratio=0.25", "seed=9", "method=train"))
+    more = ["ratio=0.25", "seed=9", "method=train", *given(file)]
+    config = check(compose(f"experiment={file.stem}", *more))
     assert (config["ratio"], config["seed"], config["method"]["name"]) == (0.25, 9, "train")
 
 
