@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +13,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from thinet.api import PruneResult
 from thinet.errors import ThinetError
-from thinet.files import read_json, write_bytes_atomic, write_json_atomic
+from thinet.files import write_bytes_atomic, write_json_atomic
+from thinet.headers import Entry, read_header
 from thinet.models import build
 from thinet.saved import SPEC, WEIGHTS
+from thinet.spec import Spec, read_spec
 from thinet.surgery import set_widths_, widths
 
-
-@dataclass(frozen=True)
-class Spec:
-    """What is needed, beside the weights, to build and to use a saved network.
-
-    Attributes:
-        builder: ``{"target": ..., "arguments": {...}}`` of the network at full width, or None for
-            a network that only its owner can build.
-        keep: Kept filters of each pruned layer in *original* coordinates.
-        widths: Filters of each convolution and linear layer as saved, for the reader.
-        input_shape: ``(C, H, W)``.
-        mean: Normalisation the network expects, or None if unknown.
-        std: See ``mean``.
-        classes: Names of the classes in the order of the outputs.
-        metrics: Figures measured with these weights.
-    """
-
-    builder: dict[str, Any] | None = None
-    keep: dict[str, list[int]] = field(default_factory=dict)
-    widths: dict[str, int] = field(default_factory=dict)
-    input_shape: tuple[int, ...] = ()
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    classes: tuple[str, ...] = ()
-    metrics: dict[str, Any] = field(default_factory=dict)
-    format: int = 1
+__all__ = [
+    "Spec", "check_fit", "dump_state", "layer_widths", "load", "load_state_", "named_state",
+    "read_spec", "read_state", "save",
+]  # fmt: skip
+_WIDER = 64  # a network at full width may have so many times the numbers that are left of it
 
 
 def save(result: PruneResult | nn.Module, folder: str | Path, spec: Spec | None = None) -> Path:
@@ -78,6 +60,9 @@ def save(result: PruneResult | nn.Module, folder: str | Path, spec: Spec | None 
 def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Load a network saved by :func:`save`, in ``eval()`` mode, on the CPU.
 
+    The folder may be a stranger's: nothing is unpickled, only known builders are called, and no
+    memory is taken for more than the file holds (``docs/untrusted.md``).
+
     Args:
         folder: The folder.
         network: A network of the original architecture, at full width; needed only for networks
@@ -94,11 +79,10 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
                 f"{folder} does not say how to build its network: pass one of the original "
                 "architecture, thinet.load(folder, network=MyNet())."
             )
-        with torch.random.fork_rng(devices=[]):
-            network = build(spec.builder["target"], **spec.builder["arguments"])
+        network = _rebuilt(spec.builder, folder / WEIGHTS)
     else:
         network = copy.deepcopy(network)
-    load_state_(network, read_state(folder / WEIGHTS), str(folder))
+        load_state_(network, read_state(folder / WEIGHTS), str(folder))
     if spec.widths and layer_widths(network) != spec.widths:
         raise ThinetError(
             f"{folder / WEIGHTS} does not have the widths that {SPEC} beside it states: copy both "
@@ -107,34 +91,91 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     return network.eval()
 
 
-def read_spec(folder: str | Path) -> Spec:
-    """The spec of a saved network.
+def _rebuilt(builder: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The network that a spec names with the tensors of a file, which are its only memory.
+
+    It is built without memory first, and compared with the file's header.
+    """
+    header = read_header(weights)
+    network = _built(builder, len(header), "meta")
+    check_fit(named_state(network), header, str(weights.parent))
+    state = read_state(weights)
+    more = _constants(network)
+    if more:  # tables that the constructor computes and that no file holds
+        full, held = (sum(t.numel() for t in ts.values()) for ts in (named_state(network), state))
+        if full + more > _WIDER * held + 2**27:
+            raise ThinetError(
+                f"{weights} holds {held} numbers of a network of {full + more}: pass the network "
+                "yourself if that is right, thinet.load(folder, network=...)."
+            )
+        network = _built(builder, len(header), "cpu")
+    load_state_(network, state, str(weights.parent))
+    return network
+
+
+def _built(builder: Mapping[str, Any], tensors: int, device: str) -> nn.Module:
+    """Call a builder that may make only so many modules as the tensors of a file can be of."""
+    left = 16 * tensors + 256
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ThinetError(
+                f"the spec describes a network of far more layers than the {tensors} tensors "
+                "beside it: copy both files of the same network again."
+            )
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            return build(builder["target"], **builder["arguments"])
+    finally:
+        hook.remove()
+
+
+def _constants(network: nn.Module) -> int:
+    """Numbers that a network on the ``meta`` device has besides its state."""
+    known = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
+    total = 0
+    for module in network.modules():
+        own = [*module._buffers.values(), *vars(module).values()]
+        for value in own:
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(one, Tensor) and one.is_meta and id(one) not in known:
+                    total += max(one.numel(), 1)
+    return total
+
+
+def check_fit(own: Mapping[str, Tensor], found: Mapping[str, Entry | Tensor], source: str) -> None:
+    """Refuse tensors that cannot be those of a network, whole or with filters removed.
+
+    Args:
+        own: Of the network.
+        found: Of the file: names, shapes and types.
+        source: Named in the error.
 
     Raises:
-        ThinetError: If there is none, or it was written by a newer version.
+        ThinetError: If names, numbers of axes or kinds of numbers do not fit, or a tensor is
+            empty or larger than the network's.
     """
-    path = Path(folder) / SPEC
-    if not path.exists():
+    odd = sorted(set(own) ^ set(found))
+    odd += [name for name in own if name in found and not _fits(own[name], found[name])]
+    if odd:
         raise ThinetError(
-            f"{folder} holds no {SPEC}: give the folder of a saved network, for example "
-            "outputs/<name>/model."
+            f"the weights in {source} are of another architecture ({len(odd)} tensors differ, "
+            f"first {odd[0][:100]}): pass a network of the architecture that was saved."
         )
-    content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > 1:
-        raise ThinetError(f"{path} has format {found}, newer than this thinet: upgrade it.")
-    try:
-        spec = Spec(**content)
-        if spec.builder is not None:
-            _check_builder(**spec.builder)
-    except TypeError as error:
-        raise ThinetError(f"{path} is not a thinet spec ({error}): restore the file.") from error
-    return spec
 
 
-def _check_builder(target: str, arguments: dict[str, Any]) -> None:
-    if not isinstance(target, str) or not isinstance(arguments, dict):
-        raise TypeError("builder needs a target and arguments")
+def _fits(own: Tensor, found: Entry | Tensor) -> bool:
+    shapes = zip(own.shape, found.shape, strict=False)
+    both = own.dtype.is_floating_point and found.dtype.is_floating_point
+    return (
+        own.dim() == len(found.shape)
+        and all(min(1, wide) <= slim <= wide for wide, slim in shapes)
+        and (both or own.dtype == found.dtype)
+    )
 
 
 def dump_state(network: nn.Module) -> bytes:
@@ -160,11 +201,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ThinetError: If the file is missing or damaged.
     """
+    read_header(path)
     try:
         return load_tensors(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise ThinetError(f"{path} does not exist: give the folder of a saved network.") from error
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ThinetError(
             f"{path} is damaged or not a safetensors file ({error}): copy it again or run again."
         ) from error
@@ -175,19 +215,14 @@ def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str = "
     """Give a network the tensors of ``state``, taking over their shapes, in place.
 
     Raises:
-        ThinetError: If names, or numbers of axes, do not fit.
+        ThinetError: If they do not fit, see :func:`check_fit`.
     """
     own = named_state(network)
-    odd = sorted(set(own) ^ set(state))
-    odd += [name for name in own if name in state and own[name].dim() != state[name].dim()]
-    if odd:
-        raise ThinetError(
-            f"the weights in {source} are of another architecture ({len(odd)} tensors differ, "
-            f"first {odd[0]}): pass a network of the architecture that was saved."
-        )
+    check_fit(own, state, source)
     fresh: dict[int, Tensor] = {}
     for name, old in own.items():
-        new = state[name].to(device=old.device, copy=True)
+        device = "cpu" if old.is_meta else old.device
+        new = state[name].to(device=device, copy=True)
         is_parameter = isinstance(old, nn.Parameter)
         fresh[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
     for module in network.modules():

@@ -106,6 +106,7 @@ def uniform_counts(
     names: Sequence[str],
     round_to: int,
     fits: Callable[[Mapping[str, int]], bool],
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, int] | None:
     """The widths of the largest common ratio that fits, or None if not even the smallest does.
 
@@ -114,14 +115,18 @@ def uniform_counts(
         names: The groups that may shrink.
         round_to: See :func:`thinet.surgery.rounded`.
         fits: Whether widths stay within the budget; a smaller ratio must not be dearer.
+        shares: What the common ratio is multiplied with for each group, at most to 1; 1 for all by
+            default.
     """
+    share = {name: 1.0 if shares is None else shares[name] for name in names}
     # Widths change only where a ratio crosses a multiple of 1 / units (or half a rounding step).
-    marks = {k / (2 * graph.groups[name].units) for name in names
+    marks = {k / (2 * graph.groups[name].units * share[name]) for name in names
              for k in range(1, 2 * graph.groups[name].units + 1)}  # fmt: skip
     ratios = sorted(marks)
 
     def widths(ratio: float) -> dict[str, int]:
-        return {name: rounded(graph.groups[name], ratio, round_to) for name in names}
+        kept = {name: min(1.0, ratio * share[name]) for name in names}
+        return {name: rounded(graph.groups[name], kept[name], round_to) for name in names}
 
     low, high = 0, len(ratios)  # everything below `low` fits, nothing from `high` on does
     while low < high:

@@ -46,6 +46,7 @@ def _check_pruning(config: Mapping[str, Any]) -> list[str]:
             "layers=all or for example layers=[features.0,features.5]."
         )
     problems += _problem(read_widths, config)
+    problems += _problem(read_layer_ratio, config)
     for problem in _problem(recalibration, config["reconstruction"]["recalibrate_bn"]):
         problems.append(f"reconstruction.{problem}")
     return problems
@@ -60,6 +61,32 @@ def read_widths(config: Mapping[str, Any]) -> Widths:
     target = config["target"]
     parsed = None if target is None else Target.parse(target)
     return Widths(parsed, config["allocation"], config["round_to"])
+
+
+def read_layer_ratio(config: Mapping[str, Any]) -> dict[int, float]:
+    """Ratios by the place of a layer in the plan, as a search gives them.
+
+    Raises:
+        ThinetError: If they are none, or other settings speak against them.
+    """
+    given = config.get("layer_ratio") or {}
+    example = "type for example '+layer_ratio.0=0.5' '+layer_ratio.1=0.8'"
+    if not isinstance(given, Mapping) or not all(str(place).isdigit() for place in given):
+        raise ThinetError(
+            f"layer_ratio={given} is no mapping from places in the plan, from 0, to ratios: "
+            f"{example}."
+        )
+    check_ratio({f"layer {place}": ratio for place, ratio in given.items()})
+    if given and not _is_number(config["ratio"]):
+        raise ThinetError(
+            "layer_ratio and a ratio by names contradict each other: give the ratios of all "
+            "layers in one of them."
+        )
+    if given and config["allocation"] == "error":
+        raise ThinetError(
+            "layer_ratio and allocation=error contradict each other: type allocation=uniform."
+        )
+    return {int(place): ratio for place, ratio in given.items()}
 
 
 def _check_training(config: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thinet.errors import ThinetError
+from thinet.errors import ThinetError, first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
+        if chosen.traceback or chosen.run is not _report:
+            raise
+        print(
+            f"error: a result.json among {', '.join(map(str, chosen.folders))} lacks a value or "
+            f"has one of the wrong kind ({first_line(error)}): restore it, or repeat the run.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,18 +7,20 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinet.checks import baseline_phase, find_problems, read_widths
+from thinet.checks import baseline_phase, find_problems, read_layer_ratio, read_widths
 from thinet.errors import ThinetError, first_line
 from thinet.ratio import read_ratio
 from thinet.saved import WEIGHTS, saved_folder
 from thinet.schedule import Phase
 from thinet.target import recalibration
+from thinet.trust import PLACES, find_class
 
 if TYPE_CHECKING:
     from thinet.engine.settings import Training
@@ -29,6 +31,7 @@ _NOT_IDENTITY = {
     "name", "paths", "logger", "resume", "dry_run", "traceback", "keep_stages", "note", "hydra",
     "inspect",
 }  # fmt: skip
+_NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
 
 
@@ -82,11 +85,20 @@ def fingerprint(cfg: DictConfig) -> str:
     content = plain(cfg, _NOT_IDENTITY)
     with contextlib.suppress(ThinetError):  # check() reports it
         content["ratio"] = read_ratio(content["ratio"])
-    content["trainer"] = {k: v for k, v in content["trainer"].items() if k != "progress"}
+    if not content.get("layer_ratio"):  # runs without it are what they were before it existed
+        content.pop("layer_ratio", None)
+    content["trainer"] = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
+    content["dataset"] = _without(content["dataset"], {"max_unreadable"})
+    if "data" in content["dataset"]:
+        content["dataset"]["data"] = _without(content["dataset"]["data"], {"max_unreadable"})
     weights = _weights_file(content["model"]["weights"])
     if weights is not None:  # another file under the same name is another run
         content["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
     return _digest(content)
+
+
+def _without(node: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in keys}
 
 
 def _weights_file(weights: Any) -> Path | None:
@@ -104,12 +116,12 @@ def _digest(content: Any) -> str:
 def baseline_fingerprint(config: Mapping[str, Any], weights: Path | None) -> str:
     """Names the trained baseline: network, data, recipe, seed and the content of a weights file."""
     content = {key: config[key] for key in _BASELINE}
-    model = {k: v for k, v in content["model"].items() if k != "paper_layers"}
+    model = _without(content["model"], {"paper_layers"})
     # What the baseline takes from the recipe is in its own group; the rest is fine-tuning.
-    without = ("calibration_per_class", "num_workers", "recipe")
-    dataset = {k: v for k, v in content["dataset"].items() if k not in without}
-    dataset["data"] = {k: v for k, v in dataset.get("data", {}).items() if k not in without}
-    trainer = {k: v for k, v in content["trainer"].items() if k != "progress"}
+    without = ("calibration_per_class", "num_workers", "recipe", "max_unreadable")
+    dataset = _without(content["dataset"], without)
+    dataset["data"] = _without(dataset.get("data", {}), without)
+    trainer = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
     content |= {"model": model, "dataset": dataset, "trainer": trainer}
     if weights is not None:
         content["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -170,16 +182,17 @@ def build(config: dict[str, Any]) -> Job:
             arguments=target,
             weights=str(model["weights"]),
         ),
-        data=_make(config["dataset"]["data"]),
+        data=_make(config["dataset"]["data"], "dataset.data"),
         image_size=config["dataset"]["image_size"],
-        criterion=_make(config["criterion"]["build"]),
-        reconstruction=_make(config["reconstruction"]["build"]),
+        criterion=_make(config["criterion"]["build"], "criterion.build"),
+        reconstruction=_make(config["reconstruction"]["build"], "reconstruction.build"),
         recalibrate_bn=recalibration(config["reconstruction"]["recalibrate_bn"]),
         request=Request(
             layers=config["layers"],
             ratio=config["ratio"],
             widths=read_widths(config),
             paper=tuple(model.get("paper_layers") or ()),
+            by_place=read_layer_ratio(config),
         ),
         schedule=config["schedule"]["name"],
         stage=Phase(**finetune["stage"]),
@@ -198,23 +211,48 @@ def build(config: dict[str, Any]) -> Job:
     )
 
 
-def _make(node: Any, **more: Any) -> Any:
-    """What a node's ``_target_`` names, built from the node."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+def _make(node: Mapping[str, Any], place: str) -> Any:
+    """What the node at ``place`` names, made from the node's settings.
 
+    Not by Hydra's ``instantiate``, which also makes whatever is nested in the settings.
+    """
+    kind, settings = _named(node, place)
     try:
-        return instantiate(node, **more)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ThinetError):
-            raise cause from error
-        target = node.get("_target_", "an option")
-        reason = " ".join(str(cause or error).split()).rstrip(". ")
+        return kind(**settings)
+    except ThinetError:
+        raise
+    except Exception as error:  # constructors complain in every way there is
+        reason = " ".join(str(error).split()).rstrip(". ")
         raise ThinetError(
-            f"{target} cannot be made ({reason}): correct its name or its settings; "
+            f"{node['_target_']} cannot be made ({reason}): correct its name or its settings; "
             "python run.py --cfg job shows them."
         ) from error
+
+
+def _named(node: Mapping[str, Any], place: str) -> tuple[type, dict[str, Any]]:
+    """The class that a node names, of the kind its place expects, and the other settings."""
+    target = node.get("_target_")
+    kind = find_class(target, _kind(place), PLACES[place], f"{place}._target_")
+    return kind, {str(key): value for key, value in node.items() if key != "_target_"}
+
+
+def _kind(place: str) -> type:
+    """The base class of what a place of the configuration names."""
+    if place.endswith(".optimizer"):
+        import torch
+
+        return torch.optim.Optimizer
+    if place == "criterion.build":
+        from thinet.criteria import Criterion
+
+        return Criterion
+    if place == "reconstruction.build":
+        from thinet.reconstruction import Reconstruction
+
+        return Reconstruction
+    from thinet.datasets.module import ImageData
+
+    return ImageData
 
 
 def _fill(kind: Any, values: Mapping[str, Any], where: str, *args: Any) -> Any:
@@ -234,7 +272,8 @@ def _training(config: Mapping[str, Any], name: str) -> Training:
     from thinet.engine.settings import Training
 
     group = config[name]
-    optimizer = _make(dict(group["optimizer"]), _partial_=True, lr=1.0)
+    kind, settings = _named(group["optimizer"], f"{name}.optimizer")
+    optimizer = partial(kind, **{**settings, "lr": 1.0})
     _fill(optimizer, {}, f"{name}.optimizer", [torch.nn.Parameter(torch.zeros(1))])
     return Training(
         optimizer,

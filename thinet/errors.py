@@ -6,7 +6,29 @@ from __future__ import annotations
 class ThinetError(Exception):
     """Something the user can put right: one sentence that says what is wrong and what to type.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. Characters that
+    would steer a terminal, as in the name of a stranger's file, are shown by their number.
+    """
+
+    def __str__(self) -> str:
+        return "".join(
+            one if one.isprintable() or one.isspace() else ascii(one)[1:-1]
+            for one in super().__str__()
+        )
+
+
+class BusyError(ThinetError):
+    """Another process works in the same folder."""
+
+
+class DivergedError(ThinetError):
+    """Training that has left the finite numbers."""
+
+
+class Terminated(BaseException):
+    """The system asked this process to end (SIGTERM); like Ctrl-C, it is not an error.
+
+    What was done is on disk: the same command goes on from there.
     """
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from thinet.errors import ThinetError
+from thinet.trust import read_regular
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
@@ -46,17 +48,37 @@ def write_json_atomic(path: str | Path, content: Any) -> Path:
     return write_text_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse a folder on a disk with too little space.
+
+    Args:
+        folder: Exists, or is going to be made.
+        needed: Bytes.
+
+    Raises:
+        ThinetError: Naming both numbers.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ThinetError(
+            f"{folder} lies on a disk with {free / 1e6:.0f} MB free, and this run needs about "
+            f"{needed / 1e6:.0f} MB: free some space or choose another folder with "
+            "paths.outputs=<dir>."
+        )
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ThinetError: If it is missing or not JSON.
+        ThinetError: If it is missing or not JSON, or of more than 256 MiB.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_regular(Path(path), 2**28, "restore or delete it").decode())
     except FileNotFoundError as error:
         raise ThinetError(f"{path} does not exist: give the folder of a finished run.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ThinetError(
             f"{path} cannot be read as JSON ({error}): restore or delete it."
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,62 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
+from thinet.accidents import accident, is_lost_process
 from thinet.config import register_resolvers
-from thinet.errors import ThinetError, first_line
+from thinet.errors import Terminated, ThinetError, first_line
+from thinet.gate import install
+from thinet.messages import is_first_process
 
-__all__ = ["guarded", "register_resolvers", "sentence"]
+__all__ = ["SweepErrors", "guarded", "register_resolvers", "sentence", "sweep_errors"]
+
+install()  # here, so that the processes of a sweep have it too: they import this by its callback
+_EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit",
+           "ray": "ray", "optuna": "optuna", "tpe": "optuna"}  # fmt: skip
+_DEAD_WORKER = ("TerminatedWorkerError", "WorkerCrashedError", "UncompletedJobError")
+
+
+@dataclass
+class SweepErrors:
+    """Errors of a sweep's points, told at its end and not in the middle of it.
+
+    Attributes:
+        found: Of the points that failed.
+        deferred: Whether a failed point counts as one without a result, so that Hydra's own sweeper
+            goes on with the next batch. A search has to be told of the failure.
+        running: Whether a sweep is under way in this process.
+    """
+
+    found: list[BaseException] = field(default_factory=list)
+    deferred: bool = False
+    running: bool = False
+
+    def begin(self, deferred: bool) -> None:
+        """A sweep starts."""
+        self.found.clear()
+        self.deferred, self.running = deferred, True
+
+    def end(self) -> None:
+        """It has come to its end."""
+        self.running = False
+
+    def reset(self) -> None:
+        """Forget whatever an earlier sweep of this process left."""
+        self.found.clear()
+        self.deferred = self.running = False
+
+
+sweep_errors = SweepErrors()
 
 
 def guarded(main: Callable[[], Any]) -> None:
     """Call a Hydra main function; print what goes wrong as one sentence, without a traceback.
 
     ``traceback=true`` on the command line, or ``HYDRA_FULL_ERROR=1``, shows the traceback.
-    Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C.
+    Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C, 143
+    for SIGTERM.
     """
+    signal.signal(signal.SIGTERM, _terminate)
+    sweep_errors.reset()
     asked = bool(os.environ.get("HYDRA_FULL_ERROR")) or "traceback=true" in sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
     JobReturn.return_value = property(_value, JobReturn.return_value.fset)  # type: ignore
@@ -34,19 +80,52 @@ def guarded(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: type the same command again to go on.", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        if not is_first_process():
+            sys.exit(0)  # else the first one would be killed before it has said so
+        print("\nstopped by SIGTERM: type the same command again to go on.", file=sys.stderr)
+        sys.exit(143)
     except Exception as error:
         if asked:
             raise
         text, code = sentence(error)
+        if not is_first_process() and (_first_has_ended() or is_lost_process(error)):
+            sys.exit(code)  # that one has said why
         print(f"error: {text}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         sys.exit(code)
+    if sweep_errors.found:
+        first, others = sweep_errors.found[0], len(sweep_errors.found) - 1
+        if asked:
+            raise first
+        text, code = sentence(first)
+        more = (
+            f" ({others} more points failed: the sweep's table has the reasons)" if others else ""
+        )
+        print(f"error: {text}{more}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
+def _first_has_ended(patience: float = 15.0) -> bool:
+    """Wait for the process that started this one, which mostly ends for the same reason."""
+    first, end = os.getppid(), time.monotonic() + patience
+    while os.getppid() == first and time.monotonic() < end:
+        time.sleep(0.1)
+    return os.getppid() != first
 
 
 def _value(job: JobReturn) -> Any:
     """What a job returned or raised, without the line that Hydra writes before it raises."""
     if job.status == JobStatus.FAILED:
+        if sweep_errors.running and job._return_value not in sweep_errors.found:
+            sweep_errors.found.append(job._return_value)
+        if sweep_errors.running and sweep_errors.deferred:
+            return None
         raise job._return_value
     return job._return_value
 
@@ -65,18 +144,13 @@ def sentence(error: BaseException) -> tuple[str, int]:
         )
     if isinstance(error, HydraException) or "Config group override" in str(error):
         return _composition(error), 2
-    if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        advice = (
-            "free some space, or choose another folder with paths.outputs=<folder>"
-            if error.errno == errno.ENOSPC
-            else "choose another folder with paths.outputs=<folder>"
-        )
-        return f"cannot read or write{where} ({error.strerror or first_line(error)}): {advice}.", 2
-    if type(error).__name__ == "OutOfMemoryError":
+    from_outside = accident(error)
+    if from_outside is not None:
+        return from_outside, 2
+    if type(error).__name__ in _DEAD_WORKER:
         return (
-            "the GPU has too little memory: type a smaller finetune.batch_size and "
-            "calibration.batch_size, or trainer.precision=bf16-mixed.",
+            "a worker of the sweep died (killed, or too little memory for so many at once): type "
+            "the same command again, finished points are not repeated.",
             2,
         )
     text = f"unexpected {type(error).__name__}: {first_line(error)}"
@@ -87,6 +161,11 @@ def _missing_option(error: MissingConfigException) -> str:
     missing = str(error.missing_cfg_file or "")
     group, _, option = missing.rpartition("/")
     options = [str(option) for option in error.options or []]
+    if group.startswith("hydra/") and option in _EXTRAS:
+        extra = _EXTRAS[option]
+        return (
+            f"{option} needs a package that is not installed: type pip install 'thinet[{extra}]'."
+        )
     if not options:
         return f"{first_line(error)}: python run.py --help lists the options."
     near = get_close_matches(option, options, n=1)

@@ -14,9 +14,9 @@ _log = logging.getLogger("thinet")
 
 def is_first_process() -> bool:
     """Whether this process is the one that speaks (before torch knows about ranks)."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" and (
-        os.environ.get("LOCAL_RANK", "0") == "0"
-    )
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    places = (rank, os.environ.get("LOCAL_RANK", "0"), os.environ.get("NODE_RANK", "0"))
+    return all(place == "0" for place in places)
 
 
 def say(text: str) -> None:

@@ -37,12 +37,16 @@ class Request:
         ratio: Fraction of units kept, one or by name or glob; a target goes before it.
         widths: A budget and its allocation.
         paper: What ``layers=paper`` stands for.
+        by_place: Ratios of single groups, by their place among those to prune; the others have
+            ``ratio``, which is then a number. With a target all of these only say how groups
+            compare, and one common factor meets the budget.
     """
 
     layers: str | Sequence[str] = "auto"
     ratio: float | Mapping[str, float] = 0.5
     widths: Widths = field(default_factory=Widths)
     paper: Sequence[str] = ()
+    by_place: Mapping[int, float] = field(default_factory=dict)
 
 
 def choose_groups(
@@ -93,9 +97,10 @@ def choose_counts(
     """
     widths = request.widths
     if widths.target is None:
-        counts = resolve_counts(graph, names, request.ratio, widths.round_to)
+        ratio = _by_group(names, request) or request.ratio
+        counts = resolve_counts(graph, names, ratio, widths.round_to)
     else:
-        counts = _within(network, graph, names, widths, widths.target, shape, losses)
+        counts = _within(network, graph, names, request, widths.target, shape, losses)
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].units}
     if not counts:
         raise ThinetError(
@@ -120,15 +125,31 @@ def check_cut(
         )
 
 
+def _by_group(names: Sequence[str], request: Request) -> dict[str, float] | None:
+    """The ratio of every group, where single groups were given one by their place."""
+    if not request.by_place:
+        return None
+    beyond = sorted(place for place in request.by_place if place >= len(names))
+    if beyond:
+        raise ThinetError(
+            f"layer_ratio has a ratio for layer {beyond[0]}, and {len(names)} layers are to be "
+            f"pruned: count them from 0 to {len(names) - 1} in the order of the plan (dry_run=true "
+            "prints it)."
+        )
+    assert not isinstance(request.ratio, Mapping)  # checked with the configuration
+    return {name: request.by_place.get(place, request.ratio) for place, name in enumerate(names)}
+
+
 def _within(
     network: nn.Module,
     graph: ChannelGraph,
     names: Sequence[str],
-    widths: Widths,
+    request: Request,
     target: Target,
     shape: tuple[int, ...],
     losses: Losses | None,
 ) -> dict[str, int]:
+    widths, shares = request.widths, _by_group(names, request)
     kind = "params" if target.kind == "params" else "flops"
     model = cost_model(network, graph, names, kind, shape)
     units = np.array([graph.groups[name].units for name in names], dtype=np.float64)
@@ -141,7 +162,7 @@ def _within(
 
         if losses is not None:
             return allocated_counts(graph, model, losses, widths.round_to, fits)
-        return uniform_counts(graph, names, widths.round_to, fits)
+        return uniform_counts(graph, names, widths.round_to, fits, shares)
 
     if target.kind == "latency":
         found = _fast_enough(network, graph, target.fraction, shape, at_most)

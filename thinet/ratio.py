@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from thinet.errors import ThinetError, first_line
+from thinet.files import read_json
+from thinet.trust import read_regular
 
 SUGGESTION = "suggestion.yaml"
 """What ``method=sensitivity`` leaves in its run folder: a ratio for each layer."""
+_LARGEST = 2**20  # bytes of such a file
 _EXAMPLE = "a line for each layer or glob such as 'features.0: 0.5'"
 
 
@@ -32,9 +35,11 @@ def check_ratio(ratio: float | Mapping[str, float]) -> None:
     for name, value in values.items():
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
         if not good:
-            place = f" for {name!r}" if name else ""
+            place = f" for {name[:100]!r}" if name else ""
+            # A list can stand for a great many values, by the aliases of YAML.
+            shown = "..." if isinstance(value, (list, dict)) else str(value)[:100]
             raise ThinetError(
-                f"ratio={value!s}{place} is not a number in (0, 1]: it is the fraction of filters "
+                f"ratio={shown}{place} is not a number in (0, 1]: it is the fraction of filters "
                 "to keep, for example ratio=0.5."
             )
 
@@ -70,13 +75,13 @@ def _parse(path: Path) -> Any:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _LARGEST, f"write {_EXAMPLE}").decode()
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise ThinetError(
             f"ratio=@{path} does not exist: give a YAML or JSON file with {_EXAMPLE}."
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ThinetError(
             f"ratio=@{path} cannot be read ({first_line(error)}): write {_EXAMPLE}."
         ) from error
@@ -89,13 +94,13 @@ def _kept_by(folder: Path) -> dict[str, float]:
         "ratios: give such a folder, or a YAML or JSON file."
     )
     try:
-        layers = json.loads((folder / "result.json").read_text(encoding="utf-8"))["layers"]
+        layers = read_json(folder / "result.json")["layers"]
         before: dict[str, int] = {}
         kept: dict[str, float] = {}
         for layer in layers:  # a layer that was cut twice keeps a fraction of its first width
             first = before.setdefault(layer["layer"], layer["filters_before"])
             kept[layer["layer"]] = layer["filters_after"] / first
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ThinetError, KeyError, TypeError, ArithmeticError) as error:
         raise refusal from error
     if not kept:
         raise refusal

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from thinet import config as configuration
-from thinet.errors import ThinetError
+from thinet import placement
+from thinet.errors import BusyError, ThinetError
 from thinet.files import read_json, write_json_atomic
+from thinet.lock import LOCK, run_lock
 from thinet.messages import is_first_process, logging_to, say
 
 RESULT = "result.json"
@@ -28,6 +32,7 @@ def run(cfg: DictConfig) -> float | None:
         ThinetError: If something is wrong that the user can put right.
     """
     folder = configuration.run_folder(cfg)
+    busy = False
     try:
         config = configuration.check(cfg)
         _refuse_nested_processes(cfg, config)
@@ -36,22 +41,56 @@ def run(cfg: DictConfig) -> float | None:
                 _dry_run(configuration.build(config), folder)
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        with logging_to(folder):
+        lock = run_lock(folder, wait=_in_sweep()) if is_first_process() else nullcontext()
+        with lock, logging_to(folder):
             return _run(config, configuration.fingerprint(cfg), folder)
+    except BusyError:
+        busy = True
+        raise
     finally:
-        _discard_if_unused(folder)
+        if not busy:
+            _discard_if_unused(folder)
 
 
-def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
+def _in_sweep() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and config["trainer"]["devices"] != 1:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
+    """Settle where a point of a sweep runs, and refuse what would start the sweep again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not _in_sweep():
+        return
+    launcher, trainer = HydraConfig.get().launcher, config["trainer"]
+    launched = placement.launched_processes(os.environ)
+    if launched is None:
+        if trainer["devices"] != 1 or trainer["num_nodes"] != 1:
+            raise ThinetError(
+                "a sweep runs each point on one device, since the processes of a point would start "
+                "the sweep again: type trainer.devices=1 with -m, or let SLURM start them with "
+                "sweep=submitit (sweep=submitit_local on this machine)."
+            )
+        worker = any(name in launcher["_target_"] for name in ("joblib", "ray"))
+        if worker and trainer["accelerator"] != "cpu" and not config["dry_run"]:
+            placement.claim_gpu(os.environ)
+        return
+    wanted = trainer["devices"] if trainer["devices"] == "auto" else _world(trainer)
+    if launched != wanted:
         raise ThinetError(
-            "a sweep runs each point on one device, since the processes of a point would start "
-            "the sweep again: type trainer.devices=1 with -m, or a launcher such as submitit."
+            f"the launcher started {launched} processes for this point, and trainer.devices="
+            f"{trainer['devices']} (on {trainer['num_nodes']} machines) needs others: give "
+            "trainer.devices as one number for the whole sweep, not as one of its values."
         )
+    placement.name_ranks(os.environ)
+    placement.limit_threads(os.environ, launcher)
+
+
+def _world(trainer: dict[str, Any]) -> int:
+    return int(trainer["devices"]) * int(trainer["num_nodes"])
 
 
 def _discard_if_unused(folder: Path) -> None:
@@ -64,7 +103,7 @@ def _discard_if_unused(folder: Path) -> None:
     for one in made:
         if is_first_process() and one.is_dir():
             found = {path.name for path in one.iterdir()}
-            if found <= {".hydra", "run.log"}:
+            if found <= {".hydra", "run.log", LOCK}:
                 shutil.rmtree(one, ignore_errors=True)
 
 
@@ -134,7 +173,7 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
     quiet()
     job = configuration.build(config)
     _method(job.method).check(job)
-    job.data.check()
+    state.check_data(job.data.identity())
     plan = _plan(job, state.counts)
     loggers = _loggers(config, folder, state)
     engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
@@ -142,9 +181,13 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
     try:
         log_config(loggers, config)
         work = Run(job, plan, engine, state, folder)
+        if is_first_process():
+            state.save(folder)
         found = getattr(_method(job.method), job.method)(work)
         work.count_time()
         result = _result(job, config, found, state)
+        left_out = [path for paths in engine.gather([*job.data.unreadable.found]) for path in paths]
+        result["unreadable_images"] = sorted(set(left_out))
         objective = _report(result, folder, loggers) if is_first_process() else None
         state.status = "complete"
         work.save_state()

@@ -1,9 +1,11 @@
-"""What a sweep (``-m``) writes: one table and one figure over all its points."""
+"""What a sweep (``-m``) writes: one table and one figure over all its points, on any launcher."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +15,119 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from thinet.config import plain, run_folder
-from thinet.errors import ThinetError
+from thinet.errors import BusyError, ThinetError
 from thinet.files import write_json_atomic
-from thinet.guard import sentence
+from thinet.guard import sentence, sweep_errors
+from thinet.messages import is_first_process
+from thinet.placement import check_workers, end_with
+from thinet.points import Points
 
 FAILURE = "failure.json"
 GROUP = "THINET_SWEEP"  # as thinet.engine.loggers reads it, in any process of the sweep
 _GROUPS = ("method", "model", "dataset", "criterion", "schedule")
+_BEST = "optimization_results.yaml"  # as Hydra's optuna sweeper calls it
 
 
 class SweepCallback(Callback):
-    """Writes the table and the figure anew after every point, so that a kill loses neither."""
+    """Writes the table and the figure anew after every point, so that a kill loses neither.
+
+    Launchers copy the callback into their workers, so it holds nothing but what finds the files.
+    """
 
     def __init__(self) -> None:
-        self._folders: list[Path] = []
-        self._failed = 0
-        self._out: Path | None = None
+        self._points: Points | None = None
         self._grouped = False
+        self._parent = os.getpid()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Choose the folder; the same sweep typed again has the same one."""
+        """Choose the folder; the same sweep typed again has the same one, whatever runs it."""
+        try:
+            check_workers(OmegaConf.to_container(config.hydra.launcher), _accelerator(config))
+        except ThinetError as error:  # Hydra makes a warning of what a callback raises
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        sweep_errors.begin(deferred="basic" in str(config.hydra.sweeper._target_).lower())
         overrides = sorted(config.hydra.overrides.task)
-        swept = "-".join(text.partition("=")[0] for text in overrides if "," in text) or "sweep"
-        digest = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
-        self._out = Path(config.paths.outputs) / "sweeps" / f"{swept.replace('/', '_')}-{digest}"
-        if GROUP not in os.environ:
-            os.environ[GROUP] = self._out.name
-            self._grouped = True
+        same = [text for text in overrides if not text.startswith(("sweep=", "resume="))]
+        pairs = [text.partition("=") for text in same]
+        swept = "-".join(key for key, _, value in pairs if "," in value and value[0] not in "[{")
+        digest = hashlib.sha256("\n".join(same).encode()).hexdigest()[:8]
+        out = (
+            Path(config.paths.outputs) / "sweeps" / f"{swept.replace('/', '_') or 'sweep'}-{digest}"
+        )
+        self._points = Points(out)
+        if config.dry_run is not True:
+            self._points.begin()
+        _let_workers_import_thinet()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """A run that the same process starts later is not of this sweep."""
-        if self._grouped:
-            os.environ.pop(GROUP, None)
+        """Write the table once more."""
+        sweep_errors.end()
+        if self._points is None or config.dry_run is True:
+            return
+        line = self._points.write()
+        if line is not None and "basic" not in str(config.hydra.launcher._target_):
+            print(line, flush=True)  # what workers print may be in files of theirs
+        best = Path(config.hydra.sweep.dir) / _BEST
+        if "optuna" in str(config.hydra.sweeper._target_) and best.exists():
+            best = best.replace(self._points.out / "best.yaml")
+            print(f"sweep: the best point is in {best}", flush=True)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Name the sweep in the process of the point, for dashboards."""
+        # Ray's workers end by themselves, and submitit's are jobs of their own.
+        if config.hydra.mode == RunMode.MULTIRUN and "joblib" in config.hydra.launcher._target_:
+            end_with(self._parent)
+        if self._points is not None and GROUP not in os.environ:
+            os.environ[GROUP] = self._points.out.name
+            self._grouped = True
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Take a point in, finished or failed; a failed one does not stop the others."""
-        if config.hydra.mode != RunMode.MULTIRUN or self._out is None or config.dry_run is True:
+        if self._grouped:  # a run that the same process starts later is not of this sweep
+            os.environ.pop(GROUP, None)
+            self._grouped = False
+        if config.hydra.mode != RunMode.MULTIRUN or self._points is None or config.dry_run is True:
+            return
+        failed = job_return.status == JobStatus.FAILED
+        if failed:
+            text, code = sentence(job_return._return_value)
+            _make_portable(job_return, text, code)
+        if not is_first_process():
             return
         folder = run_folder(config)
-        if job_return.status == JobStatus.FAILED:
-            self._failed += 1
-            text = sentence(job_return._return_value)[0]
+        if isinstance(job_return._return_value, BusyError):
+            print(f"this point is being run by another process: {text}", flush=True)
+            return
+        if failed:
             write_json_atomic(folder / FAILURE, {**_point(config), "error": text})
             print(f"this point failed: {text}", flush=True)
         else:
             (folder / FAILURE).unlink(missing_ok=True)
-        self._folders.append(folder)
-        from thinet.report.sweep import write_sweep
+        self._points.take_in(config.hydra.job.num, folder, failed)
+        line = self._points.write()
+        if line is not None:
+            print(line, flush=True)
 
-        try:
-            table, figure = write_sweep(self._folders, self._out)
-        except ThinetError as error:  # points that cannot be compared are points all the same
-            print(f"sweep: {len(self._folders)} points; no figure: {error}", flush=True)
-            return
-        failed = f", {self._failed} failed" if self._failed else ""
-        print(f"sweep: {len(self._folders)} points{failed}; {table} and {figure.name}", flush=True)
+
+def _accelerator(config: DictConfig) -> str:
+    return str(config.trainer.accelerator)
+
+
+def _let_workers_import_thinet() -> None:
+    """Workers do not start from run.py, so they would find only an installed thinet."""
+    here = str(Path(__file__).resolve().parents[1])
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in path:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, path)])
+
+
+def _make_portable(job_return: JobReturn, text: str, code: int) -> None:
+    """Replace an error that cannot travel to the parent: it would end the whole sweep there."""
+    try:
+        pickle.loads(pickle.dumps(job_return._return_value))
+    except Exception:
+        job_return._return_value = ThinetError(text) if code == 2 else RuntimeError(text)
 
 
 def _point(config: DictConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from thinet.datasets.images import (
     FileImages,
@@ -18,10 +17,12 @@ from thinet.datasets.images import (
     ImageView,
     TensorImages,
     clean_worker_error,
+    find_unreadable,
     read_image,
-    verify_images,
 )
+from thinet.datasets.loader import EpochLoader
 from thinet.datasets.transforms import Preprocessing
+from thinet.datasets.unreadable import UnreadableImages
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
@@ -51,27 +52,29 @@ def broken_files(folder: Path) -> list[str]:
 
 def test_broken_files_are_named_in_one_sentence(tmp_path: Path) -> None:
     for path in broken_files(tmp_path):
-        for action in (lambda p: read_image(p), lambda p: verify_images([p])):
-            with pytest.raises(ImageError) as caught:
-                action(path)
-            assert path in str(caught.value)
-            assert "repeat the command" in str(caught.value)
-            assert "\n" not in str(caught.value)
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        assert path in str(caught.value)
+        assert "repeat the command" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert find_unreadable([path]) == [caught.value.unreadable]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_sentence_survives_the_worker_process(tmp_path: Path, workers: int) -> None:
     path = broken_files(tmp_path)[0]
-    images = FileImages([path], [0])
-    view = ImageView(images, [0, 0, 0], Preprocessing(32).evaluation())
-    with pytest.raises(ImageError) as direct:
-        read_image(path)
+    view = ImageView(FileImages([path], [0]), [0, 0, 0], Preprocessing(32).evaluation())
     sentences = []
     try:  # pytest.raises would keep the loader alive in a reference cycle
-        list(DataLoader(view, num_workers=workers))
+        list(EpochLoader(view, UnreadableImages(0), num_workers=workers, batch_size=3))
     except ImageError as error:
         sentences = [str(error), str(pickle.loads(pickle.dumps(error)))]
-    assert sentences == [str(direct.value)] * 2
+    assert len(sentences) == 2
+    for sentence in sentences:
+        assert sentence.startswith(
+            f"none of the 3 images of a batch can be read, the first is {path}"
+        )
+        assert "\n" not in sentence
 
 
 def test_workers_end_at_once_after_an_error(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_workers_end_at_once_after_an_error(tmp_path: Path) -> None:
     view = ImageView(FileImages([path], [0]), [0, 0, 0], Preprocessing(32).evaluation())
     gc.collect()
     with contextlib.suppress(ImageError):
-        list(DataLoader(view, num_workers=2))
+        list(EpochLoader(view, UnreadableImages(0), num_workers=2))
     start = time.monotonic()
     gc.collect()
     assert time.monotonic() - start < 4

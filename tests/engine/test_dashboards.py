@@ -173,9 +173,9 @@ def test_tensorboard_holds_the_same_numbers(folder, series):
 def test_mlflow_holds_the_same_numbers(folder, series, monkeypatch):
     from mlflow.tracking import MlflowClient
 
-    from thinet.engine.loggers import _local_store
+    from thinet.engine.dashboards import local_store
 
-    client = MlflowClient(_local_store(folder))
+    client = MlflowClient(local_store(folder))
     experiment = client.get_experiment_by_name("thinet")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "tiny"

@@ -24,6 +24,7 @@ from thinet.engine.loggers import (
 )
 from thinet.engine.settings import Training
 from thinet.errors import ThinetError
+from thinet.messages import logging_to
 from thinet.schedule import Phase
 
 TRAINING = Training(partial(torch.optim.SGD, lr=1.0))
@@ -210,7 +211,8 @@ def test_wandb_plots_against_the_compression_rate(tmp_path, monkeypatch):
 def test_wandb_says_that_it_is_offline(tmp_path, capsys, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    close([make_wandb({}, tmp_path, "tiny", "abc125")], "success")
+    with logging_to(None):
+        close([make_wandb({}, tmp_path, "tiny", "abc125")], "success")
     assert f"wandb sync {tmp_path}" in capsys.readouterr().out
     with pytest.raises(ThinetError, match="choose auto, online or offline"):
         make_wandb({"mode": "disabled"}, tmp_path, "tiny", "abc126")
@@ -244,13 +246,14 @@ def test_mlflow_receives_everything(tmp_path, figures, model):
     log_stage([logger], ROWS[1], step=9)
     log_result([logger], RESULT, figures, model)
     close([logger], "success")
-    run = logger.experiment.get_run(logger.run_id)
-    history = logger.experiment.get_metric_history(logger.run_id, "stage/flops")
+    run_id = logger.inner.run_id
+    run = logger.experiment.get_run(run_id)
+    history = logger.experiment.get_metric_history(run_id, "stage/flops")
     assert [(m.step, m.value) for m in history] == [(6, 75), (9, 50)]
     assert run.data.metrics["slim.flops"] == 50
     assert run.data.params["ratio"] == "0.5"
     assert run.info.status == "FINISHED"
-    names = {Path(f.path).name for f in logger.experiment.list_artifacts(logger.run_id)}
+    names = {Path(f.path).name for f in logger.experiment.list_artifacts(run_id)}
     assert names == {"accuracy.png", "model.safetensors", "spec.json"}
 
 

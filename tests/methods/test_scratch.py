@@ -8,7 +8,7 @@ from torchvision.models import convnext_tiny, mobilenet_v2
 
 import thinet
 from thinet.artifacts import layer_widths, read_spec
-from thinet.engine.engine import Engine
+from thinet.engine.checkpoints import StageCheckpoint
 from thinet.errors import ThinetError
 from thinet.methods.prune import prune
 from thinet.methods.scratch import check, cut_fresh_, scratch, training_phase
@@ -49,16 +49,19 @@ def test_it_gets_as_many_epochs_as_pruning_takes(asked, epochs, make_run):
 
 def test_a_killed_training_goes_on_to_the_same_weights(make_run, tmp_path, monkeypatch):
     whole = start(make_run("method=scratch", folder=tmp_path / "whole"))
-    original, epochs = Engine._trainer_of_a_stage, []
+    original, epochs = StageCheckpoint.on_train_epoch_end, []
 
-    def stop_early(self, key, count, *args):
-        epochs.append(count)
-        return original(self, key, 2 if len(epochs) == 1 else count, *args)
+    def die_after_two(self, *args):
+        original(self, *args)
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "_trainer_of_a_stage", stop_early)
-    monkeypatch.setattr(Engine, "clear", lambda *_: None)
-    start(make_run("method=scratch", folder=tmp_path / "killed"))
+    monkeypatch.setattr(StageCheckpoint, "on_train_epoch_end", die_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        start(make_run("method=scratch", folder=tmp_path / "killed"))
     again = start(make_run("method=scratch", folder=tmp_path / "killed"))
+    assert len(epochs) == 4
     assert again["weights_by_process"] == whole["weights_by_process"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinet.datasets.images import FileImages, verify_images
+from thinet.datasets.images import FileImages
 from thinet.datasets.layout import data_root
 from thinet.datasets.module import ImageData, Parts
 from thinet.errors import ThinetError
@@ -43,7 +43,7 @@ class CUB200(ImageData):
         """Check that the three lists and the files agree, and decode an image of every class.
 
         Raises:
-            ThinetError: If they do not, or an image is broken.
+            ThinetError: If they do not.
         """
         folder = self._folder()
         entries = read_entries(folder)
@@ -51,7 +51,7 @@ class CUB200(ImageData):
         first: dict[int, str] = {}
         for entry in entries:
             first.setdefault(entry.label, entry.path)
-        verify_images(str(folder / "images" / path) for path in first.values())
+        self.decode(str(folder / "images" / path) for path in first.values())
         names = {entry.label: entry.path.partition("/")[0] for entry in entries}
         self._set_classes([names[label] for label in sorted(names)], str(folder))
 

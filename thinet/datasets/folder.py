@@ -36,12 +36,15 @@ class Folder(ImageData):
         """Check the folders, and decode some images of every class.
 
         Raises:
-            ThinetError: If the layout is wrong, a class is empty or an image is broken.
+            ThinetError: If the layout is wrong, or a class is empty.
         """
         train, *others = self._part_folders()
-        classes = check_part(train)
+        classes, some = check_part(train)
         for other in others:
-            check_same_classes(train, other, classes, check_part(other))
+            names, more = check_part(other)
+            check_same_classes(train, other, classes, names)
+            some += more
+        self.decode(some)
         self._set_classes(classes, str(train))
 
     def load_parts(self) -> Parts:

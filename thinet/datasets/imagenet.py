@@ -36,16 +36,18 @@ class ImageNet(ImageData):
         """Check that both parts have the 1000 classes, and decode some images.
 
         Raises:
-            ThinetError: If the layout is wrong, a class is empty or an image is broken.
+            ThinetError: If the layout is wrong, or a class is empty.
         """
         train, val = self._part_folders()
-        classes = check_part(train)
+        classes, some = check_part(train)
         if len(classes) != CLASSES:
             raise ThinetError(
                 f"{train} has {len(classes)} class folders instead of {CLASSES}: "
                 "complete it, or use dataset=folder for another set of classes."
             )
-        check_same_classes(train, val, classes, check_part(val))
+        names, more = check_part(val)
+        check_same_classes(train, val, classes, names)
+        self.decode([*some, *more])
         self._set_classes(classes, str(train))
 
     def load_parts(self) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -15,10 +16,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thinet.datasets.unreadable import Unreadable
 from thinet.errors import ThinetError
 
 Reader = Callable[[str], Image.Image | Tensor]
 """From a file to an image with three channels: a Pillow image, or uint8 (3, H, W)."""
+
+EXAMINED = 2000
+"""Images of a part whose content is compared when a run is resumed."""
 
 
 class ImageError(ThinetError):
@@ -33,8 +38,9 @@ class ImageError(ThinetError):
     # takes apart waits five seconds for each of its workers.
     message = "unreadable image"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, unreadable: Unreadable | None = None) -> None:
         super().__init__(clean_worker_error(message))
+        self.unreadable = unreadable
 
 
 def clean_worker_error(message: str) -> str:
@@ -62,33 +68,42 @@ def read_image(path: str) -> Image.Image:
         raise _unreadable(path, error) from error
 
 
-def verify_images(paths: Iterable[str]) -> None:
+def find_unreadable(paths: Iterable[str]) -> list[Unreadable]:
     """Decode each file coarsely, to find broken ones before long work starts.
 
     JPEGs are decoded at an eighth of their size: all data are read, most arithmetic is left out.
 
-    Raises:
-        ImageError: Naming the first file that is missing, truncated or no image.
+    Returns:
+        The files that are missing, truncated or no images.
     """
+    found = []
     for path in paths:
         try:
             with Image.open(path) as image:
                 image.draft("RGB", (1, 1))
                 image.load()
         except Exception as error:  # as above
-            raise _unreadable(path, error) from error
+            found.append(Unreadable(path, _reason(error)))
+    return found
 
 
 def _unreadable(path: str, error: Exception) -> ImageError:
+    reason = _reason(error)
     if isinstance(error, FileNotFoundError):
-        return ImageError(f"image {path} does not exist: restore it and repeat the command.")
-    if isinstance(error, UnidentifiedImageError):
-        reason = "no image format is recognised in it"
+        sentence = f"image {path} {reason}: restore it and repeat the command."
     else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    return ImageError(
-        f"image {path} cannot be read ({reason}): replace or delete it and repeat the command."
-    )
+        sentence = (
+            f"image {path} cannot be read ({reason}): replace or delete it and repeat the command."
+        )
+    return ImageError(sentence, Unreadable(path, reason))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        return "no image format is recognised in it"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Images(ABC):
@@ -103,6 +118,19 @@ class Images(ABC):
     @abstractmethod
     def load(self, index: int) -> Image.Image | Tensor:
         """Image ``index`` with three channels, before any transform."""
+
+    @abstractmethod
+    def content(self, indices: Sequence[int]) -> bytes:
+        """What tells changed images from the same ones, without decoding any."""
+
+    def digest(self) -> str:
+        """Eight digits that change when images come, go, move to another class or change.
+
+        Of the content of very many images, :data:`EXAMINED` are looked at.
+        """
+        some = np.linspace(0, len(self) - 1, min(len(self), EXAMINED)).astype(int)
+        content = self.labels.tobytes() + self.content([int(index) for index in some])
+        return hashlib.sha256(content).hexdigest()[:8]
 
 
 class FileImages(Images):
@@ -136,6 +164,18 @@ class FileImages(Images):
         """
         return self._read(self.path(index))
 
+    def content(self, indices: Sequence[int]) -> bytes:
+        """All paths, and the sizes of some files (-1 for a missing one)."""
+        sizes = [_size(self.path(index)) for index in indices]
+        return self._paths.tobytes() + repr(sizes).encode()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
 
 class TensorImages(Images):
     """Images held in memory.
@@ -153,8 +193,12 @@ class TensorImages(Images):
         """Image ``index`` as (3, H, W)."""
         return self.images[index].expand(3, -1, -1)
 
+    def content(self, indices: Sequence[int]) -> bytes:
+        """The pixels."""
+        return self.images[list(indices)].contiguous().numpy().tobytes()
 
-class ImageView(Dataset[tuple[Tensor, int]]):
+
+class ImageView(Dataset[Any]):
     """Some of the images of a part, transformed: items are ``(image, label)``.
 
     Args:
@@ -181,11 +225,19 @@ class ImageView(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        """Item ``key``, or for a pair ``(position, seed)`` that item augmented from that seed."""
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int] | Unreadable:
+        """Item ``key``, or for a pair ``(position, seed)`` that item augmented from that seed.
+
+        An image that cannot be decoded is an item too, so that a loader can leave it out.
+        """
         index, seed = key if isinstance(key, tuple) else (key, None)
         position = int(self.positions[index])
-        image = self.images.load(position)
+        try:
+            image = self.images.load(position)
+        except ImageError as error:
+            if error.unreadable is None:
+                raise
+            return error.unreadable
         label = int(self.images.labels[position])
         if seed is None:
             return self.transform(image), label

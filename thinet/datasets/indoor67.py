@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from thinet.datasets.images import FileImages, verify_images
+from thinet.datasets.images import FileImages
 from thinet.datasets.layout import data_root
 from thinet.datasets.module import ImageData, Parts
 from thinet.errors import ThinetError
@@ -37,7 +37,7 @@ class Indoor67(ImageData):
         """Check that both lists and the files agree, and decode an image of every class.
 
         Raises:
-            ThinetError: If they do not, or an image is broken.
+            ThinetError: If they do not.
         """
         folder = self._folder()
         train, test = (read_list(folder / name) for name in (TRAIN, TEST))
@@ -45,7 +45,7 @@ class Indoor67(ImageData):
         first: dict[str, str] = {}
         for entry in train:
             first.setdefault(category(entry), entry)
-        verify_images(str(folder / "Images" / entry) for entry in first.values())
+        self.decode(str(folder / "Images" / entry) for entry in first.values())
         self._set_classes(classes, str(folder))
 
     def load_parts(self) -> Parts:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from unicodedata import category
 
-from thinet.datasets.images import FileImages, Reader, read_image, verify_images
+from thinet.datasets.images import FileImages, Reader, read_image
 from thinet.errors import ThinetError
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
 EXPECTED = "expected <root>/train/<class>/<image> and <root>/test|val/<class>/<image>"
+_TURNS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 VERIFIED = 200
 """Files of a part that are decoded before work starts."""
 
@@ -70,7 +72,7 @@ def class_folders(part: Path) -> list[str]:
     try:
         with os.scandir(part) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
-            classes = sorted(entry.name for entry in visible if entry.is_dir())
+            classes = sorted(_plain_name(part, entry.name) for entry in visible if entry.is_dir())
             loose = [entry.name for entry in visible if is_image(entry.name) and entry.is_file()]
     except OSError as error:
         raise ThinetError(f"{part} cannot be read ({error.strerror}): {EXPECTED}.") from error
@@ -84,14 +86,27 @@ def class_folders(part: Path) -> list[str]:
     return classes
 
 
-def check_part(part: Path) -> list[str]:
-    """Check that every class of a part has images and decode a few of each.
+def _plain_name(part: Path, name: str) -> str:
+    """Refuse a name that would garble a terminal or a report, or cannot be written as UTF-8."""
+    # Controls, parts of characters, line separators; and marks that turn the reading direction.
+    odd = [c for c in name if category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _TURNS]
+    if odd:
+        shown = ascii(name)[1:-1][:80]
+        raise ThinetError(
+            f"the class folder {shown} of {part} has a character in its name that cannot be "
+            f"printed ({ascii(odd[0])}): rename the folder."
+        )
+    return name
+
+
+def check_part(part: Path) -> tuple[list[str], list[str]]:
+    """Check that every class of a part has images.
 
     Returns:
-        The class names.
+        The class names, and some files of each class, to be decoded before work starts.
 
     Raises:
-        ThinetError: If the layout is wrong, a class is empty or an image is broken.
+        ThinetError: If the layout is wrong or a class is empty.
     """
     classes = class_folders(part)
     each = max(VERIFIED // len(classes), 1)
@@ -104,8 +119,7 @@ def check_part(part: Path) -> list[str]:
                 "add some or delete the folder."
             )
         some += first
-    verify_images(some[:: -(-len(some) // VERIFIED)])
-    return classes
+    return classes, some[:: -(-len(some) // VERIFIED)]
 
 
 def check_same_classes(train: Path, other: Path, classes: list[str], others: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from thinet.datasets.decoders import find_reader
-from thinet.datasets.images import Images, ImageView
-from thinet.datasets.sampler import EpochLoader, EpochSampler, eval_batches
+from thinet.datasets.images import Images, ImageView, find_unreadable
+from thinet.datasets.loader import EpochLoader, TrainLoader
+from thinet.datasets.sampler import EpochSampler, eval_batches
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
+from thinet.datasets.unreadable import UnreadableImages
 from thinet.errors import ThinetError
 from thinet.seeding import derive_seed
 
@@ -50,10 +52,12 @@ class ImageData(LightningDataModule, ABC):
         mean: Mean per channel for pixels in [0, 1]; None takes the data set's own.
         std: Standard deviation per channel; None takes the data set's own.
         loader: What decodes image files; see :func:`~thinet.datasets.decoders.find_reader`.
+        max_unreadable: Fraction of all images that may be left out since they cannot be decoded.
 
     Attributes:
         classes: Names by class index, known after :meth:`check` or :meth:`setup`.
         stage_key: What is being trained; set it before a stage so that its order is its own.
+        unreadable: The images that this process has left out.
 
     Raises:
         ThinetError: If an option is out of range.
@@ -78,8 +82,14 @@ class ImageData(LightningDataModule, ABC):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         loader: str = "pil",
+        max_unreadable: float = 0.001,
     ) -> None:
         super().__init__()
+        if not 0 <= max_unreadable < 1:
+            raise ThinetError(
+                f"dataset.max_unreadable={max_unreadable} is not a fraction in [0, 1): type for "
+                "example dataset.max_unreadable=0.001, or 0 to leave out no image."
+            )
         if not 0 < val_fraction < 1:
             raise ThinetError(
                 f"dataset.val_fraction={val_fraction} is outside (0, 1): early decisions need "
@@ -101,7 +111,9 @@ class ImageData(LightningDataModule, ABC):
         self.std = tuple(std or self.default_std)
         self.preprocessing = Preprocessing(image_size, resize, crop, flip, self.mean, self.std)
         self.read = find_reader(loader)
+        self.unreadable = UnreadableImages(max_unreadable)
         self.classes: list[str] = []
+        self._identity: dict[str, str] = {}
         self.stage_key = "train"
         self._train: ImageView | None = None
 
@@ -126,12 +138,19 @@ class ImageData(LightningDataModule, ABC):
         """Read the data and split them; calling it again changes nothing.
 
         Raises:
-            ThinetError: As :meth:`check`, or if no class has an image to spare for validation.
+            ThinetError: As :meth:`check`, if too many images cannot be decoded, or if no class has
+                one to spare for validation.
         """
         if self._train is not None:
             return
         self.check()
         parts = self.load_parts()
+        named = {"train": parts.train, "val": parts.val, "test": parts.test}
+        there = {name: part for name, part in named.items() if part is not None}
+        self._identity = {
+            name: f"{len(part)} images, {part.digest()}" for name, part in there.items()
+        }
+        self.unreadable.begin(sum(map(len, there.values())))
         kept: Sequence[int] = range(len(parts.train))
         val_images = parts.val
         val_positions: Sequence[int] = range(len(parts.val or ()))
@@ -151,6 +170,16 @@ class ImageData(LightningDataModule, ABC):
         self._test = ImageView(parts.test, range(len(parts.test)), plain)
         self._train = ImageView(parts.train, kept, self.preprocessing.training())
 
+    def decode(self, paths: Iterable[str]) -> None:
+        """Decode some files and count those that are broken; a :meth:`check` calls this."""
+        for path, reason in find_unreadable(paths):
+            self.unreadable.note(path, reason)
+
+    def identity(self) -> dict[str, str]:
+        """For each part a line that changes when images come, go or change."""
+        self.setup()
+        return dict(self._identity)
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """This rank's share of the shuffled, augmented training images of the current epoch.
 
@@ -168,10 +197,13 @@ class ImageData(LightningDataModule, ABC):
         batch_size = self.batch_size // world
         epoch = self.trainer.current_epoch if self.trainer else 0
         sampler = EpochSampler(len(self._train), self.seed, self.stage_key, epoch, rank, world)
-        return self._loader(
+        return TrainLoader(
             self._train,
+            self.unreadable,
+            self._batches_done,
             batch_size=batch_size,
             sampler=sampler,
+            **self._working(),
             # a batch of one has no variance for BatchNorm
             drop_last=len(sampler) > batch_size > 1 and len(sampler) % batch_size == 1,
         )
@@ -211,18 +243,22 @@ class ImageData(LightningDataModule, ABC):
     def _eval_loader(self, view: ImageView) -> DataLoader[tuple[Tensor, int]]:
         rank, world = self._rank_and_world()
         batches = eval_batches(len(view), max(self.batch_size // world, 2), rank, world)
-        return self._loader(view, batch_sampler=batches)
+        return EpochLoader(view, self.unreadable, batch_sampler=batches, **self._working())
 
-    def _loader(self, view: ImageView, **how: Any) -> EpochLoader:
-        return EpochLoader(
-            view,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,  # from epoch to epoch of a stage
-            pin_memory=torch.cuda.is_available(),
+    def _working(self) -> dict[str, Any]:
+        """How every loader works."""
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,  # from epoch to epoch of a stage
+            "pin_memory": torch.cuda.is_available(),
             # of the loader's own, so that starting it draws nothing from the run's
-            generator=torch.Generator().manual_seed(derive_seed(self.seed, "loader")),
-            **how,
-        )
+            "generator": torch.Generator().manual_seed(derive_seed(self.seed, "loader")),
+        }
+
+    def _batches_done(self) -> int:
+        """Batches of the current epoch that the trainer has finished."""
+        assert self.trainer is not None
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:

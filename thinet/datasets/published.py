@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import tarfile
+import zipfile
+import zlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,10 @@ from torchvision.datasets import VisionDataset
 from thinet.datasets.images import TensorImages
 from thinet.datasets.module import ImageData, Parts
 from thinet.errors import ThinetError
+
+# What archives raise; torchvision compares their MD5 with its own before it opens one, and lets no
+# member of a tar or zip file out of the folder.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 class Published(ImageData):
@@ -66,7 +74,7 @@ class Published(ImageData):
             return
         try:
             self.open_part(train=True, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, *_DAMAGED) as error:
             reason = " ".join(str(error).split())[:200]
             raise ThinetError(
                 f"{self.title} could not be downloaded ({reason}): put its files into "
@@ -83,7 +91,9 @@ class Published(ImageData):
         try:
             train, test = (self.open_part(train=part, download=False) for part in (True, False))
             return Parts(self.tensors(train), test=self.tensors(test))
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError) as error:
+        except (
+            OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError, *_DAMAGED,
+        ) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:200]
             raise ThinetError(
                 f"{self.title} in dataset.root={self.root} is damaged ({reason}): delete "

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from thinet.seeding import derive_seed
 
@@ -41,6 +38,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
         self.rank = rank
         self.world = world
+        self._taken = (0, 0)
+
+    def resume(self, epoch: int, taken: int) -> None:
+        """Leave out the first ``taken`` images of this rank in ``epoch``; they were used before."""
+        self._taken = (epoch, taken)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of ``epoch``; Lightning calls this at each epoch's start."""
@@ -52,7 +54,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         base = derive_seed(self.seed, self.stage_key, self.epoch)
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed(base))
-        mine = order[self.rank :: self.world][: len(self)]
+        epoch, taken = self._taken
+        mine = order[self.rank :: self.world][taken if epoch == self.epoch else 0 : len(self)]
         return ((position, base + position) for position in mine.tolist())
 
 
@@ -75,15 +78,3 @@ def eval_batches(length: int, batch_size: int, rank: int = 0, world: int = 1) ->
     steps = -(-most // batch_size)
     mine = torch.arange(rank, length, world)
     return [chunk.tolist() for chunk in torch.tensor_split(mine, max(steps, 1)) if len(chunk)]
-
-
-class EpochLoader(DataLoader[tuple[Tensor, int]]):
-    """A DataLoader that begins to work when the first batch is asked for, not by ``iter()``.
-
-    Lightning calls ``iter()`` twice at the start of an epoch, and of a resumed one before it has
-    told the sampler which epoch it is. Begun at once, every worker would load its first batch for
-    nothing, and the others would wait for it; a resumed epoch would have another one's order.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()

@@ -12,13 +12,16 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from thinet.artifacts import layer_widths, load_state_
 from thinet.engine.loggers import RunCSVLogger
-from thinet.errors import ThinetError
+from thinet.errors import DivergedError
 from thinet.seeding import derive_seed
+
+LOOK_AT_LOSS = 50
+"""Batches between two looks at the loss, which make an accelerator wait."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -53,6 +56,9 @@ class Classifier(LightningModule):
         self._make_optimizer, self._rate = make_optimizer, rate
         self._steps_per_epoch, self._smoothing = steps_per_epoch, label_smoothing
         self._seed, self._first_step = seed, first_step
+        self.mean_loss = MeanMetric(
+            nan_strategy="disable"
+        )  # of the epoch so far; a checkpoint within it has it too
         self.accuracy = MetricCollection(
             {
                 "top1": MulticlassAccuracy(num_classes, average="micro"),
@@ -71,33 +77,45 @@ class Classifier(LightningModule):
             if isinstance(logger, RunCSVLogger):
                 logger.rewind(self._first_step + self.global_step)
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout: an epoch that is run again after a kill draws the same numbers."""
-        torch.manual_seed(derive_seed(self._seed, "epoch", self.current_epoch, self.global_rank))
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout: a batch that is run again after a kill draws the same numbers."""
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(self._seed, "batch", *place))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy of one batch."""
+        """Cross-entropy of one batch.
+
+        Raises:
+            ThinetError: If it has not been finite for some time.
+        """
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self._smoothing)
+        if index % LOOK_AT_LOSS == LOOK_AT_LOSS - 1:
+            self._refuse_divergence(self.trainer.strategy.reduce(loss.detach()))
+        self.mean_loss.update(loss.detach(), weight=len(labels))
         self.log("step", float(self._first_step + self.global_step + 1))
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("train/lr", rates[0], on_step=True, on_epoch=False)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stop at once when training has diverged; place the row of the epoch.
+        """Log the loss, stop when training has diverged, place the row of the epoch.
 
         Raises:
             ThinetError: If the mean loss of the epoch is not finite.
         """
-        loss = self.trainer.callback_metrics.get("train/loss")
-        if loss is not None and not bool(torch.isfinite(loss)):
-            raise ThinetError(
+        loss = self.mean_loss.compute()
+        self.mean_loss.reset()
+        self._refuse_divergence(loss)
+        self.log("train/loss", loss, prog_bar=True, rank_zero_only=True)
+        self._log_step()
+
+    def _refuse_divergence(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise DivergedError(
                 f"training diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
                 "type smaller learning rates, for example finetune.stage.lr=1e-3 baseline.lr=1e-2."
             )
-        self._log_step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count hits."""
@@ -145,11 +163,16 @@ class Classifier(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint says what shape its network has."""
+        """A checkpoint says what shape its network has, and the loss of the epoch so far."""
         checkpoint["thinet_widths"] = json.dumps(layer_widths(self.network))
+        with self.mean_loss.sync_context():  # of all processes
+            checkpoint["thinet_loss"] = [self.mean_loss.mean_value, self.mean_loss.weight]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the network the shapes of the checkpoint before its weights are loaded."""
+        if self.global_rank == 0:
+            total, weight = (value.to(self.device) for value in checkpoint["thinet_loss"])
+            self.mean_loss.mean_value, self.mean_loss.weight = total, weight
         prefix = "network."
         state = {
             name.removeprefix(prefix): tensor

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from thinet.artifacts import dump_state
+from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
+from thinet.engine.checkpoints import AtomicCheckpointIO, SignalsAsBefore, StageCheckpoint
 from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
-from thinet.errors import ThinetError
+from thinet.errors import Terminated, ThinetError
 from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
 from thinet.seeding import derive_seed
@@ -81,7 +86,8 @@ class Engine:
             split: ``val`` (early decisions) or ``test`` (final figures).
         """
         module = self._classifier(network)
-        trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
+        title, calm = f"evaluating on {split}", SignalsAsBefore()
+        trainer = self._trainer(title, logger=False, callbacks=[calm])
         run = trainer.validate if split == "val" else trainer.test
         (found,) = _call(run, module, datamodule=self.data, verbose=False)
         return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])
@@ -101,10 +107,14 @@ class Engine:
             phases: At least one epoch in all.
             training: Optimizer and loss.
             key: What is trained: order and augmentation of the images derive from it.
-            folder: For the checkpoint of the last epoch, removed at the end.
+            folder: For the checkpoint of the last epoch.
 
         Returns:
             Validation accuracy after the last epoch.
+
+        Raises:
+            DivergedError: If the loss is no longer finite.
+            Terminated: If the process was told to end; a checkpoint has been written.
         """
         self.data.stage_key = key
         rate = learning_rate(phases)
@@ -120,8 +130,15 @@ class Engine:
             derive_seed(self.seed, key),
             self.step,
         )
-        trainer = self._trainer_of_a_stage(key, epochs, training, folder)
         checkpoint = folder / CHECKPOINT
+        keeper = StageCheckpoint(checkpoint, self.devices.checkpoint_minutes)
+        trainer = self._trainer(
+            key,
+            logger=self.loggers or False,
+            callbacks=[keeper],
+            max_epochs=epochs,
+            gradient_clip_val=training.clip_norm,
+        )
         resumed = checkpoint if checkpoint.exists() else None
         try:
             _call(trainer.fit, module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
@@ -132,6 +149,8 @@ class Engine:
             raise ThinetError(
                 f"{checkpoint} is damaged ({reason}): delete it and type the same command again."
             ) from error
+        if any(self.gather(keeper.told_to_stop)):  # in the last epoch; its checkpoint is there
+            raise Terminated
         self.step += epochs * steps
         self._share(network)
         network.cpu()
@@ -141,8 +160,9 @@ class Engine:
         return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
 
     def calibration(self, sampling: Sampling, batch: int) -> Calibration:
-        """The calibration images, decoded once, on this process."""
-        loader = DataLoader(self.data.calibration(), batch_size=batch)
+        """The calibration images that can be decoded, decoded once, on this process."""
+        view = self.data.calibration()
+        loader = EpochLoader(view, self.data.unreadable, batch_size=batch)
         images: list[Tensor] = []
         labels: list[Tensor] = []
         for some, classes in loader:
@@ -161,26 +181,32 @@ class Engine:
     def start_processes(self) -> None:
         """Let Lightning start the other processes before anything is shared between them."""
         if self.world > 1:
-            trainer = self._trainer("start", logger=False, callbacks=[], limit_val_batches=1)
+            trainer = self._trainer(
+                "start", logger=False, callbacks=[SignalsAsBefore()], limit_val_batches=1
+            )
             channels = self.data.input_shape[0]
             tiny = nn.Sequential(
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
             )
             trainer.validate(self._classifier(tiny), datamodule=self.data, verbose=False)
+            started = getattr(trainer.strategy.launcher, "procs", [])
+            atexit.register(_end, started)
 
     def clear(self, folder: Path) -> None:
         """Remove what :meth:`fit` kept for resuming."""
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, on every process."""
+        found = [value] * self.world
+        if self.world > 1:
+            torch.distributed.all_gather_object(found, value)
+        return found
+
     def digests(self, network: nn.Module) -> list[str]:
         """SHA-256 of the network's weights on each process, the same for all if all is well."""
-        own = hashlib.sha256(dump_state(network)).hexdigest()
-        if self.world == 1:
-            return [own]
-        found: list[str] = [""] * self.world
-        torch.distributed.all_gather_object(found, own)
-        return found
+        return self.gather(hashlib.sha256(dump_state(network)).hexdigest())
 
     def _share(self, network: nn.Module) -> None:
         """The first process's tensors for all: DDP leaves each its own BatchNorm statistics."""
@@ -205,26 +231,6 @@ class Engine:
         batches = len(self.data.train_dataloader())
         return min(batches, self.devices.max_steps_per_epoch or batches)
 
-    def _trainer_of_a_stage(
-        self, key: str, epochs: int, training: Training, folder: Path
-    ) -> Trainer:
-        """A Trainer that logs and keeps the checkpoint of its last epoch."""
-        keeper = ModelCheckpoint(
-            dirpath=folder,
-            filename=Path(CHECKPOINT).stem,
-            monitor=None,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        return self._trainer(
-            key,
-            logger=self.loggers or False,
-            callbacks=[keeper],
-            max_epochs=epochs,
-            gradient_clip_val=training.clip_norm,
-        )
-
     def _trainer(self, title: str, **settings: Any) -> Trainer:
         devices = self.devices
         progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
@@ -243,11 +249,31 @@ class Engine:
                 "enable_model_summary": False,
                 "enable_progress_bar": bar,
                 "enable_checkpointing": "max_epochs" in settings,
+                "plugins": _plugins(),
                 "log_every_n_steps": 10,
                 **settings,
                 "callbacks": [*settings["callbacks"], *progress],
             }
         )
+
+
+def _end(processes: Sequence[Popen[Any]], patience: float = 20.0) -> None:
+    """Leave no process behind; they end with this one unless they hang in a collective call."""
+    end = time.monotonic() + patience
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except TimeoutExpired:
+            process.kill()
+
+
+def _plugins() -> list[Any]:
+    """How checkpoints are written; and, under SLURM, that Lightning does not requeue by itself.
+
+    It would look for its own checkpoint in every Trainer of a run, hence in the wrong stage.
+    """
+    environment = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [AtomicCheckpointIO(), *environment]
 
 
 def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:

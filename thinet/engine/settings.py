@@ -19,6 +19,7 @@ class Devices:
         precision: Of training and evaluation: ``32-true``, ``bf16-mixed``, ``16-mixed``.
         progress: See :func:`thinet.engine.progress.progress_callbacks`.
         deterministic: Ask for deterministic GPU kernels.
+        checkpoint_minutes: Between checkpoints within an epoch; each epoch ends with one anyway.
         max_steps_per_epoch: Cut epochs short, for trying things out; null for whole epochs.
     """
 
@@ -29,6 +30,7 @@ class Devices:
     precision: str = "32-true"
     progress: str = "auto"
     deterministic: bool = False
+    checkpoint_minutes: float = 15.0
     max_steps_per_epoch: int | None = None
 
 

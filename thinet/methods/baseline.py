@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import nn
 from thinet.artifacts import Spec, load, load_state_, read_spec, read_state, save
 from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
-from thinet.files import read_json, write_json_atomic
+from thinet.files import check_space, read_json, write_json_atomic
 from thinet.job import Job
+from thinet.lock import one_at_a_time
 from thinet.messages import say
 from thinet.metrics import cost, latency_ms
 from thinet.models import build
@@ -22,6 +24,11 @@ from thinet.models.weights import WeightsReport, load_weights
 from thinet.saved import SPEC, WEIGHTS, saved_folder
 from thinet.seeding import derive_seed
 from thinet.slimmed import in_original, narrow_
+
+ACCURACY = "accuracy.json"
+IMAGES = "data.json"
+COPIES = 12
+"""Times the size of a network's weights that a run needs on the disk, checkpoints and all."""
 
 
 def network_spec(job: Job, kept: Mapping[str, Sequence[int]] | None = None, **more: Any) -> Spec:
@@ -76,9 +83,12 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     """Load the full network, or train it and keep it for the next run.
 
     Raises:
-        ThinetError: If it has to be trained, but ``baseline.train=never``.
+        ThinetError: If it has to be trained, but ``baseline.train=never``; or if the disk has too
+            little space for the run.
     """
     network = build_network(job)
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    check_space(folder, COPIES * size + 20_000_000)
     report = _load(job, network)
     if report.loaded:
         say(f"baseline: {report.loaded} tensors from {report.source}")
@@ -95,21 +105,40 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     train = job.baseline.train == "always" or (job.baseline.train == "auto" and needed)
     if not train:
         return network
-    if (job.cache / SPEC).exists():
-        try:
-            cached = load(job.cache)
-            say(f"baseline: trained before, from {job.cache}")
-        except ThinetError as error:
-            say(f"baseline: {error} Training it again.")
-        else:
-            return cached.train()
+    if not job.baseline.phase.epochs:
+        return _cached(job) or network
+    wait = partial(say, "baseline: another run is training it; waiting for that one")
+    lock = job.cache.with_name(f"{job.cache.name}.lock")
+    with one_at_a_time(lock, engine.rank == 0, engine.agree, wait):
+        return _cached(job) or _train(job, engine, network, folder / "stages" / "baseline")
+
+
+def _cached(job: Job) -> nn.Module | None:
+    """The baseline that an earlier run trained on the same images."""
+    if not (job.cache / SPEC).exists():
+        return None
+    images = job.cache / IMAGES
+    if images.exists() and read_json(images) != job.data.identity():
+        say("baseline: the data set has changed since it was trained; training it again")
+        return None
+    try:
+        cached = load(job.cache)
+    except ThinetError as error:
+        say(f"baseline: {error} Training it again.")
+        return None
+    say(f"baseline: trained before, from {job.cache}")
+    return cached.train()
+
+
+def _train(job: Job, engine: Engine, network: nn.Module, own: Path) -> nn.Module:
+    """Train the baseline and keep it; ``spec.json``, written last, says that it is complete."""
     phase = job.baseline.phase
-    if not phase.epochs:
-        return network
     say(f"baseline: training {job.model.name} for {phase.epochs} epochs")
-    own = folder / "stages" / "baseline"
     engine.fit(network, [phase], job.baseline.training, "baseline", own)
     if engine.rank == 0:
+        for stale in (SPEC, ACCURACY):
+            (job.cache / stale).unlink(missing_ok=True)
+        write_json_atomic(job.cache / IMAGES, job.data.identity())
         save(network, job.cache, network_spec(job))
     engine.barrier()
     engine.clear(own)
@@ -142,7 +171,7 @@ def _dense(values: Sequence[float]) -> str:
 
 def baseline_metrics(job: Job, engine: Engine, network: nn.Module) -> dict[str, Any]:
     """Figures of the baseline; the points of a sweep share its accuracies like its weights."""
-    path = job.cache / "accuracy.json"
+    path = job.cache / ACCURACY
     shared = engine.world == 1  # processes must not disagree on whether to evaluate
     if shared and path.exists():
         shape = tuple(job.data.input_shape)

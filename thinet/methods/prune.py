@@ -13,6 +13,7 @@ from torch import nn
 from thinet.artifacts import dump_state, save
 from thinet.engine.loggers import log_stage
 from thinet.engine.settings import Accuracy
+from thinet.errors import DivergedError
 from thinet.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.job import Job
 from thinet.messages import say
@@ -26,6 +27,7 @@ from thinet.methods.baseline import (
     restore_network,
 )
 from thinet.methods.inspection import inspecting
+from thinet.methods.lastgood import BASELINE, keep_last_good, last_good
 from thinet.methods.run import Run
 from thinet.methods.widths import find_counts
 from thinet.metrics import latencies_ms
@@ -37,7 +39,6 @@ from thinet.statistics import Reference
 from thinet.surgery import trace
 
 CUTS = True
-BASELINE = "stages/baseline.safetensors"
 
 
 def check(job: Job) -> None:
@@ -107,8 +108,7 @@ def _start(run: Run) -> nn.Module:
             write_bytes_atomic(run.folder / BASELINE, dump_state(network))
         run.save_state()
     else:
-        last = BASELINE if not done else f"stages/{done - 1:03d}/model.safetensors"
-        network = restore_network(run.job, run.folder / last)
+        network = restore_network(run.job, last_good(run))
         planned = f" of {len(run.plan.stages)}" if run.found_plan is not None else ""
         say(f"resuming after {done}{planned} stages")
     say(f"baseline: test top-1 {100 * run.state.baseline['top1']:.2f} %")
@@ -121,9 +121,12 @@ def _stage(run: Run, network: nn.Module, stage: Stage) -> nn.Module:
     network, cut = _cut(run, network, stage, folder)
     accuracy = _best_known(cut)
     if stage.phases:
-        accuracy = run.engine.fit(
-            network, stage.phases, run.job.training, f"stage {stage.name}", folder / "fit"
-        )
+        try:
+            accuracy = run.engine.fit(
+                network, stage.phases, run.job.training, f"stage {stage.name}", folder / "fit"
+            )
+        except DivergedError as error:
+            raise keep_last_good(run, error) from error
     _finish(run, network, stage, cut, accuracy, time.monotonic() - began)
     return network
 

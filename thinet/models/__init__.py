@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import typing
 from typing import Any
 
+import torchvision
 from torch import nn
 
 from thinet.errors import ThinetError
+from thinet.trust import PLACES, VARIABLE, find_target
 
 SMALL_IMAGE = 64
 """Up to this image size (pixels) ImageNet networks get a stem or pool for small inputs."""
 
-_PACKAGES = ("thinet.models", "torchvision.models")
+_LARGEST = 2**20  # of any number that a network is built with
 
 
 def build(target: str, **arguments: Any) -> nn.Module:
@@ -35,6 +36,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
         ThinetError: If the name is not that of a builder, or the arguments do not fit it.
     """
     builder = _builder(target)
+    _check_arguments(target, arguments)
     try:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
@@ -42,33 +44,65 @@ def build(target: str, **arguments: Any) -> nn.Module:
             f"{target} cannot be called with {sorted(arguments)} ({error}): "
             "save the network again with this version of thinet."
         ) from error
-    network: nn.Module = builder(**arguments)
+    try:
+        network: nn.Module = builder(**arguments)
+    except ThinetError:
+        raise
+    except Exception as error:  # constructors complain in every way there is
+        reason = " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+        raise ThinetError(
+            f"{target} cannot be built with these arguments ({reason}): correct them."
+        ) from error
     return network
+
+
+def _check_arguments(target: str, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that no network is built with, or that would fetch weights."""
+    for key, value in arguments.items():
+        if key.startswith(("weights", "pretrained")) and value not in (None, False):
+            raise ThinetError(
+                f"{key} of {target} is refused, because building a network fetches nothing: "
+                "leave it out, and give weights with model.weights."
+            )
+        most = {"num_classes": _LARGEST, "image_size": 4096}.get(key)
+        good = _is_plain(value) if most is None else type(value) is int and 1 <= value <= most
+        if not good:
+            raise ThinetError(
+                f"{key[:60]}={repr(value)[:60]} of {target} is nothing a network is built with: "
+                "give a number, a name or a short list of those."
+            )
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and len(value) <= 1024 and all(_is_plain(v, depth - 1) for v in value)
+    if isinstance(value, str):
+        return len(value) <= 200 and value.isprintable()
+    return value is None or (isinstance(value, (int, float)) and abs(value) <= _LARGEST)
 
 
 def _builder(target: str) -> Any:
     refusal = ThinetError(
-        f"{target!r} does not name a network builder below thinet.models or torchvision.models: "
-        "load only networks that thinet saved, such as thinet.models.vgg.vgg16."
+        f"{target[:200]!r} does not name a network builder below thinet.models or "
+        "torchvision.models: load only networks that thinet saved, such as "
+        f"thinet.models.vgg.vgg16, or start with {VARIABLE}=<the package of your own networks>."
     )
-    module_name, _, name = target.rpartition(".")
-    words = target.split(".")
-    if not _is_below(module_name) or not all(w.isidentifier() and w[0] != "_" for w in words):
-        raise refusal
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        found = find_target(target, PLACES["model.build"], "target")
+    except ThinetError as error:
         raise refusal from error
-    if not _is_below(getattr(found, "__module__", "")):
-        raise refusal
     result = found if inspect.isclass(found) else _declared_result(found)
     if not (inspect.isclass(result) and issubclass(result, nn.Module)):
+        raise refusal
+    # Of torchvision only what takes no weights by itself: its detectors fetch a backbone.
+    if found.__module__.startswith("torchvision.") and not _classifies(found):
         raise refusal
     return found
 
 
-def _is_below(module_name: str) -> bool:
-    return any(module_name == p or module_name.startswith(p + ".") for p in _PACKAGES)
+def _classifies(found: Any) -> bool:
+    names = torchvision.models.list_models(module=torchvision.models)
+    return getattr(found, "__name__", "") in names
 
 
 def _declared_result(found: Any) -> Any:

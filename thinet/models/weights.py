@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import textwrap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -17,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from thinet.errors import ThinetError
+from thinet.headers import read_header
 from thinet.models.fit import State, drop_foreign_heads_, fit_
 from thinet.models.timm_net import is_timm, published_state
 
@@ -76,8 +78,14 @@ def load_weights(network: nn.Module, source: str, architecture: str | None = Non
         state, mean, std = _published(network, source.upper(), architecture)
     else:
         state = _read_file(Path(source).expanduser())
-    adapted = fit_(network, state)
-    foreign = drop_foreign_heads_(network, state)
+    try:
+        adapted = fit_(network, state)
+        foreign = drop_foreign_heads_(network, state)
+    except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        raise ThinetError(
+            f"the weights {source} are of another architecture ({_brief(error)}): "
+            "type model=<the one they were trained for>, or model.weights=none."
+        ) from error
     own = network.state_dict()
     wanted = {key: w for key, w in own.items() if key.rpartition(".")[0] not in foreign}
     _check_match(wanted, state, source)
@@ -147,10 +155,12 @@ def _read_file(path: Path) -> State:
         )
     try:
         if path.suffix == ".safetensors":
+            read_header(path)
             content: Any = safetensors.torch.load_file(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pickle protocols, on foreign files
+                _refuse_bomb(path)
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's text advises to load the file unsafely: not with files from strangers.
@@ -174,11 +184,29 @@ def _read_file(path: Path) -> State:
     return state
 
 
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch stores tensors as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed")
+
+
 def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(map(_is_entry, content.items()))
+
+
+def _is_entry(entry: tuple[Any, Any]) -> bool:
+    """Whether it is a name of usual length with numbers that lie in memory, each at its place."""
+    name, tensor = entry
     return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+        isinstance(name, str)
+        and len(name) <= 500
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+        and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
     )
 
 

@@ -1,0 +1,160 @@
+"""Checkpoints within an epoch, and SIGTERM: nothing is lost, the bits are the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from thinet.engine.checkpoints import AtomicCheckpointIO
+from thinet.engine.classifier import Classifier
+from thinet.engine.loggers import RunCSVLogger
+from thinet.engine.settings import Training
+from thinet.errors import Terminated, ThinetError
+from thinet.schedule import Phase
+
+PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
+KEY = "stage 1"
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _handler():
+    """A handler of the caller's, which must be in place again after every fit."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def often(engine):
+    """An engine that writes a checkpoint after every step."""
+    engine.devices = replace(engine.devices, checkpoint_minutes=0, max_steps_per_epoch=STEPS)
+    return engine
+
+
+def fit(engine, network, training, folder):
+    engine.loggers, engine.step = [RunCSVLogger(folder)], 0
+    accuracy = engine.fit(network, PHASES, training, KEY, folder / "fit")
+    for logger in engine.loggers:
+        logger.save()
+    return accuracy, network.state_dict(), (folder / "metrics.csv").read_text()
+
+
+WHOLE = {}
+
+
+@pytest.fixture
+def undisturbed(often, training, make_network, tmp_path):
+    if not WHOLE:
+        (tmp_path / "whole").mkdir()
+        WHOLE["found"] = fit(often, make_network(), training, tmp_path / "whole")
+    return WHOLE["found"]
+
+
+def same(found, wanted):
+    assert found[0] == wanted[0]
+    assert all(torch.equal(found[1][key], wanted[1][key]) for key in wanted[1])
+    assert found[2] == wanted[2], "metrics.csv differs"
+
+
+@pytest.mark.parametrize("after", range(12))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_kill_within_an_epoch_loses_one_step(
+    workers, after, often, training, make_network, tmp_path, kill, undisturbed
+):
+    if workers and after not in (2, 9):
+        pytest.skip("starting processes takes time")
+    often.data.num_workers = workers
+    kill("step", after)
+    with pytest.raises(BaseException, match=r"^$"):
+        fit(often, make_network(), training, tmp_path)
+    torch.manual_seed(99)
+    repeated = []
+    counting = Training(
+        partial(CountingSGD, log=repeated, lr=1.0, momentum=0.9, weight_decay=1e-3), 0.1, 2.0
+    )
+    same(fit(often, make_network(), counting, tmp_path), undisturbed)
+    assert len(repeated) == 12 - after
+
+
+class CountingSGD(torch.optim.SGD):
+    def __init__(self, parameters, log, **settings):
+        super().__init__(parameters, **settings)
+        self.log = log
+
+    def step(self, closure=None):
+        self.log.append(1)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("after", [0, 2, 3, 4, 7, 10, 11])
+def test_sigterm_ends_after_the_step_with_a_checkpoint(
+    after, often, training, make_network, tmp_path, monkeypatch, undisturbed
+):
+    often.devices = replace(often.devices, checkpoint_minutes=60)
+    original, calls = Classifier.training_step, []
+
+    def told(self, *args):
+        calls.append(1)
+        if len(calls) == after + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", told)
+    with pytest.raises(Terminated):
+        fit(often, make_network(), training, tmp_path)
+    first = len(calls)
+    assert first <= after + 2, "it went on"
+    same(fit(often, make_network(), training, tmp_path), undisturbed)
+    assert len(calls) == 12, "steps were repeated"
+
+
+@pytest.mark.parametrize("hook", ["validation_step", "on_validation_epoch_end"])
+def test_sigterm_in_a_validation_does_not_change_its_result(
+    hook, often, training, make_network, tmp_path, monkeypatch, undisturbed
+):
+    original, calls = getattr(Classifier, hook), []
+
+    def told(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, hook, told)
+    with pytest.raises(Terminated):
+        fit(often, make_network(), training, tmp_path)
+    same(fit(often, make_network(), training, tmp_path), undisturbed)
+
+
+def test_sigterm_in_an_evaluation_does_what_it_did_before(often, make_network, monkeypatch):
+    original = Classifier.test_step
+
+    def told(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, "test_step", told)
+    with pytest.raises(KeyboardInterrupt):  # that is what the caller's handler raises
+        often.evaluate(make_network(), "test")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ThinetError, match="free some space"):
+        AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(3)}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,89 @@
+"""Loaders that begin late, leave out what cannot be read, and go on within an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from thinet.datasets.images import ImageError
+from thinet.datasets.sampler import EpochSampler
+from thinet.datasets.unreadable import Unreadable, UnreadableImages
+
+Batch = tuple[Tensor, Tensor]
+
+
+class EpochLoader(DataLoader[tuple[Tensor, int]]):
+    """A DataLoader that begins to work when the first batch is asked for, not by ``iter()``.
+
+    Lightning calls ``iter()`` twice at the start of an epoch, and of a resumed one before it has
+    told the sampler which epoch it is. Begun at once, every worker would load its first batch for
+    nothing, and the others would wait for it; a resumed epoch would have another one's order.
+
+    Args:
+        view: The images.
+        unreadable: Where images are noted that are left out of their batch.
+        how: See :class:`torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, view: Any, unreadable: UnreadableImages, **how: Any) -> None:
+        super().__init__(view, collate_fn=collate_readable, **how)
+        self.unreadable = unreadable
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for images, labels, left_out in super().__iter__():
+            for path, reason in left_out:
+                self.unreadable.note(path, reason)
+            yield images, labels
+
+
+class TrainLoader(EpochLoader):
+    """An :class:`EpochLoader` that a checkpoint taken within an epoch can set to its place.
+
+    Lightning saves and restores it by the two methods below.
+
+    Args:
+        view: The images.
+        unreadable: See :class:`EpochLoader`.
+        done: How many batches of the current epoch have been trained on; batches that the workers
+            have prepared meanwhile do not count.
+        how: See :class:`torch.utils.data.DataLoader`; the sampler is an :class:`EpochSampler`.
+    """
+
+    sampler: EpochSampler
+
+    def __init__(
+        self, view: Any, unreadable: UnreadableImages, done: Callable[[], int], **how: Any
+    ) -> None:
+        super().__init__(view, unreadable, **how)
+        self.done = done
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches are done."""
+        return {"epoch": self.sampler.epoch, "batches": self.done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out the batches that are done when that epoch is loaded."""
+        assert self.batch_size is not None
+        self.sampler.resume(state["epoch"], state["batches"] * self.batch_size)
+
+
+def collate_readable(
+    items: Sequence[tuple[Tensor, int] | Unreadable],
+) -> tuple[Tensor, Tensor, list[Unreadable]]:
+    """A batch of the images that could be read, and the others.
+
+    Raises:
+        ImageError: If none could be read.
+    """
+    left_out = [item for item in items if isinstance(item, Unreadable)]
+    readable = [item for item in items if not isinstance(item, Unreadable)]
+    if not readable:
+        raise ImageError(
+            f"none of the {len(items)} images of a batch can be read, the first is "
+            f"{left_out[0].path} ({left_out[0].reason}): repair the data set."
+        )
+    images, labels = default_collate(readable)
+    return images, labels, left_out

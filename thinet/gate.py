@@ -1,0 +1,331 @@
+"""What a composed configuration may ask of Hydra: judged before Hydra acts on it.
+
+Hydra makes callbacks, launchers and log handlers by name, writes where the configuration says and
+sets environment variables. Any recipe in ``conf/`` can set all of that, and it may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from thinet.errors import ThinetError
+from thinet.launching import check_launcher, check_sweeper
+from thinet.trust import PLACES, VARIABLE, check_target, find_class, is_single_name
+
+_ENVIRONMENT = re.compile(
+    r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
+)
+_SETTABLE = re.compile(
+    r"((OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)|TZ"
+    r"|NCCL_(DEBUG|SOCKET_IFNAME|IB_DISABLE|P2P_DISABLE)|WANDB_MODE)"
+)
+_HANDLERS = ("logging.StreamHandler", "logging.NullHandler", "logging.FileHandler")
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+_LARGEST = 2**20  # bytes of a YAML file
+
+
+def install() -> None:
+    """Put the gate between the files and Hydra, in this process; twice is once."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    _wrap(ConfigLoaderImpl, "load_configuration", _judged)
+    _wrap(ConfigLoaderImpl, "_process_config_searchpath", _search_path_judged)
+    _wrap(FileConfigSource, "load_config", _file_judged)
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
+    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
+        OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
+
+
+def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+    inner = getattr(owner, name)
+    if getattr(inner, "judged", False):
+        return
+
+    @wraps(inner)
+    def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(inner, self, *args, **kwargs)
+
+    outer.judged = True  # type: ignore[attr-defined]
+    setattr(owner, name, outer)
+
+
+def _judged(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> DictConfig:
+    cfg: DictConfig = inner(*args, **kwargs)
+    check_composed(cfg)
+    return cfg
+
+
+def _search_path_judged(
+    inner: Callable[..., Any], loader: Any, config_name: Any, overrides: Any, repo: Any
+) -> None:
+    loaded = None if config_name is None else repo.load_config(config_path=config_name)
+    asked = [] if loaded is None else OmegaConf.select(loaded.config, "hydra.searchpath") or []
+    typed = [one.value() for one in overrides if one.get_key_element() == "hydra.searchpath"]
+    for path in [*asked, *(path for paths in typed if isinstance(paths, list) for path in paths)]:
+        if "://" in str(path) and not str(path).startswith("file://"):
+            raise ThinetError(
+                f"hydra.searchpath={path} is refused, because looking for files in a Python "
+                "package runs it: give a folder, hydra.searchpath=[file:///path/to/conf]."
+            )
+    inner(loader, config_name, overrides, repo)
+
+
+def _file_judged(inner: Callable[..., Any], source: Any, config_path: str) -> Any:
+    path = Path(source.path) / source._normalize_file_name(config_path)
+    if path.is_file():  # Hydra has its own words for a missing one
+        check_yaml(path)
+    elif path.exists():
+        raise ThinetError(f"{path} is not a regular file: give a YAML file.")
+    try:
+        return inner(source, config_path)
+    except RecursionError as error:
+        raise ThinetError(f"{path} is nested too deeply: write it flatter.") from error
+
+
+def check_yaml(path: Path) -> None:
+    """Refuse a YAML file that is too large, or whose aliases stand for a great many values.
+
+    Raises:
+        ThinetError: If so.
+    """
+    import yaml
+
+    if path.stat().st_size > _LARGEST:
+        raise ThinetError(
+            f"{path} has more than {_LARGEST} bytes: a configuration is a short text file."
+        )
+    text = path.read_bytes()
+    if b"&" not in text or b"*" not in text:
+        return
+    try:
+        size = _expanded(yaml.compose(text, yaml.SafeLoader), {})
+    except (RecursionError, KeyError):
+        size = _LARGEST + 1
+    except (yaml.YAMLError, ValueError):
+        return  # Hydra has its own words for this
+    if size > _LARGEST:
+        raise ThinetError(
+            f"{path} repeats itself too often by its aliases (&name, *name): write it without them."
+        )
+
+
+def _expanded(node: Any, known: dict[int, int | None]) -> int:
+    """Values in a tree in which nodes are shared; a ``KeyError`` if one contains itself."""
+    if node is None:
+        return 1
+    if id(node) in known:
+        size = known[id(node)]
+        if size is None:
+            raise KeyError
+        return size
+    known[id(node)] = None
+    inner = node.value if isinstance(node.value, list) else []
+    parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+    total = 1 + sum(_expanded(part, known) for part in parts)
+    known[id(node)] = total
+    return total
+
+
+def check_composed(cfg: DictConfig) -> None:
+    """Judge a whole configuration.
+
+    Raises:
+        ThinetError: With one sentence about the first thing that is refused.
+    """
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    hydra = raw.pop("hydra", None)
+    for place, key, value in walk(raw):
+        if key == "_target_":
+            if place not in PLACES:
+                raise ThinetError(
+                    f"{place}._target_={str(value)[:60]!r} is refused, because nothing is made "
+                    f"at this place: only {', '.join(PLACES)} name classes."
+                )
+            check_target(value, PLACES[place], f"{place}._target_")
+        elif key.startswith("_") and key.endswith("_"):
+            raise ThinetError(
+                f"{place}.{key} is refused, because Hydra would take it as a command: leave it out."
+            )
+    _check_method(raw)
+    _check_name(cfg)
+    if hydra is not None:
+        _check_hydra(cfg, hydra)
+
+
+def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every key below a node, as the dotted place of its mapping, the key and the value."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield place, str(key), value
+            yield from walk(value, f"{place}.{key}".removeprefix("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from walk(value, place)
+
+
+def _check_method(raw: Mapping[str, Any]) -> None:
+    method = raw.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else None
+    if isinstance(name, str) and not re.fullmatch(r"[a-z_]+", name):
+        raise ThinetError(
+            f"method.name={name[:60]!r} is not a method: choose one with method=prune, "
+            "method=scratch, method=train or method=sensitivity."
+        )
+
+
+def _check_name(cfg: DictConfig) -> None:
+    if "name" not in cfg:
+        return
+    try:
+        name = str(cfg.name)
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):
+        return  # thinet.config.check has the words for it
+    if not is_single_name(name):
+        raise ThinetError(
+            f"name={name[:60]!r} cannot be the name of a run's folder: type a name without "
+            "slashes and special characters, and the place with paths.outputs=<folder>."
+        )
+
+
+def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
+    for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+        _refuse_references(cfg.hydra.get(part), f"hydra.{part}")
+    callbacks = hydra.get("callbacks") or {}
+    for name, node in callbacks.items():
+        _check_callback(f"hydra.callbacks.{name}", node)
+    # It is also what brings this gate into the processes of a sweep.
+    own = any(node["_target_"] == "thinet.sweep.SweepCallback" for node in callbacks.values())
+    if "paths" in cfg and not own:
+        raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")
+    check_launcher(hydra.get("launcher"))
+    check_sweeper(hydra.get("sweeper"))
+    for part in ("job_logging", "hydra_logging"):
+        _check_logging(hydra.get(part), f"hydra.{part}")
+    job = hydra.get("job") or {}
+    for name in job.get("env_set") or {}:
+        if not _SETTABLE.fullmatch(str(name)):
+            raise ThinetError(
+                f"hydra.job.env_set.{name} is refused, because such a variable can make programs "
+                "run others: set it in the shell, before python run.py."
+            )
+    if not is_single_name(str(job.get("name", "run"))):
+        raise ThinetError("hydra.job.name is refused: give the run a name with name=<name>.")
+    _check_folders(cfg, hydra)
+
+
+def _refuse_references(node: Any, place: str) -> None:
+    """Refuse nodes that are taken from elsewhere in the configuration, past the checks here."""
+    from omegaconf import ListConfig
+
+    if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
+        return
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        inside = f"{place}.{key}"
+        if not OmegaConf.is_interpolation(node, key):
+            _refuse_references(node._get_node(key), inside)
+            continue
+        text = str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[call-overload]
+        try:
+            scalar = not OmegaConf.is_config(node[key])
+        except OmegaConfBaseException:  # what Hydra fills in later
+            scalar = re.fullmatch(r"\$\{hydra[.:][\w.]+\}", text) is not None or text[-1:] != "}"
+        if not scalar:
+            raise ThinetError(f"{inside}={text[:60]} is refused: write its value in full.")
+
+
+def _check_callback(place: str, node: Any) -> None:
+    from hydra.experimental.callback import Callback
+
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ThinetError(f"{place} is refused: a callback is a mapping with a _target_.")
+    for where, key, value in walk(node):
+        if key == "_target_" and not where:
+            find_class(value, Callback, ("thinet",), f"{place}._target_")
+        elif key.startswith("_"):
+            raise ThinetError(f"{place}.{where}{key} is refused: leave it out.")
+
+
+def _check_logging(node: Any, place: str) -> None:
+    if node is None:
+        return
+    for where, key, value in walk(node if isinstance(node, Mapping) else {place: node}):
+        inside = f"{place}.{where}.{key}".replace("..", ".")
+        wrong = (
+            key in ("()", ".")
+            or (key == "class" and not (where.startswith("handlers.") and value in _HANDLERS))
+            or (key == "filename" and value != _LOG_FILE)
+            or any("ext://" in str(v) and v not in _STREAMS for v in _leaves(value))
+            or any("cfg://" in str(v) for v in _leaves(value))
+        )
+        if wrong:
+            raise ThinetError(
+                f"{inside} is refused, because it could run code or write elsewhere: choose "
+                f"{place.replace('.', '/')}=none, default, stdout or disabled."
+            )
+
+
+def _leaves(value: Any) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if not isinstance(one, (Mapping, list))]
+
+
+def _check_folders(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
+    """Hydra's own files lie in the run's folder and in ``paths.outputs``."""
+    outputs = OmegaConf.select(cfg, "paths.outputs", throw_on_resolution_failure=False)
+    if outputs is None:
+        return  # another application's configuration, or thinet.config.check says so
+    from thinet.config import run_folder
+
+    allowed = [Path(str(outputs))]
+    try:
+        allowed.append(run_folder(cfg))
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):
+        return
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        found = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        if found is not None and not any(_is_inside(Path(str(found)), one) for one in allowed):
+            raise ThinetError(
+                f"{key}={found} is refused, because Hydra's files belong to the run: "
+                "type paths.outputs=<folder>."
+            )
+    for key, value in (
+        ("hydra.sweep.subdir", (hydra.get("sweep") or {}).get("subdir")),
+        ("hydra.output_subdir", hydra.get("output_subdir")),
+    ):
+        plain = re.sub(r"\$\{[\w.:]+\}", "x", str(value))
+        if value is not None and not is_single_name(plain):
+            raise ThinetError(f"{key}={str(value)[:60]} is refused: give one folder's name.")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    inside, outside = (os.path.abspath(os.path.expanduser(one)) for one in (path, folder))
+    return inside == outside or inside.startswith(outside.rstrip("/") + "/")
+
+
+def _environment(name: Any, *default: Any) -> Any:
+    """What ``${oc.env:NAME}`` stands for: no key or password gets into a run's records."""
+    if not _ENVIRONMENT.fullmatch(str(name)):
+        raise ThinetError(
+            f"${{oc.env:{str(name)[:60]}}} is refused, because configurations are written to files "
+            'and dashboards: give the value on the command line, key="$NAME".'
+        )
+    if str(name) not in os.environ and not default:
+        raise ThinetError(f"the environment variable {name} is not set: export {name}=<value>.")
+    return os.environ.get(str(name), *default)
+
+
+def _refuse_resolver(*_: Any) -> Any:
+    raise ThinetError(
+        "${oc.create:...} and ${oc.decode:...} are refused in a configuration: write the value "
+        f"itself ({VARIABLE} does not change this)."
+    )
