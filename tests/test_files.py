@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from thinet.errors import ThinetError
-from thinet.files import read_json, write_bytes_atomic, write_json_atomic, write_text_atomic
+from thinet.files import (
+    check_space,
+    read_json,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -62,3 +70,10 @@ def test_unreadable_json_is_one_sentence(tmp_path):
             read_json(tmp_path / "bad.json")
     with pytest.raises(ThinetError, match="cannot be read as JSON"):
         read_json(tmp_path)
+
+
+def test_a_disk_with_too_little_space_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    check_space(tmp_path / "not" / "there", 4_000_000)
+    with pytest.raises(ThinetError, match="with 5 MB free, and this run needs about 6 MB: free"):
+        check_space(tmp_path / "not" / "there", 6_000_000)

@@ -17,7 +17,7 @@ def accident(error: BaseException) -> str | None:
     Args:
         error: Whatever ended a run.
     """
-    text = str(error)
+    text = f"{error} {error.__cause__ or ''}"
     if re.search(r"/torch_\d+|shared memory|shm", text) and re.search(r"No space|Bus|bus", text):
         return (
             "the loader processes have too little shared memory (/dev/shm): type a smaller "
@@ -42,8 +42,8 @@ def accident(error: BaseException) -> str | None:
             "calibration.batch_size or dataset.calibration_per_class."
         )
     if "DataLoader worker" in text:
-        reason = re.search(r"killed by signal: ([^.]*)\.|exited unexpectedly", text)
-        how = reason[1] if reason and reason[1] else "it ended unexpectedly"
+        reason = re.search(r"killed by signal: (\w+)", text)
+        how = reason[1] if reason else "it ended unexpectedly"
         return (
             f"a process that loads images died ({how}; often for want of memory): {_AGAIN}, with "
             "a smaller dataset.num_workers if it happens again."

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from thinet.errors import ThinetError
@@ -31,16 +31,17 @@ _HANDLERS = ("logging.StreamHandler", "logging.NullHandler", "logging.FileHandle
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 _LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 _LARGEST = 2**20  # bytes of a YAML file
+_DEEPEST = 160
 
 
 def install() -> None:
     """Put the gate between the files and Hydra, in this process; twice is once."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.config_repository import ConfigRepository
 
     _wrap(ConfigLoaderImpl, "load_configuration", _judged)
     _wrap(ConfigLoaderImpl, "_process_config_searchpath", _search_path_judged)
-    _wrap(FileConfigSource, "load_config", _file_judged)
+    _wrap(ConfigRepository, "load_config", _file_judged)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
         OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
@@ -80,20 +81,17 @@ def _search_path_judged(
     inner(loader, config_name, overrides, repo)
 
 
-def _file_judged(inner: Callable[..., Any], source: Any, config_path: str) -> Any:
-    path = Path(source.path) / source._normalize_file_name(config_path)
-    if path.is_file():  # Hydra has its own words for a missing one
-        check_yaml(path)
-    elif path.exists():
-        raise ThinetError(f"{path} is not a regular file: give a YAML file.")
-    try:
-        return inner(source, config_path)
-    except RecursionError as error:
-        raise ThinetError(f"{path} is nested too deeply: write it flatter.") from error
+def _file_judged(inner: Callable[..., Any], repository: Any, config_path: str) -> Any:
+    for source in repository.get_sources():
+        if source.scheme() == "file":
+            path = Path(source.path) / source._normalize_file_name(config_path)
+            if path.is_file():  # Hydra has its own words for a missing one
+                check_yaml(path)
+    return inner(repository, config_path)
 
 
 def check_yaml(path: Path) -> None:
-    """Refuse a YAML file that is too large, or whose aliases stand for a great many values.
+    """Refuse a YAML file that is too large or too deep, or means too many values by its aliases.
 
     Raises:
         ThinetError: If so.
@@ -105,6 +103,8 @@ def check_yaml(path: Path) -> None:
             f"{path} has more than {_LARGEST} bytes: a configuration is a short text file."
         )
     text = path.read_bytes()
+    if _depth(text) > _DEEPEST:
+        raise ThinetError(f"{path} is nested too deeply: write it flatter.")
     if b"&" not in text or b"*" not in text:
         return
     try:
@@ -117,6 +117,19 @@ def check_yaml(path: Path) -> None:
         raise ThinetError(
             f"{path} repeats itself too often by its aliases (&name, *name): write it without them."
         )
+
+
+def _depth(text: bytes) -> int:
+    """At least as deep as a YAML text is nested, by its brackets and by what its lines begin with.
+
+    The parser would find out by running out of stack.
+    """
+    deepest = depth = 0
+    for bracket in re.findall(rb"[][{}]", text):
+        depth = max(depth + (1 if bracket in b"[{" else -1), 0)
+        deepest = max(deepest, depth)
+    lines = re.split(rb"[\r\n]", text)
+    return max(deepest, *(len(line) - len(line.lstrip(b" -?:")) for line in lines))
 
 
 def _expanded(node: Any, known: dict[int, int | None]) -> int:
@@ -225,16 +238,16 @@ def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
 
 def _refuse_references(node: Any, place: str) -> None:
     """Refuse nodes that are taken from elsewhere in the configuration, past the checks here."""
-    from omegaconf import ListConfig
-
     if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
         return
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
         inside = f"{place}.{key}"
         if not OmegaConf.is_interpolation(node, key):
             _refuse_references(node._get_node(key), inside)
             continue
-        text = str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[call-overload]
+        text = str(raw[key])
         try:
             scalar = not OmegaConf.is_config(node[key])
         except OmegaConfBaseException:  # what Hydra fills in later

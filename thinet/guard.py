@@ -70,11 +70,23 @@ def guarded(main: Callable[[], Any]) -> None:
     Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C, 143
     for SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     sweep_errors.reset()
-    asked = bool(os.environ.get("HYDRA_FULL_ERROR")) or "traceback=true" in sys.argv
+    setting = os.environ.get("HYDRA_FULL_ERROR")
+    asked = bool(setting) or "traceback=true" in sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
     JobReturn.return_value = property(_value, JobReturn.return_value.fset)  # type: ignore
+    try:
+        _call(main, asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if setting is not None:
+            os.environ["HYDRA_FULL_ERROR"] = setting
+
+
+def _call(main: Callable[[], Any], asked: bool) -> None:
+    """Call it, and end the process if it fails; with its traceback if one is asked for."""
     try:
         main()
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log = logging.getLogger("thinet")
@@ -25,12 +25,24 @@ def say(text: str) -> None:
         _log.info(text)
 
 
+class _RunLog(logging.FileHandler):
+    """``run.log``, which is a convenience: a full disk is found out by what has to be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing; the console has the line."""
+
+    def close(self) -> None:
+        """Close the file, whatever was left to write."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logging_to(folder: Path | None) -> Iterator[None]:
     """Show lines on the console and append them to ``run.log`` in ``folder``."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if folder is not None and is_first_process():
-        file = logging.FileHandler(folder / "run.log")
+        file = _RunLog(folder / "run.log")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
     _log.setLevel(logging.INFO)

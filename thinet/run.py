@@ -103,7 +103,7 @@ def _discard_if_unused(folder: Path) -> None:
     for one in made:
         if is_first_process() and one.is_dir():
             found = {path.name for path in one.iterdir()}
-            if found <= {".hydra", "run.log", LOCK}:
+            if found <= {".hydra", "run.log", "state.json", LOCK}:
                 shutil.rmtree(one, ignore_errors=True)
 
 

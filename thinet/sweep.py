@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import pickle
 import sys
@@ -38,6 +39,7 @@ class SweepCallback(Callback):
         self._points: Points | None = None
         self._grouped = False
         self._parent = os.getpid()
+        self._start_method = multiprocessing.get_start_method()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Choose the folder; the same sweep typed again has the same one, whatever runs it."""
@@ -78,6 +80,8 @@ class SweepCallback(Callback):
         # Ray's workers end by themselves, and submitit's are jobs of their own.
         if config.hydra.mode == RunMode.MULTIRUN and "joblib" in config.hydra.launcher._target_:
             end_with(self._parent)
+            # joblib's own way of starting processes is the default there; a loader's fail by it.
+            multiprocessing.set_start_method(self._start_method, force=True)
         if self._points is not None and GROUP not in os.environ:
             os.environ[GROUP] = self._points.out.name
             self._grouped = True
@@ -89,6 +93,7 @@ class SweepCallback(Callback):
             self._grouped = False
         if config.hydra.mode != RunMode.MULTIRUN or self._points is None or config.dry_run is True:
             return
+        job_return.cfg = job_return.hydra_cfg = None  # Hydra would hold every point's until the end
         failed = job_return.status == JobStatus.FAILED
         if failed:
             text, code = sentence(job_return._return_value)

@@ -151,7 +151,7 @@ def read_regular(path: Path, limit: int, advice: str) -> bytes:
                 f"{path} has {found.st_size} bytes, more than the {limit} that such a file can "
                 f"have: {advice}."
             )
-        return file.read(limit + 1)
+        return file.read(found.st_size)
 
 
 def is_single_name(text: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import random
 import shutil
@@ -52,8 +53,12 @@ def start(preset: str, outputs: Path, grid: tuple[str, ...] = GRID) -> subproces
 
 
 def finished(outputs: Path) -> dict[str, int]:
-    """The time at which each finished run wrote its result."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in outputs.glob("*/result.json")}
+    """The time at which each run that is complete wrote its result."""
+    found = {}
+    for path in outputs.glob("*/state.json"):
+        if json.loads(path.read_text())["status"] == "complete":
+            found[path.parent.name] = (path.parent / "result.json").stat().st_mtime_ns
+    return found
 
 
 def table(outputs: Path) -> list[dict[str, str]]:
@@ -64,7 +69,7 @@ def table(outputs: Path) -> list[dict[str, str]]:
 
 
 def times_worked(outputs: Path) -> dict[str, int]:
-    """How often each run was worked on to its end, by its log."""
+    """How often each run came to its end by work, by its log; a kill may follow just then."""
     logs = {path.parent.name: path.read_text() for path in outputs.glob("*/run.log")}
     return {name: text.count("accuracies on the test set") - text.count("has been run before")
             for name, text in logs.items()}  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from thinet.datasets.folder import Folder
+from thinet.datasets.images import ImageView
 from thinet.errors import ThinetError
 
 Tree = Callable[..., Path]
@@ -86,6 +87,19 @@ def test_a_file_is_counted_once(tree: Tree, caplog: pytest.LogCaptureFixture) ->
     for _ in range(3):
         list(data.test_dataloader())
     assert len(data.unreadable.found) == 1
+
+
+def test_examples_are_readable(tree: Tree) -> None:
+    root = tree(LAYOUT)
+    view = folder(root).calibration()
+    wanted = torch.stack([view[1][0], view[len(view) - 2][0]])
+    spoil(root, *(f"train/{path}" for path in paths_of(view, [0, -1])))
+    assert torch.equal(folder(root, max_unreadable=0.1).examples(), wanted)
+
+
+def paths_of(view: ImageView, places: list[int]) -> list[str]:
+    found = [view.images.path(int(view.positions[place])) for place in places]
+    return [str(Path(path).relative_to(Path(path).parents[1])) for path in found]
 
 
 def test_a_batch_without_any_readable_image_is_an_error(tree: Tree) -> None:

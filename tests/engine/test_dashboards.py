@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from thinet.engine.loggers import GROUP, close, make_wandb
@@ -196,7 +197,17 @@ def test_the_points_of_a_sweep_share_a_group_and_later_runs_do_not(tmp_path, mon
     monkeypatch.delenv(GROUP, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     config = OmegaConf.create(
-        {"hydra": {"overrides": {"task": ["ratio=0.3,0.5"]}}, "paths": {"outputs": str(tmp_path)}}
+        {
+            "dry_run": True,
+            "trainer": {"accelerator": "cpu"},
+            "paths": {"outputs": str(tmp_path)},
+            "hydra": {
+                "mode": "MULTIRUN",
+                "overrides": {"task": ["ratio=0.3,0.5"]},
+                "launcher": {"_target_": "basic"},
+                "sweeper": {"_target_": "basic"},
+            },
+        }
     )
 
     def group_of(name, **settings):
@@ -208,8 +219,10 @@ def test_the_points_of_a_sweep_share_a_group_and_later_runs_do_not(tmp_path, mon
 
     sweep = SweepCallback()
     sweep.on_multirun_start(config)
+    sweep.on_job_start(config)
     group = group_of("point")
     assert group.startswith("ratio-")
     assert group_of("named", group="mine") == "mine"
+    sweep.on_job_end(config, JobReturn())
     sweep.on_multirun_end(config)
     assert not group_of("later")

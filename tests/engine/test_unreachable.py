@@ -9,11 +9,11 @@ import re
 import shutil
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.engine.wandb_server import WandbServer, serving
 from thinet.engine import loggers as sent
 from thinet.engine.loggers import close, log_stage, make_mlflow, make_tensorboard, make_wandb
 from thinet.engine.steady import Steady
@@ -22,9 +22,7 @@ from thinet.files import read_json
 from thinet.messages import logging_to
 from thinet.run import run
 
-pytest.importorskip("wandb")
-sys.path.insert(0, str(Path(__file__).parent))
-from wandb_server import WandbServer, serving
+wandb = pytest.importorskip("wandb")
 
 ROW = {"compression_rate": 0.25, "top1": 0.5}
 QUICK = {"start_timeout": 2, "finish_timeout": 2}
@@ -33,8 +31,6 @@ QUICK = {"start_timeout": 2, "finish_timeout": 2}
 @pytest.fixture
 def server(monkeypatch):
     """A W&B server that is well until told otherwise; its client would use it for every run."""
-    import wandb
-
     wandb.teardown()  # the service of earlier tests knows another server
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -65,8 +61,6 @@ def session(folder: Path, fault, capsys, **settings) -> str:
 
 def wandb_file(folder: Path) -> bytes:
     """What is on disk to upload later; the service may write it after it was given up waiting."""
-    import wandb
-
     wandb.teardown()
     (path,) = folder.glob("wandb/*run-*/*.wandb")
     return path.read_bytes()
@@ -97,8 +91,6 @@ def test_a_server_that_fails_in_the_middle(fault, server, tmp_path, capsys):
     assert line.startswith("W&B failed and gets nothing more (")
     assert line.endswith(f"upload later with: wandb sync {folder}")
     assert wandb_file(tmp_path).count(b"stage/top1") >= 2  # also what was logged after the fault
-    import wandb
-
     assert wandb.run is None  # a later run of the process would go on in this one
 
 
@@ -208,7 +200,7 @@ def test_mlflow_by_itself_would_try_for_minutes(tmp_path, monkeypatch):
     for key in ("MAX_RETRIES", "TIMEOUT"):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{key}", "")
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{key}")
-    make_mlflow({}, tmp_path, "a", "b")
+    make_mlflow({"tracking_uri": "http://127.0.0.1:1"}, tmp_path, "a", "b")
     from mlflow.environment_variables import (
         MLFLOW_HTTP_REQUEST_MAX_RETRIES,
         MLFLOW_HTTP_REQUEST_TIMEOUT,

@@ -24,13 +24,13 @@ METRICS = {
 STAGE = {
     "index", "name", "layers", "epochs", "seconds", "compression_rate", "flops", "macs", "params",
     "weights", "size_mb", "latency_ms", "top1_plain", "top5_plain", "top1_recalibrated",
-    "top5_recalibrated", "top1", "top5",
+    "top5_recalibrated", "top1", "top5", "peak_memory_mb", "peak_memory_of",
 }  # fmt: skip
 LAYER = {
     "stage", "layer", "filters_before", "filters_after", "ratio", "kept", "flops_before",
     "flops_after", "params_before", "params_after", "rows", "error", "error_corrected",
 }  # fmt: skip
-TIMES = {"seconds", "latency_ms"}
+TIMES = {"seconds", "latency_ms", "peak_memory_mb"}
 
 
 class KilledError(BaseException):

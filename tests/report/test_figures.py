@@ -146,3 +146,21 @@ def test_figures_leave_pyplot_alone(make_result: Make, tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("draw", [accuracy_figure, cost_figure])
+@pytest.mark.parametrize("count", [1, 5, 54, 102, 400])
+def test_labels_of_many_stages_do_not_touch_and_the_last_is_there(
+    make_result: Make, count: int, draw: Callable[..., Any]
+) -> None:
+    figure = draw(make_result(count))
+    FigureCanvasAgg(figure).draw()
+    (ax,) = figure.axes
+    labels = [one for one in ax.get_xticklabels() if one.get_text()]
+    boxes = [one.get_window_extent() for one in labels]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    assert labels[0].get_text().startswith("baseline")
+    assert ax.get_xticks()[-1] == pytest.approx(ax.get_xlim()[1] - 0.4)
+    assert figure.get_figwidth() <= 12.5
+    ends = sorted((one.get_window_extent() for one in ax.texts), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 for lower, upper in pairwise(ends))

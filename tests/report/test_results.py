@@ -68,3 +68,11 @@ def test_command(make_result: Make) -> None:
     assert rebuilt.startswith("python run.py method=prune model=vgg16 dataset=digits")
     assert "'ratio={features.*:0.5}' seed=0" in rebuilt
     assert results.command(make_result(command="python run.py -m")) == "python run.py -m"
+
+
+def test_peak_memory_is_that_of_the_hungriest_stage(make_result: Make) -> None:
+    result = make_result(3)
+    assert results.peak_memory(result) == ""  # of a run by an earlier version
+    for stage, used in zip(result["stages"], (500.4, 812.6, 30.0), strict=True):
+        stage |= {"peak_memory_mb": used, "peak_memory_of": "process" if used > 100 else "GPU"}
+    assert results.peak_memory(result) == "813 MB at most (process)"

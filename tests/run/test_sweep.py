@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from thinet.config import check
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_points_share_a_baseline_and_a_failed_one_is_listed(type_, tiny, tmp_path):
@@ -29,3 +38,20 @@ def test_typed_again_it_only_shows_what_is_there(type_, tiny, tmp_path):
     assert again.code == 0
     assert again.out.count("has been run before") == 2
     assert len(list((tmp_path / "outputs" / "sweeps").iterdir())) == 1
+
+
+TEXT = (ROOT / "docs" / "sweeps.md").read_text().replace("\\\n", " ")
+COMMANDS = re.findall(r"^(?:srun .*|torchrun .*|\s+)?(?:python )?run\.py (.*)$", TEXT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_docs_are_valid(line, compose):
+    words = [word for word in shlex.split(line.replace("<folder>", "MINE")) if word != "-m"]
+    config = check(compose(*[word.split(",")[0] for word in words]))
+    assert config["method"]["name"] == "prune"
+
+
+def test_the_docs_have_a_command_for_every_preset():
+    presets = {path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml")}
+    assert presets <= set(re.findall(r"sweep=(\w+)", TEXT))
+    assert len(COMMANDS) >= 8

@@ -94,7 +94,7 @@ def _plain_name(part: Path, name: str) -> str:
         shown = ascii(name)[1:-1][:80]
         raise ThinetError(
             f"the class folder {shown} of {part} has a character in its name that cannot be "
-            f"printed ({ascii(odd[0])}): rename the folder."
+            f"printed ({odd[0]!a}): rename the folder."
         )
     return name
 

@@ -18,7 +18,7 @@ from thinet.datasets.loader import EpochLoader, TrainLoader
 from thinet.datasets.sampler import EpochSampler, eval_batches
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
-from thinet.datasets.unreadable import UnreadableImages
+from thinet.datasets.unreadable import Unreadable, UnreadableImages
 from thinet.errors import ThinetError
 from thinet.seeding import derive_seed
 
@@ -230,6 +230,16 @@ class ImageData(LightningDataModule, ABC):
             train.labels, self.calibration_per_class, derive_seed(self.seed, "calibration")
         )
         return ImageView(train.images, train.positions[chosen], train.transform)
+
+    def examples(self) -> Tensor:
+        """The first and the last calibration image that can be decoded, ``(2, 3, H, W)``."""
+        view = self.calibration()
+
+        def first(positions: Iterable[int]) -> Tensor:
+            items = (view[position] for position in positions)
+            return next(item[0] for item in items if not isinstance(item, Unreadable))
+
+        return torch.stack([first(range(len(view))), first(reversed(range(len(view))))])
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int

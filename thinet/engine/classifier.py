@@ -93,21 +93,21 @@ class Classifier(LightningModule):
         if index % LOOK_AT_LOSS == LOOK_AT_LOSS - 1:
             self._refuse_divergence(self.trainer.strategy.reduce(loss.detach()))
         self.mean_loss.update(loss.detach(), weight=len(labels))
+        self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("step", float(self._first_step + self.global_step + 1))
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("train/lr", rates[0], on_step=True, on_epoch=False)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the loss, stop when training has diverged, place the row of the epoch.
+        """Stop at once when training has diverged; place the row of the epoch.
 
         Raises:
-            ThinetError: If the mean loss of the epoch is not finite.
+            DivergedError: If the mean loss of the epoch is not finite.
         """
-        loss = self.mean_loss.compute()
-        self.mean_loss.reset()
-        self._refuse_divergence(loss)
-        self.log("train/loss", loss, prog_bar=True, rank_zero_only=True)
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None:
+            self._refuse_divergence(loss)
         self._log_step()
 
     def _refuse_divergence(self, loss: Tensor) -> None:
@@ -165,12 +165,13 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint says what shape its network has, and the loss of the epoch so far."""
         checkpoint["thinet_widths"] = json.dumps(layer_widths(self.network))
-        with self.mean_loss.sync_context():  # of all processes
-            checkpoint["thinet_loss"] = [self.mean_loss.mean_value, self.mean_loss.weight]
+        if not self.trainer.is_last_batch:
+            with self.mean_loss.sync_context():  # of all processes
+                checkpoint["thinet_loss"] = [self.mean_loss.mean_value, self.mean_loss.weight]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the network the shapes of the checkpoint before its weights are loaded."""
-        if self.global_rank == 0:
+        if self.global_rank == 0 and "thinet_loss" in checkpoint:
             total, weight = (value.to(self.device) for value in checkpoint["thinet_loss"])
             self.mean_loss.mean_value, self.mean_loss.weight = total, weight
         prefix = "network."

@@ -84,6 +84,7 @@ def _wandb_logger(
     """Start a run; not by ``offline=True``, with which Lightning sends all later runs offline."""
     from pytorch_lightning.loggers import WandbLogger
 
+    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
     logger = WandbLogger(
         project=settings.get("project") or "thinet",
         entity=settings.get("entity"),
@@ -97,7 +98,7 @@ def _wandb_logger(
         resume="allow",
         save_dir=str(folder),
         settings=_timeouts(settings),
-        **({"mode": "offline"} if offline else {}),
+        **mode,
     )
     if is_first():
         run = logger.experiment
@@ -172,6 +173,7 @@ def _restart_wandb() -> None:
 
     with contextlib.suppress(Exception):
         wandb.teardown()
+    wandb.run = None  # a run that could not be finished; the next logger would go on in it
 
 
 def make_tensorboard(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Steady:

@@ -14,10 +14,10 @@ from subprocess import Popen, TimeoutExpired
 from typing import Any, TypeVar
 
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
 
 from thinet.artifacts import dump_state

@@ -30,7 +30,7 @@ from thinet.methods.inspection import inspecting
 from thinet.methods.lastgood import BASELINE, keep_last_good, last_good
 from thinet.methods.run import Run
 from thinet.methods.widths import find_counts
-from thinet.metrics import latencies_ms
+from thinet.metrics import PeakMemory, latencies_ms
 from thinet.plan import make_plan, show_plan, try_stages
 from thinet.pruning import Calibration, prune_group_
 from thinet.reconstruction import recalibrate_
@@ -59,9 +59,8 @@ def prune(run: Run) -> dict[str, Any]:
         if run.writes:
             show_plan(run.found_plan)
         run.save_state()
-    images = run.job.data.calibration()
     left = run.plan.stages[len(run.state.stages) :]
-    try_stages(network, left, torch.stack([images[0][0], images[-1][0]]))
+    try_stages(network, left, run.job.data.examples())
     for stage in left:
         network = _stage(run, network, stage)
     slim = _slim_metrics(run, network)
@@ -116,7 +115,7 @@ def _start(run: Run) -> nn.Module:
 
 
 def _stage(run: Run, network: nn.Module, stage: Stage) -> nn.Module:
-    began = time.monotonic()
+    began, memory = time.monotonic(), PeakMemory(run.engine.device)
     folder = run.stage_folder(stage.index)
     network, cut = _cut(run, network, stage, folder)
     accuracy = _best_known(cut)
@@ -127,7 +126,7 @@ def _stage(run: Run, network: nn.Module, stage: Stage) -> nn.Module:
             )
         except DivergedError as error:
             raise keep_last_good(run, error) from error
-    _finish(run, network, stage, cut, accuracy, time.monotonic() - began)
+    _finish(run, network, stage, cut, accuracy, time.monotonic() - began, memory)
     return network
 
 
@@ -221,6 +220,7 @@ def _finish(
     cut: dict[str, Any],
     accuracy: Accuracy,
     seconds: float,
+    memory: PeakMemory,
 ) -> None:
     """Record a finished stage; only then is what it needed to resume removed."""
     state, baseline = run.state, run.state.baseline
@@ -233,6 +233,8 @@ def _finish(
         "layers": list(stage.counts),
         "epochs": stage.epochs,
         "seconds": seconds,
+        "peak_memory_mb": memory.mb(),
+        "peak_memory_of": memory.of,
         "compression_rate": 1 - costs["flops"] / baseline["flops"],
         **costs,
         **{f"{key}_plain": value for key, value in cut["plain"].items()},

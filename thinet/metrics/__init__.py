@@ -1,6 +1,7 @@
-"""What a network costs."""
+"""What a network costs, and what finding that out does."""
 
 from thinet.metrics.cost import Cost, cost, layer_costs
 from thinet.metrics.latency import latencies_ms, latency_ms
+from thinet.metrics.memory import PeakMemory
 
-__all__ = ["Cost", "cost", "latencies_ms", "latency_ms", "layer_costs"]
+__all__ = ["Cost", "PeakMemory", "cost", "latencies_ms", "latency_ms", "layer_costs"]

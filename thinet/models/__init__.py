@@ -36,7 +36,6 @@ def build(target: str, **arguments: Any) -> nn.Module:
         ThinetError: If the name is not that of a builder, or the arguments do not fit it.
     """
     builder = _builder(target)
-    _check_arguments(target, arguments)
     try:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
@@ -44,6 +43,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
             f"{target} cannot be called with {sorted(arguments)} ({error}): "
             "save the network again with this version of thinet."
         ) from error
+    _check_arguments(target, arguments)
     try:
         network: nn.Module = builder(**arguments)
     except ThinetError:

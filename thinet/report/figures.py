@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYERS_PER_COLUMN = 56
+LABEL_POINTS = 9  # what a turned label takes of the axis, 72 to the inch
 
 
 def accuracy_figure(result: dict[str, Any]) -> Figure:
@@ -204,9 +205,18 @@ def _stage_axis(ax: Axes, result: dict[str, Any], width: float, final: bool) -> 
     between = "\n" if upright else "  "
     labels = [f"{name}{between}{rate}".rstrip() for name, rate in zip(names, removed, strict=True)]
     size = 8 if not upright and len(names) <= 30 else 7.5
-    ax.set_xticks(range(len(names)), labels, size=size, rotation=0 if upright else 90)
+    places = _labelled(len(names), width)
+    ax.set_xticks(
+        places, [labels[place] for place in places], size=size, rotation=0 if upright else 90
+    )
     ax.set_xlabel("stage, and FLOPs removed so far")
     ax.set_xlim(-0.4, len(names) - 0.6)
+
+
+def _labelled(places: int, width: float) -> list[int]:
+    """Places whose turned labels do not touch: all, or every second, third ... and the last."""
+    every = math.ceil(places * LABEL_POINTS / ((width - 2.2) * 72))
+    return [*range(0, places - every, every), places - 1] if places else []
 
 
 def _legend(ax: Axes) -> None:

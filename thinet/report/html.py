@@ -20,6 +20,7 @@ from thinet.report.results import (
     command,
     compare,
     headline,
+    peak_memory,
     pruned_layers,
     subject,
 )
@@ -63,6 +64,7 @@ def write_report(result: dict[str, Any], folder: str | Path) -> Path:
         ],
         lines_below=sensitivity_lines(result) if result.get("sensitivity") else [],
         stages=result.get("stages") or [],
+        memory=peak_memory(result),
         layers=pruned_layers(result),
         config=_yaml(result.get("config") or {}),
         environment=result.get("environment") or {},

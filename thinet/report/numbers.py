@@ -77,9 +77,9 @@ def seconds(duration: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def megabytes(size: float | None) -> str:
+def megabytes(size: float | None, digits: int = 2) -> str:
     """Write a size given in megabytes: ``'527.79 MB'``."""
-    return f"{size:.2f} MB" if size is not None and math.isfinite(size) else MISSING
+    return f"{size:.{digits}f} MB" if size is not None and math.isfinite(size) else MISSING
 
 
 def milliseconds(duration: float | None) -> str:

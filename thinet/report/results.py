@@ -83,6 +83,15 @@ def before_finetuning(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]
     return [(label, accuracy) for label, accuracy in named if accuracy]
 
 
+def peak_memory(result: dict[str, Any]) -> str:
+    """Write the most memory a stage took, and of what; nothing if no stage measured it."""
+    measured = [stage for stage in result.get("stages") or [] if stage.get("peak_memory_mb")]
+    if not measured:
+        return ""
+    most = max(measured, key=lambda stage: float(stage["peak_memory_mb"]))
+    return f"{numbers.megabytes(most['peak_memory_mb'], 0)} at most ({most['peak_memory_of']})"
+
+
 def pruned_layers(result: dict[str, Any]) -> list[dict[str, Any]]:
     """List the layers, one record each: a layer slimmed in several stages keeps its first width."""
     merged: dict[str, dict[str, Any]] = {}

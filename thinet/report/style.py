@@ -123,7 +123,10 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel], size: float = 9) -> None:
     The y limits must be final, since distances in points depend on them.
     """
     low, high = ax.get_ylim()
-    inches = ax.get_figure(root=True).get_figheight() * 0.7  # type: ignore[union-attr]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # names of stages below the axes take what they need of it
+    inches = ax.get_window_extent().height / figure.dpi
     lines = max((label.text.count("\n") + 1 for label in labels), default=1)
     gap = (high - low) * size * (1.3 * lines + 0.15) / 72 / inches
     heights = spread([label.y for label in labels], gap, low, high)

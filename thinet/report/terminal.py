@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thinet.report import numbers
-from thinet.report.results import before_finetuning, compare, headline, subject
+from thinet.report.results import before_finetuning, compare, headline, peak_memory, subject
 from thinet.report.sensitivity import sensitivity_lines, sensitivity_table
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def print_result(result: dict[str, Any], console: Console | None = None) -> None
             highlight=False,
         )
     console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")
+    if memory := peak_memory(result):
+        console.print(f"peak memory of the stages: {memory}", highlight=False)
     if result.get("sensitivity"):
         console.print()
         console.print(sensitivity_table(result))
