@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from thinet.config import register_resolvers
+from thinet.identity import register_resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
 TINY = (

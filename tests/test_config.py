@@ -10,8 +10,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from thinet.config import baseline_fingerprint, build, check, fingerprint, plain, run_folder
+from thinet.config import build, check
 from thinet.errors import ThinetError
+from thinet.identity import baseline_fingerprint, fingerprint, plain, run_folder
 
 ROOT = Path(__file__).parents[1]
 

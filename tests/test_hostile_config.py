@@ -13,9 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 import thinet.guard  # puts the gate in
 from thinet.config import build, check
 from thinet.errors import ThinetError
-from thinet.gate import check_composed, check_yaml
+from thinet.gate import check_composed
 from thinet.methods.baseline import build_network
 from thinet.trust import find_class, find_target
+from thinet.yamlfile import check_yaml
 
 CONF = Path(__file__).parents[1] / "conf"
 EVIL = "import pathlib; pathlib.Path({!r}).write_text('ran')"
@@ -33,7 +34,7 @@ def hydra_compose(tmp_path, monkeypatch):
             (folder / "evil.yaml").write_text("# @package _global_\n" + yaml.safe_dump(recipe))
             places = [f"hydra.searchpath=[file://{tmp_path}/theirs]", "experiment=evil"]
         GlobalHydra.instance().clear()
-        thinet.config.register_resolvers()
+        thinet.identity.register_resolvers()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", [f"paths.outputs={tmp_path / 'outputs'}", *places, *overrides])
 

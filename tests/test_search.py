@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from thinet.config import build, check, fingerprint
+from thinet.config import build, check
 from thinet.errors import ThinetError
+from thinet.identity import fingerprint
 from thinet.plan import make_plan
 from thinet.search import layer_ratios
 

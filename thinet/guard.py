@@ -17,9 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from thinet.accidents import accident, is_lost_process
-from thinet.config import register_resolvers
 from thinet.errors import Terminated, ThinetError, first_line
 from thinet.gate import install
+from thinet.identity import register_resolvers
 from thinet.messages import is_first_process
 
 __all__ = ["SweepErrors", "guarded", "register_resolvers", "sentence", "sweep_errors"]

@@ -15,6 +15,7 @@ from thinet import config as configuration
 from thinet import placement
 from thinet.errors import BusyError, ThinetError
 from thinet.files import read_json, write_json_atomic
+from thinet.identity import fingerprint, run_folder
 from thinet.lock import LOCK, run_lock
 from thinet.messages import is_first_process, logging_to, say
 
@@ -31,7 +32,7 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         ThinetError: If something is wrong that the user can put right.
     """
-    folder = configuration.run_folder(cfg)
+    folder = run_folder(cfg)
     busy = False
     try:
         config = configuration.check(cfg)
@@ -43,7 +44,7 @@ def run(cfg: DictConfig) -> float | None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = run_lock(folder, wait=_in_sweep()) if is_first_process() else nullcontext()
         with lock, logging_to(folder):
-            return _run(config, configuration.fingerprint(cfg), folder)
+            return _run(config, fingerprint(cfg), folder)
     except BusyError:
         busy = True
         raise
@@ -185,9 +186,10 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
             state.save(folder)
         found = getattr(_method(job.method), job.method)(work)
         work.count_time()
+        state = work.state
         result = _result(job, config, found, state)
-        left_out = [path for paths in engine.gather([*job.data.unreadable.found]) for path in paths]
-        result["unreadable_images"] = sorted(set(left_out))
+        left_out = engine.gather(list(job.data.unreadable.found))
+        result["unreadable_images"] = sorted({path for paths in left_out for path in paths})
         objective = _report(result, folder, loggers) if is_first_process() else None
         state.status = "complete"
         work.save_state()

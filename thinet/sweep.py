@@ -15,10 +15,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from thinet.config import plain, run_folder
 from thinet.errors import BusyError, ThinetError
 from thinet.files import write_json_atomic
 from thinet.guard import sentence, sweep_errors
+from thinet.identity import plain, run_folder
 from thinet.messages import is_first_process
 from thinet.placement import check_workers, end_with
 from thinet.points import Points

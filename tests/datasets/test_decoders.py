@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from thinet.config import baseline_fingerprint, check, fingerprint
+from thinet.config import check
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.folder import Folder
 from thinet.datasets.images import ImageError, read_image
 from thinet.datasets.transforms import RESIZE, Preprocessing
 from thinet.errors import ThinetError
+from thinet.identity import baseline_fingerprint, fingerprint
 
 PIXELS = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 

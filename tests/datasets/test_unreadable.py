@@ -107,7 +107,7 @@ def test_a_batch_without_any_readable_image_is_an_error(tree: Tree) -> None:
     data = folder(root, max_unreadable=0.9)
     data.setup()
     spoil(root, *[f"test/cat/{number:04}.jpg" for number in range(20)])
-    with pytest.raises(ThinetError, match="none of the .* images of a batch can be read"):
+    with pytest.raises(ThinetError, match=r"none of the .* images of a batch can be read"):
         list(data.test_dataloader())
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from thinet.config import build, check, fingerprint
+from thinet.config import build, check
 from thinet.engine.engine import Engine
+from thinet.identity import fingerprint
 from thinet.methods.prune import Run
 from thinet.plan import make_plan
 from thinet.state import RunState

@@ -37,7 +37,7 @@ def test_pruning_goes_on_where_another_run_ended(first, make_run, tmp_path):
 
 
 def test_other_weights_in_the_same_folder_are_another_run(first, compose_tiny):
-    from thinet.config import fingerprint
+    from thinet.identity import fingerprint
 
     run, _ = first
     overrides = [f"model.weights={run.folder}"]

@@ -98,7 +98,7 @@ def _slim_metrics(run: Run, network: nn.Module) -> dict[str, Any]:
 
 def _start(run: Run) -> nn.Module:
     """The network as the last finished stage left it, or the baseline."""
-    run.engine.start_processes()
+    run.begin()
     done = len(run.state.stages)
     if run.state.baseline is None:
         network = prepare_baseline(run.job, run.engine, run.folder)

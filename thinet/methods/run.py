@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thinet.engine.engine import Engine
 from thinet.job import Job
-from thinet.plan import Plan
+from thinet.plan import Plan, make_plan
 from thinet.state import RunState
 
 
@@ -28,6 +28,14 @@ class Run:
         """The plan; the methods find it before they need it."""
         assert self.found_plan is not None
         return self.found_plan
+
+    def begin(self) -> None:
+        """Start the other processes; all take the state of the first, which holds the folder."""
+        self.engine.start_processes()
+        self.state = self.engine.agree(self.state)
+        self.engine.step = self.state.step
+        if self.found_plan is None and self.state.counts is not None:
+            self.found_plan = make_plan(self.job, self.state.counts)
 
     @property
     def writes(self) -> bool:

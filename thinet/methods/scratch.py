@@ -34,7 +34,7 @@ def scratch(run: Run) -> dict[str, Any]:
 
     The baseline has costs but no accuracy, since the full network is not trained.
     """
-    run.engine.start_processes()
+    run.begin()
     full = build_network(run.job)
     shape = tuple(run.job.data.input_shape)
     accuracies = dict.fromkeys(("top1", "top5", "val_top1", "val_top5"))

@@ -98,7 +98,7 @@ def sensitivity(run: Run) -> dict[str, Any]:
 
 def _start(run: Run) -> nn.Module:
     """The full network, as the first attempt had it."""
-    run.engine.start_processes()
+    run.begin()
     if run.state.baseline is not None:
         say(f"resuming after {len(run.state.cells)} measurements")
         return restore_network(run.job, run.folder / MODEL / WEIGHTS)

@@ -18,7 +18,7 @@ def check(job: Job) -> None:
 
 def train(run: Run) -> dict[str, Any]:
     """Run the method; see :func:`thinet.methods.prune.prune` for what it returns."""
-    run.engine.start_processes()
+    run.begin()
     network = prepare_baseline(run.job, run.engine, run.folder)
     metrics = baseline_metrics(run.job, run.engine, network)
     run.state.baseline = metrics
