@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from pathlib import Path
 
@@ -139,3 +140,13 @@ def test_hydra_adds_no_line_of_its_own(capsys):
     done = JobReturn(status=JobStatus.COMPLETED)
     done.return_value = 0.5
     assert done.return_value == 0.5
+
+
+def test_a_killed_worker_of_a_sweep():
+    joblib = pytest.importorskip("joblib")
+    with pytest.raises(Exception, match=r"terminated|killed") as caught:
+        joblib.Parallel(n_jobs=2)(joblib.delayed(signal.raise_signal)(signal.SIGKILL) for _ in "ab")
+    text, code = sentence(caught.value)
+    assert text.startswith("a worker of the sweep died ")
+    assert "type the same command again" in text
+    assert code == 2

@@ -1,0 +1,42 @@
+"""The kill study on a tiny run: it kills, repeats, compares, and would see a difference."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from experiments.run_kills import run as kills
+
+
+@pytest.fixture
+def quick(tiny):
+    return [text for text in tiny if not text.startswith(("trainer=", "trainer.progress"))]
+
+
+def test_a_trial_kills_repeats_and_compares(quick, tmp_path, monkeypatch):
+    # Killed soon after its start, whatever the machine's speed: the run takes longer than that.
+    monkeypatch.setattr(kills.random.Random, "uniform", lambda *_: 2.0)
+    kills.main(["--trials", "1", "--work", str(tmp_path), "--out", str(tmp_path), *quick])
+    (row,) = csv.DictReader((tmp_path / "results_1.csv").read_text().splitlines())
+    assert row["attempts"] == "2"
+    assert (row["same_weights"], row["same_figures"]) == ("True", "True")
+    assert float(row["killed_after"]) < float(row["of_seconds"])
+
+
+def test_other_bits_and_other_figures_are_seen(tmp_path):
+    def outputs(name, weights, top1, seconds):
+        folder = tmp_path / name / "run"
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "model.safetensors").write_bytes(weights)
+        result = {
+            "baseline": {"top1": top1}, "slim": {"top1": 0.5}, "layers": [],
+            "stages": [{"top1": 0.5, "seconds": seconds}],
+        }  # fmt: skip
+        (folder / "result.json").write_text(kills.json.dumps(result))
+        return kills.digest(tmp_path / name)
+
+    one = outputs("one", b"a", 0.9, 1.0)
+    assert outputs("slower", b"a", 0.9, 2.0) == one
+    assert outputs("bits", b"b", 0.9, 1.0)[0] != one[0]
+    assert outputs("figures", b"a", 0.8, 1.0)[1] != one[1]
