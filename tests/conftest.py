@@ -6,9 +6,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose as hydra_compose
@@ -81,3 +85,28 @@ def compose_tiny(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig
 def tiny() -> tuple[str, ...]:
     """The overrides that make the default job a run of a second; its accuracy means nothing."""
     return TINY
+
+
+@pytest.fixture
+def fresh() -> Callable[..., Any]:
+    """``fresh("module:function", *arguments)``: call it in a process of its own.
+
+    What a process holds depends on all that it did before, other tests included. Arguments and
+    result travel as JSON.
+    """
+
+    def call(name: str, *arguments: Any) -> Any:
+        module, _, function = name.partition(":")
+        program = (
+            "import json, sys; from importlib import import_module\n"
+            f"found = getattr(import_module({module!r}), {function!r})(*json.loads(sys.argv[1]))\n"
+            "print('\\nRESULT ' + json.dumps(found))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(arguments)], cwd=CONF.parent, text=True,
+            capture_output=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.rpartition("\nRESULT ")[2])
+
+    return call

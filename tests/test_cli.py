@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
 import thinet
 from thinet.cli import main
+from thinet.environment import missing_packages
 from thinet.run import run
 
 FINISHED = {}
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -85,8 +89,25 @@ def test_doctor(capsys, monkeypatch, tmp_path):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for text in ("python", "torch", "pytorch-lightning", "free disk space", "no key: offline",
-                 "extra export", "ready"):  # fmt: skip
+                 "ready"):  # fmt: skip
         assert text in out
+
+
+def test_doctor_names_what_each_extra_lacks(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {k: v for k, v in project["optional-dependencies"].items() if k != "dev"}
+    lines = [f'{one} ; extra == "{extra}"' for extra, ones in extras.items() for one in ones]
+    found = missing_packages([*project["dependencies"], *lines, 'no-such-thing>=1; extra == "new"'])
+    assert found == {**{key: [] for key in extras}, "new": ["no-such-thing"]}
+    assert missing_packages(['torch>=99 ; extra == "x"', 'mypy ; extra == "dev"']) == {
+        "x": ["torch>=99"]
+    }
+    monkeypatch.setattr("thinet.cli.missing_packages", lambda: {"fast": ["torchcodec"], "ray": []})
+    assert main(["doctor"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "extra fast missing torchcodec: pip install 'thinet[fast]'" in out
+    assert "extra ray installed" in out
 
 
 def test_doctor_reports_problems(capsys, monkeypatch, tmp_path):

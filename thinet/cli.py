@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from thinet.environment import environment, missing_packages
 from thinet.errors import ThinetError, first_line
 
 
@@ -67,10 +67,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _doctor(_: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from thinet.engine.loggers import has_wandb_key
-    from thinet.environment import environment
 
     table = Table("what", "found", box=None, pad_edge=False)
     found = environment()
@@ -79,16 +79,9 @@ def _doctor(_: argparse.Namespace) -> int:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     table.add_row("free disk space", f"{free:.1f} GiB")
     table.add_row("W&B", "key found: online" if has_wandb_key() else "no key: offline")
-    for extra, packages in (
-        ("export", ("onnx", "onnxscript", "onnxruntime")),
-        ("tensorboard", ("tensorboard",)),
-        ("mlflow", ("mlflow",)),
-        ("timm", ("timm",)),
-        ("wandb-report", ("wandb_workspaces",)),
-    ):
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    for extra, missing in missing_packages().items():
         hint = f"missing {', '.join(missing)}: pip install 'thinet[{extra}]'"
-        table.add_row(f"extra {extra}", hint if missing else "installed")
+        table.add_row(f"extra {extra}", escape(hint) if missing else "installed")
     Console(soft_wrap=True).print(table)
     problems = []
     if not os.access(Path.cwd(), os.W_OK):

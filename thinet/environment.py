@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 PACKAGES = (
     "thinet", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb",
@@ -31,6 +35,32 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    return found
+
+
+def missing_packages(requirements: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """The optional parts of thinet, and the packages that each one still needs.
+
+    Args:
+        requirements: As ``importlib.metadata`` gives them; None for those of the installed thinet.
+    """
+    if requirements is None:
+        try:
+            requirements = requires("thinet") or []
+        except PackageNotFoundError:  # run from a folder of its source
+            requirements = []
+    found: dict[str, list[str]] = {}
+    for text in requirements:
+        needed = Requirement(text)
+        extra = re.search(r"extra == ['\"]([\w-]+)", str(needed.marker))
+        if extra is None or extra[1] == "dev":
+            continue
+        missing = found.setdefault(extra[1], [])
+        try:
+            if not needed.specifier.contains(version(needed.name), prereleases=True):
+                missing.append(f"{needed.name}{needed.specifier}")
+        except PackageNotFoundError:
+            missing.append(needed.name)
     return found
 
 

@@ -28,7 +28,11 @@ def resident_mb() -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
-def test_peak_of_a_stretch_is_its_own():
+def test_peak_of_a_stretch_is_its_own(fresh):
+    fresh("tests.metrics.test_memory:check_a_stretch")
+
+
+def check_a_stretch():
     use(400)
     held = torch.ones(50 * MB, dtype=torch.uint8)
     measured = PeakMemory(CPU)

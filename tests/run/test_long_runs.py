@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,17 @@ from experiments.memory.run import measure_stages, measure_sweep
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 
 
-def test_points_of_a_sweep_leave_nothing_behind(tmp_path, monkeypatch):
+def sweep(folder):
+    return measure_sweep(Path(folder), 6, "wandb", "finetune.stage.epochs=0")
+
+
+def stages(folder):
+    return measure_stages(Path(folder), 2)
+
+
+def test_points_of_a_sweep_leave_nothing_behind(tmp_path, monkeypatch, fresh):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    rows = measure_sweep(tmp_path, 6, "wandb", "finetune.stage.epochs=0")
+    rows = fresh("tests.run.test_long_runs:sweep", str(tmp_path))
     (table,) = (tmp_path / "sweeps").glob("*/sweep.csv")
     with open(table, newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["complete"] * 6
@@ -26,8 +35,8 @@ def test_points_of_a_sweep_leave_nothing_behind(tmp_path, monkeypatch):
     assert (last["objects"] - warm["objects"]) / (len(rows) - 3) < 300
 
 
-def test_stages_leave_nothing_behind_but_their_rows(tmp_path):
-    rows = measure_stages(tmp_path, 2)
+def test_stages_leave_nothing_behind_but_their_rows(tmp_path, fresh):
+    rows = fresh("tests.run.test_long_runs:stages", str(tmp_path))
     assert len(rows) == 6
     first, last = rows[1], rows[-1]
     for key in ("files", "threads", "handlers"):

@@ -174,6 +174,9 @@ def launch_nothing(overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        launcher = instantiate(cfg.hydra.launcher)
-        launcher.setup(hydra_context=None, task_function=None, config=cfg)
-        launcher.launch([["ratio=0.5"]], 0)
+        try:
+            launcher = instantiate(cfg.hydra.launcher)
+            launcher.setup(hydra_context=None, task_function=None, config=cfg)
+            launcher.launch([["ratio=0.5"]], 0)
+        finally:
+            HydraConfig.instance().cfg = None
