@@ -61,6 +61,12 @@ def test_each_worker_has_a_gpu_of_its_own_and_a_late_one_waits(worker):
     assert third.stdout.readline().strip() in told
 
 
+def test_the_next_point_of_a_worker_keeps_its_gpu(tmp_path):
+    env = {"CUDA_VISIBLE_DEVICES": "4,6"}
+    assert [claim_gpu(env, tmp_path) for _ in range(3)] == ["4", "4", "4"]
+    assert env["CUDA_VISIBLE_DEVICES"] == "4"
+
+
 def test_a_gpu_named_twice_is_shared_by_two(tmp_path):
     for expected in ("0", "0", "1"):
         env = {"CUDA_VISIBLE_DEVICES": "0,0,1"}

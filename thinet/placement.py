@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from thinet.errors import ThinetError
 
 WATCH = "thinet-watch"
+CLAIMED = "THINET_GPU"  # the GPU of this worker, in its environment
 _claimed: list[FileLock] = []  # held as long as the process lives
 
 
@@ -123,6 +124,8 @@ def claim_gpu(env: MutableMapping[str, str], folder: Path | None = None) -> str 
     Returns:
         The GPU; None if there is none.
     """
+    if CLAIMED in env:  # for an earlier point of this worker
+        return env[CLAIMED]
     gpus = visible_gpus(env)
     if not gpus:
         return None
@@ -132,7 +135,7 @@ def claim_gpu(env: MutableMapping[str, str], folder: Path | None = None) -> str 
     while True:
         found = _first_free(gpus, folder)
         if found is not None:
-            env["CUDA_VISIBLE_DEVICES"] = found
+            env["CUDA_VISIBLE_DEVICES"] = env[CLAIMED] = found
             return found
         if not told:
             print(f"all {len(gpus)} GPUs are taken by other points: waiting for one", flush=True)

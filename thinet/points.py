@@ -69,13 +69,14 @@ class Points:
             if read_json(self.out / _CURRENT)["attempt"] != self.attempt:
                 return None
             points = self.folders()
+            count = "1 point" if len(points) == 1 else f"{len(points)} points"
             failures = sum(points.values())
             failed = f", {failures} failed" if failures else ""
             try:
                 table, figure = write_sweep(points, self.out)
             except ThinetError as error:  # points that cannot be compared are points all the same
-                return f"sweep: {len(points)} points{failed}; no figure: {error}"
-            return f"sweep: {len(points)} points{failed}; {table} and {figure.name}"
+                return f"sweep: {count}{failed}; no figure: {error}"
+            return f"sweep: {count}{failed}; {table} and {figure.name}"
 
     @property
     def _place(self) -> Path:

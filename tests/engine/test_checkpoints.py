@@ -114,6 +114,21 @@ def test_sigterm_ends_after_the_step_with_a_checkpoint(
     assert len(calls) == 12, "steps were repeated"
 
 
+def test_a_job_of_submitit_goes_on(often, training, make_network, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    original, calls = Classifier.training_step, []
+
+    def told(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", told)
+    fit(often, make_network(), training, tmp_path)
+    assert len(calls) == 12
+
+
 @pytest.mark.parametrize("hook", ["validation_step", "on_validation_epoch_end"])
 def test_sigterm_in_a_validation_does_not_change_its_result(
     hook, often, training, make_network, tmp_path, monkeypatch, undisturbed

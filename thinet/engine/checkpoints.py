@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import threading
 import time
@@ -59,7 +60,9 @@ class StageCheckpoint(Checkpoint):
         set_handler(self._note)
 
     def _note(self, *_: Any) -> None:
-        self.told_to_stop = True
+        # A job of submitit is told by another signal, and queued again by it; SIGTERM, which
+        # SLURM sends as well, would end it for good.
+        self.told_to_stop = "SUBMITIT_EXECUTOR" not in os.environ
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
