@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_a_killed_loader_process() -> None:
     except RuntimeError as error:
         said = accident(error)
     assert said is not None
-    assert said.startswith("a process that loads images died (Killed")
+    # torch does not always learn by what signal it was.
+    assert re.match(r"a process that loads images died \((Killed|it ended unexpectedly);", said)
     assert "type the same command again" in said
     assert "dataset.num_workers" in said
 

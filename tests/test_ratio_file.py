@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from thinet.config import build, check, fingerprint
+from thinet.config import build, check
 from thinet.errors import ThinetError
+from thinet.identity import fingerprint
 from thinet.ratio import read_ratio
 
 ROOT = Path(__file__).parents[1]

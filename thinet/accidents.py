@@ -58,6 +58,7 @@ def is_lost_process(error: BaseException) -> bool:
     told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
     return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
         isinstance(error, (RuntimeError, ConnectionError))
+        and not isinstance(error, BrokenPipeError)  # whoever read the output has gone
         and any(words in str(error) for words in told)
     )
 

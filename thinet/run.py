@@ -158,7 +158,8 @@ def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None
         for leftover in ("state.json", RESULT, "metrics.csv", "layers.csv", "failure.json"):
             (folder / leftover).unlink(missing_ok=True)
         shutil.rmtree(folder / "stages", ignore_errors=True)
-    state = RunState.load(folder, fingerprint)
+    anew = config["resume"] == "off"  # another process may not have removed the old state yet
+    state = RunState(fingerprint) if anew else RunState.load(folder, fingerprint)
     if state.status == "complete" and (folder / RESULT).exists():
         say("this configuration has been run before; resume=off runs it again")
         return _show(read_json(folder / RESULT), folder)

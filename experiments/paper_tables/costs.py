@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.models import squeezenet1_0
 
 from thinet.config import build as build_job
-from thinet.config import check, register_resolvers
+from thinet.config import check
+from thinet.identity import register_resolvers
 from thinet.metrics import cost
 from thinet.plan import make_plan
 

@@ -25,12 +25,14 @@ def main() -> None:
     same = sum(row["same_weights"] == row["same_figures"] == "True" for row in rows)
     figure, (ax,) = new_figure(
         9, 3.2, f"{same} of {len(rows)} killed runs ended in the same bits",
-        "the default run, SIGKILL at a random moment, the command repeated; crossed out: other bits",
+        "the default run, SIGKILL at a random moment, the command repeated; crossed: other bits",
     )  # fmt: skip
     for victim, (label, marker, color) in VICTIMS.items():
         own = [row for row in rows if row["victim"] == victim]
         x = [100 * float(row["killed_after"]) / float(row["of_seconds"]) for row in own]
-        y = [list(LANES).index(row["processes"]) + (int(row["trial"]) % 5 - 2) * 0.11 for row in own]
+        y = [
+            list(LANES).index(row["processes"]) + (int(row["trial"]) % 5 - 2) * 0.11 for row in own
+        ]
         ax.scatter(x, y, marker=marker, color=color, label=label, s=42, edgecolors="white")
         for place, row in enumerate(own):
             if row["same_weights"] != "True" or row["same_figures"] != "True":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -112,6 +113,50 @@ def test_sigterm_ends_after_the_step_with_a_checkpoint(
     assert first <= after + 2, "it went on"
     same(fit(often, make_network(), training, tmp_path), undisturbed)
     assert len(calls) == 12, "steps were repeated"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_whole_group_told_to_end_stops_with_a_checkpoint(
+    steps, often, training, make_network, tmp_path, monkeypatch
+):
+    """Loader processes get the signal too; an epoch may have a single step."""
+    often.data.num_workers = 2
+    often.devices = replace(often.devices, checkpoint_minutes=60, max_steps_per_epoch=steps)
+    (tmp_path / "whole").mkdir()
+    whole = fit(often, make_network(), training, tmp_path / "whole")
+    original, calls = Classifier.training_step, []
+
+    def told(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+                os.kill(worker.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", told)
+    (tmp_path / "told").mkdir()
+    with pytest.raises(Terminated):
+        fit(often, make_network(), training, tmp_path / "told")
+    assert len(calls) <= 3
+    same(fit(often, make_network(), training, tmp_path / "told"), whole)
+    assert len(calls) == 3 * steps, "steps were repeated"
+
+
+def test_an_accident_on_resuming_does_not_blame_the_checkpoint(
+    often, training, make_network, tmp_path, kill, monkeypatch
+):
+    kill("step", 5)
+    with pytest.raises(BaseException, match=r"^$"):
+        fit(often, make_network(), training, tmp_path)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(Classifier, "on_fit_start", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(often, make_network(), training, tmp_path)
 
 
 def test_a_job_of_submitit_goes_on(often, training, make_network, tmp_path, monkeypatch):

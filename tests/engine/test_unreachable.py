@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from tests.engine.wandb_server import WandbServer, serving
 from thinet.engine import loggers as sent
@@ -215,6 +216,18 @@ def test_what_the_user_can_put_right_is_no_failure_of_a_dashboard():
 
     with pytest.raises(ThinetError, match="install it"):
         Steady("X", build)
+
+
+def test_a_package_that_is_missed_in_mid_run_is_a_failure_like_others(capsys):
+    def miss(_):
+        raise ModuleNotFoundError("No module named 'boto3'")
+
+    with logging_to(None):
+        logger = Steady("MLflow", DummyLogger)
+        assert logger.send(miss) is None
+    assert (
+        "MLflow failed and gets nothing more (No module named 'boto3')" in capsys.readouterr().out
+    )
 
 
 def test_the_runs_own_record_does_stop_it(tmp_path, monkeypatch):

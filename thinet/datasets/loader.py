@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from thinet.datasets.images import ImageError
 from thinet.datasets.sampler import EpochSampler
 from thinet.datasets.unreadable import Unreadable, UnreadableImages
 
-Batch = tuple[Tensor, Tensor]
+GRACE = 20
+"""Seconds that a worker goes on after SIGTERM."""
 
 
 class EpochLoader(DataLoader[tuple[Tensor, int]]):
@@ -70,6 +72,14 @@ class TrainLoader(EpochLoader):
         self.sampler.resume(state["epoch"], state["batches"] * self.batch_size)
 
 
+def outlive_sigterm(worker: int) -> None:
+    """Let a worker go on for a while when its whole group of processes is told to end.
+
+    The main process still needs the batch under way, to stop after it with a checkpoint.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
 def collate_readable(
     items: Sequence[tuple[Tensor, int] | Unreadable],
 ) -> tuple[Tensor, Tensor, list[Unreadable]]:
@@ -83,7 +93,8 @@ def collate_readable(
     if not readable:
         raise ImageError(
             f"none of the {len(items)} images of a batch can be read, the first is "
-            f"{left_out[0].path} ({left_out[0].reason}): repair the data set."
+            f"{left_out[0].path} ({left_out[0].reason}): repair the data set, or type a larger "
+            "finetune.batch_size and calibration.batch_size."
         )
     images, labels = default_collate(readable)
     return images, labels, left_out

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.images import Images, ImageView, find_unreadable
-from thinet.datasets.loader import EpochLoader, TrainLoader
+from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
 from thinet.datasets.sampler import EpochSampler, eval_batches
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
@@ -259,6 +259,7 @@ class ImageData(LightningDataModule, ABC):
         """How every loader works."""
         return {
             "num_workers": self.num_workers,
+            "worker_init_fn": outlive_sigterm if self.num_workers else None,
             "persistent_workers": self.num_workers > 0,  # from epoch to epoch of a stage
             "pin_memory": torch.cuda.is_available(),
             # of the loader's own, so that starting it draws nothing from the run's

@@ -81,6 +81,17 @@ class StageCheckpoint(Checkpoint):
             if _any(trainer, self.told_to_stop):
                 raise Terminated
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End before another epoch begins.
+
+        Raises:
+            Terminated: If a process of the run was told to stop.
+        """
+        if _any(trainer, self.told_to_stop):
+            for logger in trainer.loggers:
+                logger.save()
+            raise Terminated
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the epoch."""
         self._save(trainer)

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
+from thinet.accidents import accident
 from thinet.artifacts import dump_state
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
@@ -143,7 +144,11 @@ class Engine:
         try:
             _call(trainer.fit, module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
         except Exception as error:
+            if keeper.told_to_stop:  # and so were the processes that load images
+                raise Terminated from error
             if isinstance(error, ThinetError) or resumed is None or trainer.global_step:
+                raise
+            if accident(error) is not None and _can_be_read(checkpoint):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
             raise ThinetError(
@@ -265,6 +270,14 @@ def _end(processes: Sequence[Popen[Any]], patience: float = 20.0) -> None:
             process.wait(max(0.0, end - time.monotonic()))
         except TimeoutExpired:
             process.kill()
+
+
+def _can_be_read(checkpoint: Path) -> bool:
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # whatever is wrong with it
+        return False
+    return True
 
 
 def _plugins() -> list[Any]:

@@ -52,19 +52,19 @@ class Steady(Logger):
         self.inner: Logger | None = None
         self.failed = False
         self._title, self._end, self._later = title, end, later
-        self.inner = self._try(build)
+        self.inner = self._try(build, building=True)
 
     def send(self, call: Callable[[Logger], T]) -> T | None:
         """Call with the dashboard's own logger, unless that has failed; None if it fails."""
         inner = self.inner
         return None if self.failed or inner is None else self._try(lambda: call(inner))
 
-    def _try(self, call: Callable[[], T]) -> T | None:
+    def _try(self, call: Callable[[], T], building: bool = False) -> T | None:
         try:
             return call()
-        except (ThinetError, ModuleNotFoundError):
-            raise  # what the user is to put right before the run begins
         except Exception as error:
+            if building and isinstance(error, (ThinetError, ModuleNotFoundError)):
+                raise  # what the user is to put right before the run begins
             self.failed = True
             if is_first():
                 say(

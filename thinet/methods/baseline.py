@@ -106,15 +106,31 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     if not train:
         return network
     if not job.baseline.phase.epochs:
-        return _cached(job) or network
+        return _cached(job, engine) or network
     wait = partial(say, "baseline: another run is training it; waiting for that one")
     lock = job.cache.with_name(f"{job.cache.name}.lock")
     with one_at_a_time(lock, engine.rank == 0, engine.agree, wait):
-        return _cached(job) or _train(job, engine, network, folder / "stages" / "baseline")
+        return _cached(job, engine) or _train(job, engine, network)
 
 
-def _cached(job: Job) -> nn.Module | None:
-    """The baseline that an earlier run trained on the same images."""
+def _cached(job: Job, engine: Engine) -> nn.Module | None:
+    """The baseline that an earlier run trained on the same images; all processes have it or none.
+
+    Raises:
+        ThinetError: If the first process can read it and this one cannot.
+    """
+    found = _read_cached(job)
+    if not engine.agree(found is not None):
+        return None
+    if found is None:
+        raise ThinetError(
+            f"{job.cache} cannot be read by every process of this run: type the same command "
+            "again, or give all machines the same paths.cache."
+        )
+    return found
+
+
+def _read_cached(job: Job) -> nn.Module | None:
     if not (job.cache / SPEC).exists():
         return None
     images = job.cache / IMAGES
@@ -130,15 +146,24 @@ def _cached(job: Job) -> nn.Module | None:
     return cached.train()
 
 
-def _train(job: Job, engine: Engine, network: nn.Module, own: Path) -> nn.Module:
-    """Train the baseline and keep it; ``spec.json``, written last, says that it is complete."""
-    phase = job.baseline.phase
+def _train(job: Job, engine: Engine, network: nn.Module) -> nn.Module:
+    """Train the baseline and keep it; ``spec.json``, written last, says that it is complete.
+
+    What is needed to resume lies beside the cache: whichever run needs this baseline goes on.
+    """
+    phase, images = job.baseline.phase, job.data.identity()
+    own = job.cache.with_name(f"{job.cache.name}.training")
+    if engine.rank == 0:
+        if (own / IMAGES).exists() and read_json(own / IMAGES) != images:
+            engine.clear(own)
+        write_json_atomic(own / IMAGES, images)
+    engine.barrier()
     say(f"baseline: training {job.model.name} for {phase.epochs} epochs")
     engine.fit(network, [phase], job.baseline.training, "baseline", own)
     if engine.rank == 0:
         for stale in (SPEC, ACCURACY):
             (job.cache / stale).unlink(missing_ok=True)
-        write_json_atomic(job.cache / IMAGES, job.data.identity())
+        write_json_atomic(job.cache / IMAGES, images)
         save(network, job.cache, network_spec(job))
     engine.barrier()
     engine.clear(own)
@@ -173,13 +198,15 @@ def baseline_metrics(job: Job, engine: Engine, network: nn.Module) -> dict[str, 
     """Figures of the baseline; the points of a sweep share its accuracies like its weights."""
     path = job.cache / ACCURACY
     shared = engine.world == 1  # processes must not disagree on whether to evaluate
+    images = job.data.identity()
     if shared and path.exists():
-        shape = tuple(job.data.input_shape)
-        return {**read_json(path), **measure(engine, network, shape)}
+        known = read_json(path)
+        if known.pop("data", images) == images:
+            return {**known, **measure(engine, network, tuple(job.data.input_shape))}
     metrics = evaluate_fully(job, engine, network)
     if shared:
         accuracies = {key: metrics[key] for key in ("top1", "top5", "val_top1", "val_top5")}
-        write_json_atomic(path, accuracies)
+        write_json_atomic(path, {**accuracies, "data": images})
     return metrics
 
 
