@@ -181,6 +181,7 @@ def test_unreadable_images_are_left_out_up_to_a_limit_and_listed(type_, photos, 
     done = type_(*arguments, "dataset.max_unreadable=0.05")
     assert done.code == 0, done.err
     assert "is left out, 2 of at most 2" in done.out
+    assert "2 images were left out, being unreadable: result.json lists them" in done.out
     (result,) = (tmp_path / "outputs").glob("*/result.json")
     assert json.loads(result.read_text())["unreadable_images"] == sorted(map(str, bad))
 

@@ -120,6 +120,9 @@ def print_result(result: dict[str, Any], console: Console | None = None) -> None
             highlight=False,
         )
     console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")
+    if left_out := result.get("unreadable_images"):
+        what = "an image was" if len(left_out) == 1 else f"{len(left_out)} images were"
+        console.print(f"{what} left out, being unreadable: result.json lists them", highlight=False)
     if memory := peak_memory(result):
         console.print(f"peak memory of the stages: {memory}", highlight=False)
     if result.get("sensitivity"):
