@@ -15,7 +15,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from thinet.errors import Terminated
+from thinet.accidents import accident
+from thinet.errors import Terminated, ThinetError, first_line
 from thinet.files import write_bytes_atomic
 
 EVERY = 8
@@ -119,6 +120,31 @@ class SignalsAsBefore(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the handler back."""
         set_handler(self._handler)
+
+
+def damaged(checkpoint: Path, error: Exception) -> ThinetError | None:
+    """What to say of a checkpoint from which training could not go on.
+
+    Args:
+        checkpoint: The file.
+        error: What happened before a first step.
+
+    Returns:
+        None if the file is not to blame: for want of memory, or since another process has ended.
+    """
+    if isinstance(error, ThinetError) or (accident(error) is not None and _is_whole(checkpoint)):
+        return None
+    return ThinetError(
+        f"{checkpoint} is damaged ({first_line(error)}): delete it and type the same command again."
+    )
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # whatever is wrong with it
+        return False
+    return True
 
 
 def set_handler(handler: Any) -> None:

@@ -20,16 +20,20 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from thinet.accidents import accident
 from thinet.artifacts import dump_state
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
-from thinet.engine.checkpoints import AtomicCheckpointIO, SignalsAsBefore, StageCheckpoint
+from thinet.engine.checkpoints import (
+    AtomicCheckpointIO,
+    SignalsAsBefore,
+    StageCheckpoint,
+    damaged,
+)
 from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
-from thinet.errors import Terminated, ThinetError
+from thinet.errors import Terminated
 from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
 from thinet.seeding import derive_seed
@@ -146,14 +150,10 @@ class Engine:
         except Exception as error:
             if keeper.told_to_stop:  # and so were the processes that load images
                 raise Terminated from error
-            if isinstance(error, ThinetError) or resumed is None or trainer.global_step:
+            damage = None if resumed is None or trainer.global_step else damaged(resumed, error)
+            if damage is None:
                 raise
-            if accident(error) is not None and _can_be_read(checkpoint):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-            raise ThinetError(
-                f"{checkpoint} is damaged ({reason}): delete it and type the same command again."
-            ) from error
+            raise damage from error
         if any(self.gather(keeper.told_to_stop)):  # in the last epoch; its checkpoint is there
             raise Terminated
         self.step += epochs * steps
@@ -270,14 +270,6 @@ def _end(processes: Sequence[Popen[Any]], patience: float = 20.0) -> None:
             process.wait(max(0.0, end - time.monotonic()))
         except TimeoutExpired:
             process.kill()
-
-
-def _can_be_read(checkpoint: Path) -> bool:
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # whatever is wrong with it
-        return False
-    return True
 
 
 def _plugins() -> list[Any]:
