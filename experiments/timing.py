@@ -21,6 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from thinet.files import write_text_atomic
+from thinet.metrics.memory import resident_peak_mb
 
 Times = dict[str, list[float]]
 Row = dict[str, Any]
@@ -128,23 +129,10 @@ def synchroniser(device: torch.device) -> Callable[[], object]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def forget_peak() -> None:
-    """Start the measurement of :func:`peak_gib` anew, where the system lets a process do so."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def peak_gib() -> float | None:
-    """Most memory that this process has held since :func:`forget_peak`, in GiB; None if unknown."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    kib = next(found, None)
-    return None if kib is None else int(kib) / 2**20
+    """Most memory that this process has held since ``forget_peak()``, in GiB; None if unknown."""
+    peak = resident_peak_mb()
+    return None if peak is None else peak * 1e6 / 2**30
 
 
 def hardware(device: torch.device, count: int) -> str:

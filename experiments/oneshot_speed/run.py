@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.timing import (
     Row,
     default_threads,
-    forget_peak,
     hardware,
     markdown,
     peak_gib,
@@ -33,6 +32,7 @@ from experiments.timing import (
 )
 from thinet import prune
 from thinet.api import PruneResult
+from thinet.metrics.memory import forget_peak
 from thinet.models.resnet import resnet50
 from thinet.models.vgg import vgg16
 from thinet.report.style import BLUE, GRID, INK, MUTED, SKY, new_figure, save_png

@@ -23,6 +23,7 @@ from experiments.slim_speed import variants
 from experiments.statistics_speed import run as statistics_speed
 from thinet.datasets.digits import Digits
 from thinet.metrics import cost
+from thinet.metrics.memory import forget_peak
 from thinet.models.small_vgg import vgg_small
 from thinet.schedule import Phase
 from thinet.statistics import ContributionMoments, Sampling, collect
@@ -112,7 +113,7 @@ def test_peak_memory_sees_what_was_freed_again(fresh):
 
 
 def peaks():
-    timing.forget_peak()
+    forget_peak()
     before = timing.peak_gib()
     block = torch.ones(2**26)  # a quarter of a GiB
     del block

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import thinet
+from experiments.run_kills.run import members
 from tests.run.conftest import ROOT, command, environment
 
 
@@ -232,19 +233,6 @@ def children(pid: int) -> Iterator[int]:
             yield int(folder.name)
 
 
-def left_in_group(pid: int) -> list[int]:
-    """Processes of a group that are not mere zombies."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == pid and fields[0] not in "ZX":
-            found.append(int(folder.name))
-    return found
-
-
 def wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -277,7 +265,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_is_resumed(start, process, ti
             os.kill(rank1 if victim == "second" else run.pid, signal.SIGKILL)
         code, text = end_of(run)
         assert code == 143 if victim == "told" else code != 0, text
-        wait_for(lambda run=run: not left_in_group(run.pid))
+        wait_for(lambda run=run: not members(run.pid))
         if victim == "second" and code == 2:  # else the watcher of Lightning was first
             assert "another process of this run has ended" in error_of(text)
     end = process(*quick, outputs["killed"])

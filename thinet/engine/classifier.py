@@ -56,9 +56,8 @@ class Classifier(LightningModule):
         self._make_optimizer, self._rate = make_optimizer, rate
         self._steps_per_epoch, self._smoothing = steps_per_epoch, label_smoothing
         self._seed, self._first_step = seed, first_step
-        self.mean_loss = MeanMetric(
-            nan_strategy="disable"
-        )  # of the epoch so far; a checkpoint within it has it too
+        # Of the epoch so far; a checkpoint within it has it too.
+        self.mean_loss = MeanMetric(nan_strategy="disable")
         self.accuracy = MetricCollection(
             {
                 "top1": MulticlassAccuracy(num_classes, average="micro"),

@@ -120,9 +120,8 @@ def _timeouts(settings: Mapping[str, Any]) -> Any:
         "finish_timeout": float(settings.get("finish_timeout") or 300),
         "finish_timeout_raises": True,
     }
-    known: dict[
-        str, Any
-    ] = {  # older versions have no finish_timeout; the user's own environment goes first
+    # Older versions have no finish_timeout; the user's own environment goes first.
+    known: dict[str, Any] = {
         key: value
         for key, value in wanted.items()
         if key in wandb.Settings.model_fields and f"WANDB_{key.upper()}" not in os.environ

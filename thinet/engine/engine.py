@@ -122,19 +122,9 @@ class Engine:
             Terminated: If the process was told to end; a checkpoint has been written.
         """
         self.data.stage_key = key
-        rate = learning_rate(phases)
         epochs = sum(phase.epochs for phase in phases)
         steps = self._steps_per_epoch()
-        module = Classifier(
-            network,
-            self._classes(),
-            head_apart(training.make_optimizer, network, training.head_factor),
-            rate,
-            steps,
-            training.label_smoothing,
-            derive_seed(self.seed, key),
-            self.step,
-        )
+        module = self._learner(network, phases, training, key, steps)
         checkpoint = folder / CHECKPOINT
         keeper = StageCheckpoint(checkpoint, self.devices.checkpoint_minutes)
         trainer = self._trainer(
@@ -231,6 +221,26 @@ class Engine:
 
     def _classifier(self, network: nn.Module) -> Classifier:
         return Classifier(network, self._classes())
+
+    def _learner(
+        self,
+        network: nn.Module,
+        phases: Sequence[Phase],
+        training: Training,
+        key: str,
+        steps: int,
+    ) -> Classifier:
+        """The network as :meth:`fit` trains it, with so many steps an epoch."""
+        return Classifier(
+            network,
+            self._classes(),
+            head_apart(training.make_optimizer, network, training.head_factor),
+            learning_rate(phases),
+            steps,
+            training.label_smoothing,
+            derive_seed(self.seed, key),
+            self.step,
+        )
 
     def _steps_per_epoch(self) -> int:
         batches = len(self.data.train_dataloader())

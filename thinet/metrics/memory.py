@@ -31,25 +31,26 @@ class PeakMemory:
             self.of = GPU
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            self.of = PROCESS if _forget_peak() else LIFETIME
+            self.of = PROCESS if forget_peak() else LIFETIME
 
     def mb(self) -> float | None:
         """The peak so far in MB (1e6 bytes); None where the system does not tell."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 1e6
-        return _resident_peak_mb() if self.of == PROCESS else _lifetime_peak_mb()
+        return resident_peak_mb() if self.of == PROCESS else _lifetime_peak_mb()
 
 
-def _forget_peak() -> bool:
+def forget_peak() -> bool:
     """Set the kernel's high-water mark back to what is resident now (Linux, proc(5))."""
     try:
         _CLEAR.write_text("5")
     except OSError:
         return False
-    return _resident_peak_mb() is not None
+    return resident_peak_mb() is not None
 
 
-def _resident_peak_mb() -> float | None:
+def resident_peak_mb() -> float | None:
+    """The kernel's high-water mark of what is resident, in MB (1e6 bytes); None if unknown."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
