@@ -15,6 +15,7 @@ from thinet.placement import (
     launched_processes,
     limit_threads,
     name_ranks,
+    tasks_on_machine,
     visible_gpus,
 )
 
@@ -166,3 +167,10 @@ def test_a_worker_ends_with_its_parent():
     assert shell.stdout.read() == ""  # ends only when the child, which has it too, has ended
     shell.stdin.close()
     shell.wait()
+
+
+def test_tasks_of_slurm_on_this_machine():
+    assert tasks_on_machine({}) == 1
+    assert tasks_on_machine({"SLURM_NTASKS_PER_NODE": "4"}) == 1  # a shell within a job
+    assert tasks_on_machine({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}) == 4
+    assert tasks_on_machine({"SLURM_NTASKS": "1"}) == 1

@@ -20,7 +20,7 @@ from thinet.planning import Request, check_cut, choose_counts, choose_groups
 from thinet.pruning import Calibration, LayerRecord, prune_group_
 from thinet.reconstruction import Reconstruction, recalibrate_
 from thinet.statistics import Reference, Sampling
-from thinet.surgery import check_weights, evaluating, trace
+from thinet.surgery import check_weights, evaluating, trace, without_autocast
 from thinet.target import Target, Widths, recalibration
 
 
@@ -46,6 +46,7 @@ class PruneResult:
 
 
 @torch.inference_mode(False)  # where nothing could be traced, nor the result trained
+@without_autocast  # statistics are not taken from rounded activations, and the trace sees no casts
 def prune(
     model: nn.Module,
     batches: Iterable[Any],
@@ -60,6 +61,7 @@ def prune(
     recalibrate_bn: str | bool = "after",
     sampling: Sampling | None = None,
     batch_size: int = 64,
+    distributed: bool = False,
 ) -> PruneResult:
     """Prune a network in one shot, group by group, without fine-tuning.
 
@@ -84,6 +86,9 @@ def prune(
             cuts (or True), after ``"each"`` cut, or ``"never"`` (or False).
         sampling: How much of each image the statistics look at.
         batch_size: Images in a forward pass; the result does not depend on it.
+        distributed: Every process of the ``torch.distributed`` group makes this call, each with its
+            own share of the images: all shares count, and all networks are cut alike. By default a
+            call waits for no other process.
 
     Returns:
         The slim network, a record for each layer, and the costs before and after.
@@ -107,6 +112,9 @@ def prune(
     request = Request(layers, ratio, widths)
     recalibrate = recalibration(recalibrate_bn)
     images, labels = _gather(batches)
+    rank, world = 0, 1
+    if distributed:
+        images, labels, rank, world = _share(images, labels)
     shape = tuple(images[0].shape)
     device = _device(model)
     slim = _copy(model)
@@ -118,6 +126,8 @@ def prune(
         images,
         sampling or Sampling(),
         batch_size,
+        rank,
+        world,
         labels=labels,
         reference=Reference(model) if reconstruction.aims_at_original else None,
     )
@@ -227,3 +237,30 @@ def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
         )
     found = torch.cat(labels) if labels else None
     return images, found if found is not None and len(found) == len(images) else None
+
+
+def _share(
+    images: list[Tensor], labels: Tensor | None
+) -> tuple[list[Tensor], Tensor | None, int, int]:
+    """The images and labels of all processes, on every process; its rank, and how many there are.
+
+    Raises:
+        ThinetError: If there is no process group.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise ThinetError(
+            "distributed=True shares the images of a process group, and there is none: call "
+            "torch.distributed.init_process_group first, or leave it out."
+        )
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    mine = (torch.stack(images).cpu(), None if labels is None else labels.cpu())
+    parts: list[tuple[Tensor, Tensor | None]] = [mine] * world
+    torch.distributed.all_gather_object(parts, mine)
+    shapes = sorted({tuple(some.shape[1:]) for some, _ in parts})
+    if len(shapes) > 1:
+        raise ThinetError(
+            f"the processes have images of shapes {shapes}: pass images of one size to all."
+        )
+    known = [classes for _, classes in parts if classes is not None]
+    everything = list(torch.cat([some for some, _ in parts]))
+    return everything, torch.cat(known) if len(known) == world else None, rank, world

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from thinet import placement
 from thinet.checks import baseline_phase, find_problems, read_layer_ratio, read_widths
 from thinet.errors import ThinetError, first_line
 from thinet.identity import baseline_fingerprint, plain, weights_file
@@ -184,6 +186,8 @@ def _device_count(trainer: Mapping[str, Any]) -> int:
     wanted, there = trainer["devices"], torch.cuda.device_count()
     if trainer["accelerator"] == "cpu":
         return 1 if wanted == "auto" else int(wanted)
+    if there == 1:
+        there = placement.tasks_on_machine(os.environ)
     if trainer["accelerator"] == "auto" and not there:
         if wanted not in (1, "auto"):
             raise ThinetError(

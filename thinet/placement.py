@@ -50,6 +50,14 @@ def launched_processes(env: Mapping[str, str]) -> int | None:
     return None
 
 
+def tasks_on_machine(env: Mapping[str, str]) -> int:
+    """How many processes SLURM started on each machine; 1 without SLURM.
+
+    Where it gives each of them a GPU of its own (``--gpus-per-task=1``), none sees the others'.
+    """
+    return int(env.get("SLURM_NTASKS_PER_NODE", "1")) if "SLURM_NTASKS" in env else 1
+
+
 def name_ranks(env: MutableMapping[str, str]) -> None:
     """Tell the processes of a point who they are, where submitit's local executor started them.
 

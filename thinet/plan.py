@@ -165,9 +165,15 @@ def _totals(network: nn.Module, slim: nn.Module, shape: tuple[int, ...]) -> dict
 def try_stages(network: nn.Module, stages: Sequence[Stage], images: torch.Tensor) -> None:
     """Check the law of surgery for the stages still to come, on the real network.
 
+    Args:
+        network: As the last finished stage left it, on any device.
+        stages: Those still to come.
+        images: A batch.
+
     Raises:
         ThinetError: See :func:`thinet.planning.check_cut`; or if a weight is not finite.
     """
     counts = {name: count for stage in stages for name, count in stage.counts.items()}
     check_weights(network)
+    images = images.to(next(network.parameters()).device)
     check_cut(network, trace(network, images[:1]), counts, images)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thinet.criteria import Candidates, Criterion
+from thinet.errors import ThinetError
 from thinet.reconstruction import Reconstruction, Scale, recalibrate_, relative_error, scale_factors
 from thinet.seeding import derive_seed
 from thinet.statistics import (
@@ -92,8 +93,9 @@ class Calibration:
         mine = shard(self.images, self.rank, self.world, self.batch)
         count = len(self.images)
         return collect(
-            network, groups, needs, mine, self.sampling, count, self.labels, self.reference
-        )
+            network, groups, needs, mine, self.sampling, count, self.labels, self.reference,
+            shared=self.world > 1,
+        )  # fmt: skip
 
 
 def prune_group_(
@@ -126,15 +128,16 @@ def prune_group_(
         A record for each layer of the group, and the graph of the network as it is now.
 
     Raises:
-        ThinetError: If activations are not finite.
+        ThinetError: If activations or corrected weights are not finite.
     """
     group = graph.groups[name]
     needs = {*criterion.needs, *reconstruction.needs}
     evidence = calibration.collect(network, [group], needs)[name]
     seed = derive_seed(calibration.sampling.seed, "select", name)
     candidates = Candidates.of(network, group)
-    chosen = criterion.select(candidates, evidence, count, seed)
-    keep = _agree(chosen, next(network.parameters()).device)
+    keep = criterion.select(candidates, evidence, count, seed)
+    if calibration.world > 1:
+        keep = _agree(keep)
     _correct_(network, group, keep, reconstruction, evidence)
     records = _records(group, keep, reconstruction, evidence)
     units = [int(unit) for unit in keep]
@@ -157,13 +160,11 @@ def _as_far_as(network: nn.Module, group: Group) -> Callable[[Tensor], object]:
     return lambda images: observe(network, images, calls, joins=joins)
 
 
-def _agree(keep: Tensor, device: torch.device) -> Tensor:
+def _agree(keep: Tensor) -> Tensor:
     """The choice of the first process, on every process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shared = keep.to(device)
-        torch.distributed.broadcast(shared, 0)
-        keep = shared.cpu()
-    return keep
+    shared = [keep]
+    torch.distributed.broadcast_object_list(shared, 0)
+    return shared[0]
 
 
 @torch.no_grad()
@@ -178,6 +179,12 @@ def _correct_(
     for consumer in group.consumers:
         weight = network.get_parameter(consumer.weight)
         correction = reconstruction.correct(weight, consumer, keep, evidence)
+        if not bool(torch.isfinite(correction.weight).all()):
+            raise ThinetError(
+                f"the corrected weights of {consumer.name} are beyond what {weight.dtype} holds: "
+                "prune the network in float32 and convert it afterwards, or choose "
+                "reconstruction=none."
+            )
         weight.copy_(correction.weight)
         if correction.shift is not None and consumer.shift is not None:
             if consumer.shift in buffers:  # what is added before a BatchNorm moves its mean

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from thinet.artifacts import dump_state
@@ -33,7 +33,7 @@ from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
-from thinet.errors import Terminated
+from thinet.errors import Terminated, ThinetError
 from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
 from thinet.seeding import derive_seed
@@ -64,6 +64,7 @@ class Engine:
     loggers: list[Logger] = field(default_factory=list)
     seed: int = 0
     step: int = 0
+    _device: torch.device | None = field(default=None, init=False, repr=False)
 
     @property
     def world(self) -> int:
@@ -78,10 +79,14 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process."""
-        if self.devices.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("cpu")
+        """The device of this process: Lightning knows it under every launcher.
+
+        Apple's GPUs train, but statistics are sums in float64, which they do not have.
+        """
+        if self._device is None:
+            root = self._trainer("placement", logger=False, callbacks=[]).strategy.root_device
+            self._device = root if root.type == "cuda" else torch.device("cpu")
+        return self._device
 
     def evaluate(self, network: nn.Module, split: str) -> Accuracy:
         """Accuracy of a network.
@@ -120,6 +125,7 @@ class Engine:
         Raises:
             DivergedError: If the loss is no longer finite.
             Terminated: If the process was told to end; a checkpoint has been written.
+            ThinetError: If only the first process sees the checkpoint.
         """
         self.data.stage_key = key
         epochs = sum(phase.epochs for phase in phases)
@@ -134,7 +140,7 @@ class Engine:
             max_epochs=epochs,
             gradient_clip_val=training.clip_norm,
         )
-        resumed = checkpoint if checkpoint.exists() else None
+        resumed = checkpoint if self.exists(checkpoint) else None
         try:
             _call(trainer.fit, module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
         except Exception as error:
@@ -172,6 +178,41 @@ class Engine:
         shared = [value]
         torch.distributed.broadcast_object_list(shared, 0)
         return shared[0]
+
+    def decide(self, choose: Callable[[], T]) -> T:
+        """What the first process finds, or the error that it meets, on every process.
+
+        Args:
+            choose: Called by the first process alone; it must not wait for the others.
+
+        Raises:
+            ThinetError: What ``choose`` raises, on every process: were it raised on one, the others
+                would wait for that one.
+        """
+        found: T | ThinetError | None = None
+        if self.rank == 0:
+            try:
+                found = choose()
+            except ThinetError as error:
+                found = error
+        found = self.agree(found)
+        if isinstance(found, ThinetError):
+            raise found
+        return cast(T, found)
+
+    def exists(self, path: Path) -> bool:
+        """Whether the first process sees a file that all of them are to read.
+
+        Raises:
+            ThinetError: On every process, if another one does not see it.
+        """
+        seen = self.gather(path.exists())
+        if seen[0] and not all(seen):
+            raise ThinetError(
+                f"{path} is not to be seen by every process of this run: type the same command "
+                "again, or give all machines the same paths.outputs and paths.cache."
+            )
+        return seen[0]
 
     def start_processes(self) -> None:
         """Let Lightning start the other processes before anything is shared between them."""
@@ -264,6 +305,7 @@ class Engine:
                 "enable_model_summary": False,
                 "enable_progress_bar": bar,
                 "enable_checkpointing": "max_epochs" in settings,
+                **_one_gpu_each(devices),
                 "plugins": _plugins(),
                 "log_every_n_steps": 10,
                 **settings,
@@ -289,6 +331,18 @@ def _plugins() -> list[Any]:
     """
     environment = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return [AtomicCheckpointIO(), *environment]
+
+
+def _one_gpu_each(devices: Devices) -> dict[str, Any]:
+    """Settings of a Trainer whose process sees one GPU, its own, while its neighbours have others.
+
+    SLURM's ``--gpus-per-task=1`` makes it so. Lightning would look for all of them here.
+    """
+    alone = devices.devices > 1 and torch.cuda.device_count() == 1
+    if devices.accelerator == "cpu" or not alone or not SLURMEnvironment.detect():
+        return {}
+    own = [torch.device("cuda", 0)] * devices.devices
+    return {"strategy": DDPStrategy(parallel_devices=own), "devices": 1}
 
 
 def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thinet.artifacts import Spec, load, load_state_, read_spec, read_state, save
 from thinet.engine.engine import Engine
@@ -72,10 +72,15 @@ def build_network(job: Job) -> nn.Module:
     return network if folder is None else narrow_(network, folder, tuple(job.data.input_shape))
 
 
-def restore_network(job: Job, path: Path) -> nn.Module:
-    """The network with the shapes and weights of a safetensors file."""
+def restore_network(job: Job, engine: Engine, path: Path) -> nn.Module:
+    """The network with the shapes and weights of a file that the first process reads for all."""
+    return rebuilt_network(job, engine.decide(lambda: read_state(path)), path)
+
+
+def rebuilt_network(job: Job, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The network with the shapes and weights of ``state``, which was read from ``path``."""
     network = build_network(job)
-    load_state_(network, read_state(path), str(path))
+    load_state_(network, state, str(path))
     return network
 
 
@@ -117,12 +122,13 @@ def _cached(job: Job, engine: Engine) -> nn.Module | None:
     """The baseline that an earlier run trained on the same images; all processes have it or none.
 
     Raises:
-        ThinetError: If the first process can read it and this one cannot.
+        ThinetError: On every process, if the first can read it and another cannot.
     """
     found = _read_cached(job)
-    if not engine.agree(found is not None):
+    read = engine.gather(found is not None)
+    if not read[0]:
         return None
-    if found is None:
+    if not all(read):
         raise ThinetError(
             f"{job.cache} cannot be read by every process of this run: type the same command "
             "again, or give all machines the same paths.cache."

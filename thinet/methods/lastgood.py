@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thinet.artifacts import save
+from thinet.artifacts import read_state, save
 from thinet.errors import DivergedError
-from thinet.methods.baseline import network_spec, restore_network
+from thinet.methods.baseline import network_spec, rebuilt_network
 from thinet.methods.run import Run
 
 BASELINE = "stages/baseline.safetensors"
@@ -23,7 +23,8 @@ def keep_last_good(run: Run, error: DivergedError) -> DivergedError:
     """Save that network so that it can be used, and say so beside the reason."""
     folder = run.folder / LAST_GOOD
     if run.writes:
-        network = restore_network(run.job, last_good(run))
+        path = last_good(run)
+        network = rebuilt_network(run.job, read_state(path), path)
         save(network, folder, network_spec(run.job, run.state.kept))
     run.engine.barrier()
     done, planned = len(run.state.stages), len(run.plan.stages)

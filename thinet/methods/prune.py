@@ -60,7 +60,7 @@ def prune(run: Run) -> dict[str, Any]:
             show_plan(run.found_plan)
         run.save_state()
     left = run.plan.stages[len(run.state.stages) :]
-    try_stages(network, left, run.job.data.examples())
+    run.engine.decide(lambda: try_stages(network, left, run.job.data.examples()))
     for stage in left:
         network = _stage(run, network, stage)
     slim = _slim_metrics(run, network)
@@ -107,7 +107,7 @@ def _start(run: Run) -> nn.Module:
             write_bytes_atomic(run.folder / BASELINE, dump_state(network))
         run.save_state()
     else:
-        network = restore_network(run.job, last_good(run))
+        network = restore_network(run.job, run.engine, last_good(run))
         planned = f" of {len(run.plan.stages)}" if run.found_plan is not None else ""
         say(f"resuming after {done}{planned} stages")
     say(f"baseline: test top-1 {100 * run.state.baseline['top1']:.2f} %")
@@ -135,8 +135,9 @@ def _cut(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Cut the stage's layers, or take up the cut that an earlier attempt made."""
     record, weights = folder / "cut.json", folder / "cut.safetensors"
-    if record.exists():
-        return restore_network(run.job, weights), read_json(record)
+    if run.engine.exists(record):
+        cut: dict[str, Any] = run.engine.decide(lambda: read_json(record))
+        return restore_network(run.job, run.engine, weights), cut
     network.to(run.engine.device)
     calibration = run.engine.calibration(run.job.sampling, run.job.batch_size)
     if run.job.reconstruction.aims_at_original:
@@ -170,7 +171,7 @@ def _cut(
 
 def _reference(run: Run) -> Reference:
     """The full network, and which of its filters are left by now."""
-    network = restore_network(run.job, run.folder / BASELINE).to(run.engine.device)
+    network = restore_network(run.job, run.engine, run.folder / BASELINE).to(run.engine.device)
     layers = trace(network, torch.zeros(1, *run.job.data.input_shape).to(run.engine.device)).layers
     reference = Reference(network)
     for name, kept in run.state.kept.items():

@@ -101,7 +101,7 @@ def _start(run: Run) -> nn.Module:
     run.begin()
     if run.state.baseline is not None:
         say(f"resuming after {len(run.state.cells)} measurements")
-        return restore_network(run.job, run.folder / MODEL / WEIGHTS)
+        return restore_network(run.job, run.engine, run.folder / MODEL / WEIGHTS)
     network = prepare_baseline(run.job, run.engine, run.folder)
     run.state.baseline = baseline_metrics(run.job, run.engine, network)
     if run.writes:
@@ -144,7 +144,7 @@ class _Work:
         few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
         check_weights(network)
         graph = trace(network, few[:1])
-        names, _ = choose_groups(network, graph, job.request, few)
+        names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
         probe = Probe(engine, job.config["method"]["images"])
         full = copy.deepcopy(network)
         recalibrated = recalibrated_(full, job, calibration)

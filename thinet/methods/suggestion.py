@@ -81,12 +81,12 @@ def suggest(
         )
         return widths, figures
 
-    def widths_by(losses: Losses) -> dict[str, int]:
-        return widths_within(run.job, network, graph, names, losses)
+    def widths_by(losses: Losses | None) -> dict[str, int]:
+        return run.engine.decide(lambda: widths_within(run.job, network, graph, names, losses))
 
     ways = loss_curves(run, graph, names, probe.images, full)
     probe = _larger(run, network, calibration, probe)
-    uniform = tell("one ratio", widths_within(run.job, network, graph, names))
+    uniform = tell("one ratio", widths_by(None))
     tried = {way: tell(f"by {way}", widths_by(losses)) for way, losses in ways.items()}
     way = min(tried, key=lambda one: _badness(tried[one]))
     losses, best = ways[way], tried[way]

@@ -28,11 +28,11 @@ def find_counts(job: Job, engine: Engine, network: nn.Module) -> dict[str, int]:
     calibration = engine.calibration(job.sampling, job.batch_size)
     few = next(iter(calibration.batches()))[:2].to(engine.device)
     graph = trace(network, few[:1])
-    names, _ = choose_groups(network, graph, job.request, few)
+    names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
     losses = None
     if widths.allocation == "error":
         say(f"plan: predicting the loss of {len(names)} layers at every width")
         losses = loss_curves(network, graph, names, job.criterion, job.reconstruction, calibration)
     shape = tuple(job.data.input_shape)
-    # Measured times differ from process to process, so one of them decides.
-    return engine.agree(choose_counts(network, graph, names, job.request, shape, losses))
+    # Measured times differ from process to process, so one of them decides, or refuses for all.
+    return engine.decide(lambda: choose_counts(network, graph, names, job.request, shape, losses))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from thinet.statistics.exact import from_patches
 from thinet.statistics.gradients import GateGradients, gate_gradients
 from thinet.statistics.patches import PatchMoments
 from thinet.statistics.reference import Outputs, Reference, gains, watch
-from thinet.statistics.statistic import Sampling, Statistic, Summary, T
+from thinet.statistics.statistic import Sampling, Statistic, Summary, T, widened
 from thinet.surgery import Group, evaluating
 from thinet.surgery.calls import WeightCall
 
@@ -63,6 +64,7 @@ def collect(
     images: int,
     labels: Tensor | None = None,
     reference: Reference | None = None,
+    shared: bool = False,
 ) -> dict[str, Evidence]:
     """Run the network once, as far as needed, and collect what selections ask for.
 
@@ -75,9 +77,11 @@ def collect(
         images: Calibration images over all ranks.
         labels: The class of each calibration image, ``(images,)``, for statistics of gradients.
         reference: The network whose activations are to be reproduced, if not this one's own.
+        shared: Whether all processes of the process group call this, each with batches of its own,
+            and sum what they saw. One process alone would wait for the others.
 
     Returns:
-        The evidence of each group, by name, summed over the processes of a process group.
+        The evidence of each group, by name.
 
     Raises:
         ThinetError: If an activation is not finite, or gradients are asked for without labels.
@@ -93,7 +97,7 @@ def collect(
     evidence = {}
     for group, own in zip(groups, found, strict=True):
         summaries: dict[Any, Any] = {
-            kind: _summarise(statistic, group) for kind, statistic in own.items()
+            kind: _summarise(statistic, group, shared) for kind, statistic in own.items()
         }
         if derived:
             summaries[ContributionMoments] = from_patches(
@@ -138,8 +142,8 @@ def _run(
                     judge.update_gates(gates, numbers)
 
 
-def _summarise(statistic: Statistic[Any], group: Group) -> Summary:
-    with statistic.sync_context():
+def _summarise(statistic: Statistic[Any], group: Group, shared: bool) -> Summary:
+    with statistic.sync_context(should_sync=shared):
         sums = [value for value in statistic.metric_state.values() if isinstance(value, Tensor)]
         if not all(bool(torch.isfinite(value).all()) for value in sums):
             raise ThinetError(
@@ -173,8 +177,9 @@ def _feed(
             by_weight[name].append(statistic)
 
     def take(call: WeightCall, output: Tensor, turn: int) -> None:
+        wide = replace(call, input=widened(call.input))
         for statistic in by_weight[call.weight]:
-            statistic.update(call, output, weights[call.weight], numbers, turn)
+            statistic.update(wide, widened(output), weights[call.weight], numbers, turn)
 
     return watch(network, batch, _expected(statistics), _joins(aimed), take)
 

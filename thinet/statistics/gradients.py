@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from thinet.errors import ThinetError
-from thinet.statistics.statistic import Sampling, Statistic
+from thinet.statistics.statistic import Sampling, Statistic, widened
 from thinet.surgery import Consumer, Group
 from thinet.surgery.calls import WeightCall
 
@@ -83,13 +83,15 @@ class _Gating(TorchFunctionMode):
                 f"shape is {list(x.shape)} for {self._images} images: choose another criterion, "
                 "for example criterion=thinet."
             )
-        gate = x.new_ones(self._images, x.shape[axis]).requires_grad_()
+        wide = widened(x)
+        gate = wide.new_ones(self._images, x.shape[axis]).requires_grad_()
         self.gates[name, self._turns[name]] = gate
         self._turns[name] += 1
         shape = [self._images, *(1 for _ in x.shape[1:])]
         shape[axis] = x.shape[axis]
         # Where images are cut into windows, those of one image stand together.
-        return x * gate.view(shape).repeat_interleave(x.shape[0] // self._images, dim=0)
+        each = gate.view(shape).repeat_interleave(x.shape[0] // self._images, dim=0)
+        return (wide * each).to(x)  # so a gate's gradient is summed up in float32 at least
 
 
 def gate_gradients(

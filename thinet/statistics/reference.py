@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from thinet.statistics.statistic import widened
 from thinet.surgery import ChannelGraph, Group, Layer, evaluating
 from thinet.surgery.calls import WeightCall
 from thinet.surgery.joins import Join
@@ -172,16 +173,20 @@ def gains(seen: Outputs, wanted: Outputs, filters: Mapping[str, Tensor]) -> dict
         seen: Outputs of the current network.
         wanted: Outputs of the reference.
         filters: See :class:`Reference`.
+
+    Returns:
+        By weight and turn, in the shape of the output, float32 at least.
     """
     found = {}
     for key, raw in seen.raw.items():
         stays = filters.get(key[0])
         axis = 1 if raw.dim() > 2 else raw.dim() - 1
         if key in seen.joined and key in wanted.joined:
-            missing = _select(wanted.joined[key], stays, axis) - seen.joined[key]
+            aim = widened(_select(wanted.joined[key], stays, axis))
+            missing = aim - widened(seen.joined[key])
             found[key] = _unscaled(missing, seen.scales[key]) / seen.parts.get(key, 1)
         else:
-            found[key] = _select(wanted.raw[key], stays, axis) - raw
+            found[key] = widened(_select(wanted.raw[key], stays, axis)) - widened(raw)
     return found
 
 
@@ -193,6 +198,7 @@ def _unscaled(missing: Tensor, scale: Tensor | None) -> Tensor:
     """What a BatchNorm has to be given so that ``missing`` comes out; nothing where it is shut."""
     if scale is None:
         return missing
+    scale = widened(scale)
     shut = scale.abs() <= 1e-3 * scale.abs().max()
     inverse = torch.where(shut, 0.0, 1 / torch.where(shut, 1.0, scale))
     return missing * inverse.view(1, -1, *[1] * (missing.dim() - 2))

@@ -69,6 +69,11 @@ def second_moments(rows: Tensor) -> Tensor:
     return rows.T @ rows
 
 
+def widened(values: Tensor) -> Tensor:
+    """Values of half precision in float32: sums and products of them overflow, or round away."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 class Summary(Protocol):
     """What a statistic says in the end."""
 
@@ -112,8 +117,8 @@ class Statistic(Metric, ABC, Generic[T]):
 
         Args:
             call: The call; ``call.input`` is ``(N, channels, height, width)`` or
-                ``(N, features)``.
-            output: What the operation returned.
+                ``(N, features)``, float32 at least, whatever the network's type.
+            output: What the operation returned, float32 at least.
             weight: The weight it used.
             images: The calibration number of each of the N images.
             turn: Which use of this weight it is in this pass, from 0.

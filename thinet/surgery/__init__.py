@@ -3,7 +3,7 @@
 from thinet.surgery.choose import resolve_counts, resolve_layers, rounded
 from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
 from thinet.surgery.groups import shrink
-from thinet.surgery.modes import evaluating
+from thinet.surgery.modes import evaluating, without_autocast
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
 from thinet.surgery.trial import check_weights, settle, try_cut
@@ -32,4 +32,5 @@ __all__ = [
     "trace",
     "try_cut",
     "widths",
+    "without_autocast",
 ]

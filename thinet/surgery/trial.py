@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from thinet.errors import ThinetError
 from thinet.surgery.graph import ChannelGraph
+from thinet.surgery.modes import full_float32
 from thinet.surgery.slim import remove_, shared_copy
 from thinet.surgery.verify import difference, masked
 
@@ -102,13 +103,15 @@ def try_cut(
 ) -> str | None:
     """Cut a copy and compare it with one in which the same channels are zeroed.
 
-    Networks and images of half precision are compared in float32: their rounding would hide a
-    wrong cut.
+    They are compared in full float32, networks and images of half precision too: coarser rounding
+    would hide a wrong cut, or refuse a right one.
 
     Returns:
         What is wrong, or None if zeroing equals removing.
     """
-    if next(network.parameters()).dtype in (torch.float16, torch.bfloat16):
+    first = next(network.parameters())
+    images = images.to(first.device)
+    if first.dtype in (torch.float16, torch.bfloat16):
         network, images = copy.deepcopy(network).float(), images.float()
     generator = torch.Generator().manual_seed(0)
     keep = {
@@ -119,8 +122,9 @@ def try_cut(
     }
     slim = remove_(shared_copy(network), graph, keep)
     try:
-        off = difference(masked(network, graph, keep), slim, images)
-        _check_training(network, slim, images)
+        with full_float32(first.device):
+            off = difference(masked(network, graph, keep), slim, images)
+            _check_training(network, slim, images)
     # The network's own code may object to its new sizes with any exception.
     except Exception as error:
         brief = (str(error).strip() or type(error).__name__).splitlines()[0]
