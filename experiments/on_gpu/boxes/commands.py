@@ -83,7 +83,7 @@ def start(context: Context, name: str, overrides: Sequence[str]) -> Command:
 
 def wait(context: Context, commands: Sequence[Command]) -> None:
     """Wait until all have ended, or the time is over: then what still runs is killed."""
-    while not all([command.poll() for command in commands]):
+    while sum(command.poll() for command in commands) < len(commands):  # each is asked
         if context.left() < 1:
             for command in commands:
                 if not command.poll():

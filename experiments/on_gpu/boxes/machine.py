@@ -23,8 +23,8 @@ def machine(context: Context) -> None:
         "torchvision": torchvision.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
-        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "float32_convolutions": torch.backends.cudnn.conv.fp32_precision,
+        "float32_products": torch.backends.cuda.matmul.fp32_precision,
         "python": platform.python_version(),
     }
     found = environment()
