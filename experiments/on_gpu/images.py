@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import tarfile
 import time
 import traceback
@@ -44,11 +43,11 @@ def multiply(folder: Path, times: int) -> None:
 
 
 def unpack_into(source: Path, work: Path) -> None:
-    """Unpack and decode CIFAR-10, and leave it as tensors in ``work`` for :func:`wait_for`."""
+    """Decode CIFAR-10, and leave it as tensors in ``work`` for :func:`wait_for`."""
     try:
         torch.set_num_threads(1)
-        root = source if source.is_dir() else _unpacked(source, work)
-        parts = {name: _read(root / name) for name in ("train", "test")}
+        files = _read_folder(source) if source.is_dir() else _read_archive(source)
+        parts = {name: _decode(files, name) for name in ("train", "test")}
         partial = work / f".{READY}"
         torch.save(parts, partial)
         partial.rename(work / READY)
@@ -57,46 +56,38 @@ def unpack_into(source: Path, work: Path) -> None:
         (work / FAILED).write_text(f"{type(error).__name__}: {error}")
 
 
-def _unpacked(archive: Path, work: Path) -> Path:
-    """The folder with ``train`` and ``test`` that an archive holds."""
-    folder = work / "cifar"
-    folder.mkdir()
-    try:  # tar unpacks beside decompression, thrice as fast
-        subprocess.run(["tar", "-xf", archive, "-C", folder], check=True)
-    except (OSError, subprocess.SubprocessError):
-        with tarfile.open(archive) as file:
-            file.extractall(folder, filter="data")
-    found = [path.parent for path in [folder / "train", *folder.glob("*/train")] if path.is_dir()]
-    if not found:
-        raise ValueError(f"{archive} holds no folder train")
-    return found[0]
+Files = dict[tuple[str, str, str], bytes]
+"""Part, class and name of each file, and what it holds."""
 
 
-def _read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images of a part in the order of classes and names, as ``experiments.cifar`` reads them.
-
-    Several processes share the work, since there is no time.
+def _read_archive(archive: Path) -> Files:
+    """The files of an archive with ``train/<class>/*`` and ``test/<class>/*``, perhaps below one
+    folder. Nothing is written: 60,000 small files take longer to remove than to decode.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from experiments.timing import default_threads
-    from thinet.datasets.layout import class_folders, list_part
-
-    files = list_part(folder, class_folders(folder))
-    count = len(files)
-    workers = max(1, min(6, default_threads() - 2, count // 500))
-    bounds = np.linspace(0, count, 4 * workers + 1).astype(int)
-    spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
-        pieces = list(pool.map(_decode, [files] * len(spans), spans))
-    pixels = torch.from_numpy(np.concatenate([piece for piece in pieces if len(piece)]))
-    return pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.asarray(files.labels))
+    found: Files = {}
+    with tarfile.open(archive) as members:
+        for member in members:
+            place = Path(member.name).parts[-3:]
+            content = members.extractfile(member) if member.isfile() else None
+            if content is not None and len(place) == 3:
+                found[place] = content.read()  # type: ignore[index]
+    return found
 
 
-def _decode(files: object, span: tuple[int, int]) -> np.ndarray:
-    images = [np.asarray(files.load(number)) for number in range(*span)]  # type: ignore[attr-defined]
-    return np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
+def _read_folder(folder: Path) -> Files:
+    paths = [path for part in ("train", "test") for path in (folder / part).glob("*/*")]
+    return {path.parts[-3:]: path.read_bytes() for path in paths}  # type: ignore[misc]
+
+
+def _decode(files: Files, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and labels of a part in the order of classes and names, as ``experiments.cifar``."""
+    places = sorted(place for place in files if place[0] == part)
+    if not places:
+        raise ValueError(f"there are no images {part}/<class>/<name>")
+    classes = sorted({place[1] for place in places})
+    images = [np.asarray(Image.open(io.BytesIO(files[one])).convert("RGB")) for one in places]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.tensor([classes.index(place[1]) for place in places])
 
 
 def wait_for(work: Path, seconds: float) -> Data:

@@ -24,7 +24,8 @@ IMPORTANCES: dict[str, Callable[[Any], Any]] = {
     "bn_scale": lambda known: known.BNScaleImportance(),
     "random": lambda known: known.RandomImportance(),
 }
-"""Made from ``torch_pruning.importance``, which is imported when it is used. ``l1`` and ``l2`` look at the producing convolution alone, as those papers do; ``group_norm`` is
+"""Made from ``torch_pruning.importance``, which is imported when it is used. ``l1``
+and ``l2`` look at the producing convolution alone, as those papers do; ``group_norm`` is
 Torch-Pruning's default and adds the BatchNorm and the reading convolution."""
 HALVINGS = 10
 """Steps of the search for the ratio of a global ranking."""

@@ -19,6 +19,7 @@ CELLS = (("resnet56", 6, 64), ("vgg_small", 6, 64), ("resnet20", 6, 256))
 def finetune(context: Context) -> None:
     """The digits, held in memory: what is compared is the loops."""
     quiet()
+    rounds, patience = (1, 0.0) if context.smoke else (5, 8.0)
     cells = (("vgg_small", 1, 64),) if context.smoke else CELLS
     for name, epochs, batch in cells:
         size = 8 if context.smoke else 32
@@ -31,7 +32,6 @@ def finetune(context: Context) -> None:
             network = NETWORKS[name](num_classes=10, image_size=size)
         phase = Phase(epochs, 0.01, "cosine")
         setting = Setting(network, images, phase, context.device, 2 if context.smoke else None)
-        rounds, patience = (1, 0.0) if context.smoke else (5, 8.0)
 
         def task(name: str = name, setting: Setting = setting) -> Row:
             row, found = measure(name, setting, rounds, patience)
