@@ -12,7 +12,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ class Data:
 
 def normalise(pixels: Tensor) -> Tensor:
     """From uint8 to what the network was trained on, float32 in channels-last layout."""
-    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
     floats = (pixels.float() / 255 - mean) / std
     return floats.contiguous(memory_format=torch.channels_last)
 
@@ -167,17 +167,33 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         pixels: uint8 ``(N, 3, H, W)``.
-        generator: Draws.
+        generator: Draws, on the CPU wherever the images are.
     """
     count, _, height, width = pixels.shape
-    mirror = torch.rand(count, generator=generator) < 0.5
+    there = pixels.device
+    mirror = (torch.rand(count, generator=generator) < 0.5).to(there)
     pixels = torch.where(mirror.view(-1, 1, 1, 1), pixels.flip(3), pixels)
     padded = F.pad(pixels, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, count, 1, 1), generator=generator)
-    rows = top + torch.arange(height).view(1, -1, 1)
-    columns = left + torch.arange(width).view(1, 1, -1)
-    image = torch.arange(count).view(-1, 1, 1)
+    top, left = torch.randint(0, 9, (2, count, 1, 1), generator=generator).to(there)
+    rows = top + torch.arange(height, device=there).view(1, -1, 1)
+    columns = left + torch.arange(width, device=there).view(1, 1, -1)
+    image = torch.arange(count, device=there).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+
+
+Gradients = Callable[[Tensor, Tensor], None]
+"""From images and labels to the gradients of a network's parameters."""
+
+
+def plain_gradients(network: nn.Module) -> Gradients:
+    """By a forward and a backward pass."""
+
+    def step(inputs: Tensor, labels: Tensor) -> None:
+        loss = F.cross_entropy(network(inputs), labels)
+        network.zero_grad(set_to_none=True)
+        loss.backward()
+
+    return step
 
 
 def finetune(
@@ -188,6 +204,7 @@ def finetune(
     seed: int,
     rate: float = 0.01,
     batch: int = 128,
+    gradients: Callable[[nn.Module], Gradients] = plain_gradients,
 ) -> nn.Module:
     """Train a copy: SGD with Nesterov momentum 0.9, weight decay 5e-4, a cosine down to zero.
 
@@ -199,6 +216,7 @@ def finetune(
         seed: Of draws and augmentation.
         rate: Learning rate at the start.
         batch: Images a step.
+        gradients: Makes of the copy what computes its gradients in a step.
     """
     made = copy.deepcopy(model).train()
     optimiser = torch.optim.SGD(
@@ -206,6 +224,7 @@ def finetune(
     )
     steps = epochs * (min(per_epoch, len(images)) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    differentiate = gradients(made)
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(derive_seed("finetune", seed, epoch))
         order = torch.randperm(len(images), generator=generator)[:per_epoch]
@@ -213,9 +232,7 @@ def finetune(
             if len(chosen) < batch:
                 continue
             inputs = normalise(augment(images.pixels[chosen], generator))
-            loss = F.cross_entropy(made(inputs), images.labels[chosen])
-            optimiser.zero_grad()
-            loss.backward()
+            differentiate(inputs, images.labels[chosen])
             optimiser.step()
             schedule.step()
     return made.eval()

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from experiments.cifar import BATCH, Images
 from thinet.metrics import cost
 from thinet.surgery import evaluating
 
-IMPORTANCES = {
-    "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1, group_reduction="first"),
-    "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2, group_reduction="first"),
-    "group_norm": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-    "fpgm": tp.importance.FPGMImportance,
-    "taylor": tp.importance.GroupTaylorImportance,
-    "lamp": tp.importance.LAMPImportance,
-    "bn_scale": tp.importance.BNScaleImportance,
-    "random": tp.importance.RandomImportance,
+IMPORTANCES: dict[str, Callable[[Any], Any]] = {
+    "l1": lambda known: known.GroupMagnitudeImportance(p=1, group_reduction="first"),
+    "l2": lambda known: known.GroupMagnitudeImportance(p=2, group_reduction="first"),
+    "group_norm": lambda known: known.GroupMagnitudeImportance(p=2),
+    "fpgm": lambda known: known.FPGMImportance(),
+    "taylor": lambda known: known.GroupTaylorImportance(),
+    "lamp": lambda known: known.LAMPImportance(),
+    "bn_scale": lambda known: known.BNScaleImportance(),
+    "random": lambda known: known.RandomImportance(),
 }
-"""``l1`` and ``l2`` look at the producing convolution alone, as those papers do; ``group_norm`` is
+"""Made from ``torch_pruning.importance``, which is imported when it is used. ``l1``
+and ``l2`` look at the producing convolution alone, as those papers do; ``group_norm`` is
 Torch-Pruning's default and adds the BatchNorm and the reading convolution."""
 HALVINGS = 10
 """Steps of the search for the ratio of a global ranking."""
@@ -76,6 +77,8 @@ def _cut(
     ratio: float,
     together: bool,
 ) -> nn.Module:
+    import torch_pruning as tp
+
     slim = copy.deepcopy(model)
     example, _ = next(images.batches(2))
     ignored = [
@@ -87,7 +90,7 @@ def _cut(
     pruner = tp.pruner.BasePruner(
         slim,
         example,
-        importance=IMPORTANCES[importance](),
+        importance=IMPORTANCES[importance](tp.importance),
         global_pruning=together,
         pruning_ratio=ratio,
         ignored_layers=ignored,

@@ -44,6 +44,8 @@ OURS: dict[str, tuple[str, Reconstruction, str]] = {
     "thinet refit": ("thinet", Refit(), "uniform"),
     "weight_sum refit": ("weight_sum", Refit(), "uniform"),
     "random refit": ("random", Refit(), "uniform"),
+    "weight_sum none": ("weight_sum", NoReconstruction(), "uniform"),
+    "fpgm none": ("fpgm", NoReconstruction(), "uniform"),
     "full recipe, uniform": ("thinet_refit", REFIT, "uniform"),
     "full recipe": ("thinet_refit", REFIT, "error"),
 }
@@ -60,7 +62,7 @@ MAIN = (
 
 def inner(model: nn.Module) -> list[str]:
     """The convolutions whose filters are nobody else's: what ``layers=inner`` prunes."""
-    graph = trace(model, torch.zeros(1, *SHAPE))
+    graph = trace(model, torch.zeros(1, *SHAPE, device=next(model.parameters()).device))
     names = dict(model.named_modules())
     found = [
         group.layers[0].name
