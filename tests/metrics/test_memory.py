@@ -46,6 +46,21 @@ def check_a_stretch():
     assert PeakMemory(CPU).mb() == pytest.approx(before - 50, abs=10)
 
 
+def test_the_peak_of_a_gpu_can_be_asked_for_before_anything_ran_on_it(monkeypatch):
+    # As a resumed run does. torch forgets a peak only on a device that has been started.
+    started = []
+
+    def forget(device):
+        if not started:
+            raise RuntimeError("Invalid device argument.")
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: started.append(True))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forget)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_000_000)
+    measured = PeakMemory(torch.device("cuda", 0))
+    assert (measured.mb(), measured.of) == (3.0, "GPU")
+
+
 def test_where_the_peak_cannot_be_forgotten_that_is_said(monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(memory, "_CLEAR", Path("/nowhere/clear_refs"))

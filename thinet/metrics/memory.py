@@ -29,6 +29,7 @@ class PeakMemory:
         self._device = device
         if device.type == "cuda":
             self.of = GPU
+            torch.cuda.init()  # or there is no device yet whose peak could be forgotten
             torch.cuda.reset_peak_memory_stats(device)
         else:
             self.of = PROCESS if forget_peak() else LIFETIME

@@ -19,10 +19,10 @@ from thinet.engine.settings import Devices
 
 CELLS = (  # network, precision, loader, workers, steps
     ("resnet50", "32-true", "pil", 16, 14),
+    ("resnet50", "bf16-mixed", "pil", 16, 14),
     ("resnet50", "32-true", "pil", 8, 14),
     ("resnet50", "32-true", "pil", 4, 14),
     ("resnet50", "32-true", "pil", 0, 5),
-    ("resnet50", "bf16-mixed", "pil", 16, 14),
     ("resnet18", "bf16-mixed", "pil", 16, 14),
     ("resnet50", "bf16-mixed", "torchcodec", 16, 14),
 )
@@ -42,7 +42,7 @@ def data(context: Context) -> None:
     setting = Setting(root, 32 if context.smoke else 224, batch)
     chosen = TINY if context.smoke else CELLS
     if not context.smoke:  # the first steps of a process choose algorithms
-        _fit(context, setting, "resnet50", "32-true", "pil", 8, 2)
+        _fit(context, setting, "resnet50", "32-true", "pil", 2, 2)
     for name, precision, loader, workers, steps in chosen:
         key: Row = {"network": name, "precision": precision, "loader": loader, "workers": workers,
                     "batch": batch, "steps": steps, "mean_bytes": round(mean)}  # fmt: skip

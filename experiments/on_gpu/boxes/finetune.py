@@ -12,7 +12,7 @@ from thinet.engine.quiet import quiet
 from thinet.models.small_vgg import vgg_small
 from thinet.schedule import Phase
 
-CELLS = (("resnet56", 6, 64), ("vgg_small", 6, 64), ("resnet20", 6, 256))
+CELLS = (("vgg_small", 3, 64), ("resnet20", 2, 256), ("resnet56", 1, 64))
 """Network, epochs of a fit, images a batch."""
 
 
