@@ -171,3 +171,31 @@ def test_a_launcher_is_no_first_process(script):
     )
     assert "thinet-watch" not in process.stdout.readline()
     assert end_of(process) == (0, "")
+
+
+def test_the_first_process_says_why_another_was_lost(script):
+    process = script(
+        f"lifeline.begin(); start({OTHER!r})\n"
+        "from thinet.guard import guarded\n"
+        "def work():\n"
+        "    os.kill(lifeline._this.others[0].pid, signal.SIGTERM)\n"
+        "    raise RuntimeError('Connection closed by peer')\n"
+        "guarded(work)"
+    )
+    assert end_of(process) == (143, STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("first", "agreed", "code"), [("", False, 0), ("THINET_FIRST", False, 143), ("", True, 0),
+                                  ("THINET_FIRST", True, 0)],
+)  # fmt: skip
+def test_another_process_ends_in_silence_and_tells_the_first_what_it_has_to_know(
+    first, agreed, code, script
+):
+    process = script(
+        f"os.environ.update({first or 'X'}=str(os.getppid()), LOCAL_RANK='1'); lifeline.begin()\n"
+        "from thinet.guard import guarded; from thinet.errors import Terminated\n"
+        f"def work(): raise Terminated(agreed={agreed})\n"
+        "guarded(work)"
+    )
+    assert end_of(process) == (code, "")

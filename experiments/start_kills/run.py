@@ -114,13 +114,9 @@ def wanted_code(name: str, target: str) -> int:
 
 
 def second_of(first: int) -> int | None:
-    """The process that the first one started."""
-    found = [
-        pid for pid in members(first)
-        if f" {first} " in _read(pid, "stat").rpartition(")")[2][:24]
-        and "run.py" in _read(pid, "cmdline") and pid != first
-    ]  # fmt: skip
-    return min(found, default=None)
+    """The process that the first one started for the run."""
+    others = (pid for pid in members(first) if "LOCAL_RANK=1\0" in _read(pid, "environ"))
+    return min(others, default=None)
 
 
 def disturb(
@@ -132,13 +128,15 @@ def disturb(
     log.unlink(missing_ok=True)
     began, run = time.monotonic(), start(outputs, 2, more)
     try:
-        _wait_for(moment, run, log)
+        seen = _wait_for(moment, run, log)
         told, number = time.monotonic(), signal.Signals[name]
-        second = second_of(run.pid) if target == "second" else None
         if target == "group":
             os.killpg(run.pid, number)
+        elif target == "first":
+            os.kill(run.pid, number)
         else:
-            os.kill(second or run.pid, number)
+            assert seen.second is not None
+            os.kill(seen.second, number)
         while run.poll() is None or members(run.pid):
             if time.monotonic() - told > PATIENCE:
                 raise SystemExit(f"{name} to {target}, {moment}: a process hangs, see {log}")
@@ -156,11 +154,13 @@ def disturb(
     }  # fmt: skip
 
 
-def _wait_for(moment: str, run: subprocess.Popen[bytes], log: Path) -> None:
-    condition = MOMENTS[moment]
-    while not condition(Seen(run.pid, second_of(run.pid), log.read_text(errors="replace"))):
-        if run.poll() is not None:
-            raise SystemExit(f"the run ended before this moment: {moment}; see {log}")
+def _wait_for(moment: str, run: subprocess.Popen[bytes], log: Path) -> Seen:
+    while run.poll() is None:
+        seen = Seen(run.pid, second_of(run.pid), log.read_text(errors="replace"))
+        if MOMENTS[moment](seen):
+            return seen
+        time.sleep(0.01)
+    raise SystemExit(f"the run ended before this moment: {moment}; see {log}")
 
 
 def state_of(outputs: Path) -> str:
