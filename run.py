@@ -1,5 +1,10 @@
 """Run one experiment, or a sweep with -m; ``python run.py --help`` lists every option."""
 
+if __name__ == "__main__":  # and not in a process that only imports this one
+    from thinet.lifeline import begin
+
+    begin()
+
 from typing import Any
 
 import hydra

@@ -154,7 +154,7 @@ def test_threads_are_those_of_the_job_unless_the_user_said_otherwise():
 
 def test_a_worker_ends_with_its_parent():
     child = (
-        "import os, sys, time; from thinet.placement import end_with; "
+        "import os, sys, time; from thinet.lifeline import end_with; "
         "end_with(os.getppid()); end_with(os.getppid()); print(os.getpid(), flush=True); "
         "sys.stdin.read()"
     )

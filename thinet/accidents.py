@@ -49,8 +49,13 @@ def accident(error: BaseException) -> str | None:
             "a smaller dataset.num_workers if it happens again."
         )
     if is_lost_process(error):
-        return f"another process of this run has ended ({_short(text)}): {_AGAIN}."
+        return lost_process(_short(text))
     return None
+
+
+def lost_process(how: str) -> str:
+    """The sentence for a run of which another process has ended."""
+    return f"another process of this run has ended ({how}): {_AGAIN}."
 
 
 def is_lost_process(error: BaseException) -> bool:

@@ -29,7 +29,14 @@ class Terminated(BaseException):
     """The system asked this process to end (SIGTERM); like Ctrl-C, it is not an error.
 
     What was done is on disk: the same command goes on from there.
+
+    Args:
+        agreed: Whether all processes of the run stop at this place.
     """
+
+    def __init__(self, agreed: bool = False) -> None:
+        super().__init__()
+        self.agreed = agreed
 
 
 def first_line(error: BaseException) -> str:

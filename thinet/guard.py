@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
+from thinet import lifeline
 from thinet.accidents import accident, is_lost_process
 from thinet.errors import Terminated, ThinetError, first_line
 from thinet.gate import install
@@ -70,42 +70,50 @@ def guarded(main: Callable[[], Any]) -> None:
     Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C, 143
     for SIGTERM.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
     sweep_errors.reset()
     setting = os.environ.get("HYDRA_FULL_ERROR")
     asked = bool(setting) or "traceback=true" in sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
     JobReturn.return_value = property(_value, JobReturn.return_value.fset)  # type: ignore
     try:
-        _call(main, asked)
+        with lifeline.answering():
+            _call(main, asked)
     finally:
-        signal.signal(signal.SIGTERM, before)
         os.environ.pop("HYDRA_FULL_ERROR")
         if setting is not None:
             os.environ["HYDRA_FULL_ERROR"] = setting
 
 
 def _call(main: Callable[[], Any], asked: bool) -> None:
-    """Call it, and end the process if it fails; with its traceback if one is asked for."""
+    """Call it, and end the process if it fails or is told to end."""
+    try:
+        _try(main, asked)
+    except KeyboardInterrupt:
+        _leave(*lifeline.INTERRUPTED)
+    except Terminated as told:
+        if not is_first_process() and (told.agreed or not lifeline.belongs()):
+            sys.exit(0)  # else a launcher would kill the first one before it has said so
+        _leave(*lifeline.STOPPED)
+
+
+def _try(main: Callable[[], Any], asked: bool) -> None:
+    """Call it; an error becomes a sentence, or shows its traceback if that is asked for."""
     try:
         main()
-    except KeyboardInterrupt:
-        print("\ninterrupted: type the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
-    except Terminated:
-        if not is_first_process():
-            sys.exit(0)  # else the first one would be killed before it has said so
-        print("\nstopped by SIGTERM: type the same command again to go on.", file=sys.stderr)
-        sys.exit(143)
     except Exception as error:
         if asked:
+            lifeline.leave(1)
             raise
         text, code = sentence(error)
         if not is_first_process() and (_first_has_ended() or is_lost_process(error)):
             sys.exit(code)  # that one has said why
+        found = lifeline.why_another_ended() if is_lost_process(error) else None
+        if found is not None:
+            _leave(*found)
         print(f"error: {text}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        lifeline.leave(code)
         sys.exit(code)
     if sweep_errors.found:
         first, others = sweep_errors.found[0], len(sweep_errors.found) - 1
@@ -119,8 +127,11 @@ def _call(main: Callable[[], Any], asked: bool) -> None:
         sys.exit(code)
 
 
-def _terminate(*_: Any) -> None:
-    raise Terminated
+def _leave(code: int, text: str) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    lifeline.leave(code, text)
+    sys.exit(code)
 
 
 def _first_has_ended(patience: float = 15.0) -> bool:

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -19,25 +18,8 @@ from filelock import FileLock, Timeout
 
 from thinet.errors import ThinetError
 
-WATCH = "thinet-watch"
 CLAIMED = "THINET_GPU"  # the GPU of this worker, in its environment
 _claimed: list[FileLock] = []  # held as long as the process lives
-
-
-def end_with(parent: int) -> None:
-    """End this process when its parent is gone, so that no worker holds a GPU for a dead sweep.
-
-    Whatever is on disk is whole, and the repeated sweep goes on from it.
-    """
-    if os.getpid() == parent or any(thread.name == WATCH for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, name=WATCH, daemon=True).start()
 
 
 def launched_processes(env: Mapping[str, str]) -> int | None:

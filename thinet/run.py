@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from thinet import config as configuration
-from thinet import placement
+from thinet import lifeline, placement
 from thinet.errors import BusyError, ThinetError
 from thinet.files import read_json, write_json_atomic
 from thinet.identity import fingerprint, run_folder
@@ -196,7 +196,8 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
         work.save_state()
         status = "success"
     finally:
-        close(loggers, status)
+        with lifeline.patiently():  # dashboards are waited for as long as the configuration says
+            close(loggers, status)
     return objective
 
 

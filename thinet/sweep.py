@@ -19,8 +19,9 @@ from thinet.errors import BusyError, ThinetError
 from thinet.files import write_json_atomic
 from thinet.guard import sentence, sweep_errors
 from thinet.identity import plain, run_folder
+from thinet.lifeline import end_with
 from thinet.messages import is_first_process
-from thinet.placement import check_workers, end_with
+from thinet.placement import check_workers
 from thinet.points import Points
 
 FAILURE = "failure.json"

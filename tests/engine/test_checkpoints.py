@@ -204,6 +204,24 @@ def test_sigterm_in_an_evaluation_does_what_it_did_before(often, make_network, m
         often.evaluate(make_network(), "test")
 
 
+def test_no_handler_of_lightning_is_ever_in_place(
+    often, training, make_network, tmp_path, monkeypatch
+):
+    """It waits for other processes from within whatever this one does."""
+    seen, original = [], type(often.data).val_dataloader
+
+    def asked(self):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return original(self)
+
+    monkeypatch.setattr(type(often.data), "val_dataloader", asked)
+    often.evaluate(make_network(), "val")
+    assert seen
+    assert set(seen) == {signal.default_int_handler}
+    fit(often, make_network(), training, tmp_path)
+    assert not [handler for handler in seen if "lightning" in type(handler).__module__]
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, path)

@@ -43,6 +43,7 @@ def type_(tmp_path, monkeypatch, capfd) -> Callable[..., Outcome]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments, *where])
         monkeypatch.setenv("WANDB_MODE", "offline")
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr("thinet.lifeline.begin", lambda: None)  # signals are pytest's here
         capfd.readouterr()
         try:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

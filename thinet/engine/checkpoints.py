@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -56,7 +58,7 @@ class StageCheckpoint(Checkpoint):
         self.told_to_stop = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take SIGTERM over; Lightning puts the earlier handler back at the end."""
+        """Take SIGTERM over; whoever called the Trainer puts the earlier handler back."""
         self._saved = time.monotonic()
         set_handler(self._note)
 
@@ -80,7 +82,7 @@ class StageCheckpoint(Checkpoint):
         if _any(trainer, due or self.told_to_stop):
             self._save(trainer)
             if _any(trainer, self.told_to_stop):
-                raise Terminated
+                raise Terminated(agreed=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End before another epoch begins.
@@ -91,7 +93,7 @@ class StageCheckpoint(Checkpoint):
         if _any(trainer, self.told_to_stop):
             for logger in trainer.loggers:
                 logger.save()
-            raise Terminated
+            raise Terminated(agreed=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the epoch."""
@@ -104,22 +106,19 @@ class StageCheckpoint(Checkpoint):
         self._saved = time.monotonic()
 
 
-class SignalsAsBefore(Callback):
-    """Evaluation is not worth a checkpoint: SIGTERM does what it did before the Trainer.
+@contextmanager
+def own_signals(trainer: Trainer) -> Iterator[None]:
+    """Within, SIGTERM does what it did before the Trainer, or what a callback of ours says.
 
-    Lightning's own handler would broadcast from within whatever the process is doing.
+    Lightning's handler would broadcast from within whatever the process is doing, and wait there
+    for processes that do something else.
     """
-
-    def __init__(self) -> None:
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handler back."""
-        set_handler(self._handler)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handler back."""
-        set_handler(self._handler)
+    handler = signal.getsignal(signal.SIGTERM)
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        set_handler(handler)
 
 
 def damaged(checkpoint: Path, error: Exception) -> ThinetError | None:

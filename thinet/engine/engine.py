@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,12 +22,13 @@ from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
 from thinet.engine.checkpoints import (
     AtomicCheckpointIO,
-    SignalsAsBefore,
     StageCheckpoint,
     damaged,
+    own_signals,
 )
 from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
+from thinet.engine.processes import start_others
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.errors import Terminated, ThinetError
@@ -96,10 +94,9 @@ class Engine:
             split: ``val`` (early decisions) or ``test`` (final figures).
         """
         module = self._classifier(network)
-        title, calm = f"evaluating on {split}", SignalsAsBefore()
-        trainer = self._trainer(title, logger=False, callbacks=[calm])
+        trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
         run = trainer.validate if split == "val" else trainer.test
-        (found,) = _call(run, module, datamodule=self.data, verbose=False)
+        (found,) = _call(trainer, run, module, datamodule=self.data, verbose=False)
         return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])
 
     def fit(
@@ -142,7 +139,10 @@ class Engine:
         )
         resumed = checkpoint if self.exists(checkpoint) else None
         try:
-            _call(trainer.fit, module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            _call(
+                trainer, trainer.fit, module,
+                datamodule=self.data, ckpt_path=resumed, weights_only=True,
+            )  # fmt: skip
         except Exception as error:
             if keeper.told_to_stop:  # and so were the processes that load images
                 raise Terminated from error
@@ -151,7 +151,7 @@ class Engine:
                 raise
             raise damage from error
         if any(self.gather(keeper.told_to_stop)):  # in the last epoch; its checkpoint is there
-            raise Terminated
+            raise Terminated(agreed=True)
         self.step += epochs * steps
         self._share(network)
         network.cpu()
@@ -215,18 +215,18 @@ class Engine:
         return seen[0]
 
     def start_processes(self) -> None:
-        """Let Lightning start the other processes before anything is shared between them."""
+        """Start the other processes before anything is shared between them."""
         if self.world > 1:
-            trainer = self._trainer(
-                "start", logger=False, callbacks=[SignalsAsBefore()], limit_val_batches=1
-            )
+            trainer = self._trainer("start", logger=False, callbacks=[], limit_val_batches=1)
+            start_others(trainer)
             channels = self.data.input_shape[0]
             tiny = nn.Sequential(
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
             )
-            trainer.validate(self._classifier(tiny), datamodule=self.data, verbose=False)
-            started = getattr(trainer.strategy.launcher, "procs", [])
-            atexit.register(_end, started)
+            _call(
+                trainer, trainer.validate, self._classifier(tiny),
+                datamodule=self.data, verbose=False,
+            )  # fmt: skip
 
     def clear(self, folder: Path) -> None:
         """Remove what :meth:`fit` kept for resuming."""
@@ -314,16 +314,6 @@ class Engine:
         )
 
 
-def _end(processes: Sequence[Popen[Any]], patience: float = 20.0) -> None:
-    """Leave no process behind; they end with this one unless they hang in a collective call."""
-    end = time.monotonic() + patience
-    for process in processes:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except TimeoutExpired:
-            process.kill()
-
-
 def _plugins() -> list[Any]:
     """How checkpoints are written; and, under SLURM, that Lightning does not requeue by itself.
 
@@ -345,10 +335,11 @@ def _one_gpu_each(devices: Devices) -> dict[str, Any]:
     return {"strategy": DDPStrategy(parallel_devices=own), "devices": 1}
 
 
-def _call(run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+def _call(trainer: Trainer, run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call a Trainer; Ctrl-C stays Ctrl-C where Lightning makes it an exit of its own."""
     try:
-        return run(*args, **settings)
+        with own_signals(trainer):
+            return run(*args, **settings)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
