@@ -223,10 +223,15 @@ def test_every_preset_of_ours_passes(preset, hydra_compose):
         pytest.skip(str(error)[:80])
 
 
-@pytest.mark.parametrize("preset", ["none", "default", "stdout", "disabled"])
+@pytest.mark.parametrize("preset", ["none", "stdout", "disabled"])
 def test_hydras_own_log_settings_pass(preset, hydra_compose):
     other = "default" if preset == "stdout" else preset
     hydra_compose(f"hydra/job_logging={preset}", f"hydra/hydra_logging={other}")
+
+
+def test_hydra_writes_no_log(hydra_compose):
+    with pytest.raises(ThinetError, match="write elsewhere: choose hydra/job_logging=none, stdout"):
+        hydra_compose("hydra/job_logging=default")
 
 
 def test_a_sweep_keeps_the_callback_that_guards_its_processes(hydra_compose):

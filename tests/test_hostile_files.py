@@ -374,7 +374,7 @@ def a_data_set(tmp_path, archive, monkeypatch):
     ("name", "kind", "link"),
     [
         ("../../escaped", tarfile.REGTYPE, ""),
-        ("/tmp/thinet-escaped", tarfile.REGTYPE, ""),
+        ("/absolute", tarfile.REGTYPE, ""),
         ("link", tarfile.SYMTYPE, "/etc/passwd"),
         ("link", tarfile.SYMTYPE, "../../.."),
         ("hard", tarfile.LNKTYPE, "/etc/passwd"),
@@ -384,15 +384,13 @@ def a_data_set(tmp_path, archive, monkeypatch):
     ids=str,
 )
 def test_an_archive_stays_in_its_folder(name, kind, link, tmp_path, monkeypatch):
+    name = f"{tmp_path}/escaped" if name == "/absolute" else name
     tar_with(tmp_path / "evil.tar.gz", name, kind, link)
     data = a_data_set(tmp_path, tmp_path / "evil.tar.gz", monkeypatch)
     with pytest.raises(ThinetError, match=r"CIFAR-10 could not be downloaded .*: put its files"):
         data.prepare_data()
     found = {path.name for path in tmp_path.rglob("*")}
-    assert found <= {"evil.tar.gz", "inside", "data", "cifar-10-python.tar.gz", "thinet-escaped",
-                     "tmp"}, found  # fmt: skip
-    assert not Path("/tmp/thinet-escaped").exists()
-    assert not (tmp_path / "escaped").exists()
+    assert found == {"evil.tar.gz", "inside", "data", "cifar-10-python.tar.gz"}
 
 
 def test_batches_that_are_hostile_pickles_are_never_opened(tmp_path, mark):

@@ -187,6 +187,11 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
     for key in ("dry_run", "traceback", "keep_stages", "inspect"):
         if not isinstance(config[key], bool):
             problems.append(f"{key}={config[key]} is neither true nor false: type {key}=true.")
+    for key, value in config["paths"].items():
+        if not isinstance(value, str) or not value:
+            problems.append(
+                f"paths.{key}={value} is not a folder: type for example paths.{key}={key}."
+            )
     resume = str(config["resume"])
     if resume not in ("auto", "off") and not (Path(resume) / "state.json").exists():
         problems.append(

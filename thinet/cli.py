@@ -136,6 +136,7 @@ def _row(state: dict[str, Any], result: Path) -> list[str]:
 
 
 def _report(chosen: argparse.Namespace) -> int:
+    from thinet.places import check_links
     from thinet.report import compare_report, draw_figures, write_report
     from thinet.report.results import read_result
     from thinet.report.terminal import print_result
@@ -150,6 +151,7 @@ def _report(chosen: argparse.Namespace) -> int:
         print(compare_report(chosen.folders, chosen.out or Path("comparison")))
         return 0
     result = read_result(folder)
+    check_links(folder)
     draw_figures(result, folder / "figures")
     write_report(result, folder)
     print_result(result)
@@ -172,9 +174,11 @@ def _report_on_wandb(folders: Sequence[Path]) -> int:
 
 def _export(chosen: argparse.Namespace) -> int:
     from thinet.export import export
+    from thinet.places import check_links
     from thinet.saved import SPEC
 
     folder = chosen.folder
+    check_links(folder)
     if not (folder / SPEC).exists() and (folder / "model" / SPEC).exists():
         folder = folder / "model"
     path, worst = export(folder, chosen.kind)

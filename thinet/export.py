@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,25 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
             "thinet.save(result, folder)."
         )
     path = folder / f"model.{kind}"
-    partial = path.with_name(f".partial-{path.name}")
     example = torch.zeros(2, *shape)
     other = "--pt2" if kind == "onnx" else "--onnx"
     try:
-        with warnings.catch_warnings():
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
+            partial = Path(place) / path.name
             write = _onnx if kind == "onnx" else _pt2
             run = write(loaded, example, partial)
             differences = [_difference(loaded, run, shape, batch) for batch in (1, 3)]
-        worst = float(torch.tensor(differences).max())  # unlike max(), NaN wins
-        if not worst <= TOLERANCE:
-            raise ThinetError(
-                f"the exported network differs from the original by {worst:.1e}: it was not kept; "
-                f"try {other} instead."
-            )
-        partial.replace(path)
+            worst = float(torch.tensor(differences).max())  # unlike max(), NaN wins
+            if not worst <= TOLERANCE:
+                raise ThinetError(
+                    f"the exported network differs from the original by {worst:.1e}: it was not "
+                    f"kept; try {other} instead."
+                )
+            partial.replace(path)
     except ThinetError:
         raise
     except Exception as error:  # exporters raise nearly anything
@@ -64,8 +68,6 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
         raise ThinetError(
             f"the network cannot be exported as {kind} ({reason}): try {other} instead."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path, worst
 
 

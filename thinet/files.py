@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,18 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
         ThinetError: If the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:  # a file or a link that is there is somebody's
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if not isinstance(error, FileExistsError):
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise ThinetError(
             f"cannot write {path} ({error.strerror}): free some space or choose another folder "
             "with paths.outputs=<dir>."

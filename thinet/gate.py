@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.base import Container
 from omegaconf.errors import OmegaConfBaseException
 
+from thinet import expansion
+from thinet.destinations import check_folders, check_places_of_hydra, check_stores
 from thinet.errors import ThinetError
 from thinet.launching import check_launcher, check_sweeper
 from thinet.trust import PLACES, VARIABLE, check_target, find_class, is_single_name
@@ -28,9 +31,8 @@ _SETTABLE = re.compile(
     r"((OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)|TZ"
     r"|NCCL_(DEBUG|SOCKET_IFNAME|IB_DISABLE|P2P_DISABLE)|WANDB_MODE)"
 )
-_HANDLERS = ("logging.StreamHandler", "logging.NullHandler", "logging.FileHandler")
+_HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 
 
 def install() -> None:
@@ -41,6 +43,8 @@ def install() -> None:
     _wrap(ConfigLoaderImpl, "load_configuration", _judged)
     _wrap(ConfigLoaderImpl, "_process_config_searchpath", _search_path_judged)
     _wrap(ConfigRepository, "load_config", _file_judged)
+    _wrap(Container, "resolve_parse_tree", expansion.resolve)
+    _wrap(Container, "_resolve_node_interpolation", expansion.refer)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
         OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
@@ -60,7 +64,8 @@ def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
 
 
 def _judged(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> DictConfig:
-    cfg: DictConfig = inner(*args, **kwargs)
+    with expansion.metered():
+        cfg: DictConfig = inner(*args, **kwargs)
     check_composed(cfg)
     return cfg
 
@@ -97,6 +102,7 @@ def check_composed(cfg: DictConfig) -> None:
     """
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     hydra = raw.pop("hydra", None)
+    expansion.check_expansion(cfg)
     for place, key, value in walk(raw):
         if key == "_target_":
             if place not in PLACES:
@@ -111,8 +117,10 @@ def check_composed(cfg: DictConfig) -> None:
             )
     _check_method(raw)
     _check_name(cfg)
+    check_folders(cfg)
     if hydra is not None:
         _check_hydra(cfg, hydra)
+        check_stores(raw, hydra)
 
 
 def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -162,9 +170,10 @@ def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
         raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")
     check_launcher(hydra.get("launcher"))
     check_sweeper(hydra.get("sweeper"))
-    for part in ("job_logging", "hydra_logging"):
-        _check_logging(hydra.get(part), f"hydra.{part}")
     job = hydra.get("job") or {}
+    runs = job.get("config_name") is not None  # not so for Hydra's own help
+    for part in ("job_logging", "hydra_logging") if runs else ():
+        _check_logging(hydra.get(part), f"hydra.{part}")
     for name in job.get("env_set") or {}:
         if not _SETTABLE.fullmatch(str(name)):
             raise ThinetError(
@@ -173,7 +182,8 @@ def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
             )
     if not is_single_name(str(job.get("name", "run"))):
         raise ThinetError("hydra.job.name is refused: give the run a name with name=<name>.")
-    _check_folders(cfg, hydra)
+    if runs:
+        check_places_of_hydra(hydra)
 
 
 def _refuse_references(node: Any, place: str) -> None:
@@ -216,53 +226,20 @@ def _check_logging(node: Any, place: str) -> None:
         wrong = (
             key in ("()", ".")
             or (key == "class" and not (where.startswith("handlers.") and value in _HANDLERS))
-            or (key == "filename" and value != _LOG_FILE)
+            or key == "filename"
             or any("ext://" in str(v) and v not in _STREAMS for v in _leaves(value))
             or any("cfg://" in str(v) for v in _leaves(value))
         )
         if wrong:
             raise ThinetError(
                 f"{inside} is refused, because it could run code or write elsewhere: choose "
-                f"{place.replace('.', '/')}=none, default, stdout or disabled."
+                f"{place.replace('.', '/')}=none, stdout or disabled."
             )
 
 
 def _leaves(value: Any) -> list[Any]:
     values = value if isinstance(value, list) else [value]
     return [one for one in values if not isinstance(one, (Mapping, list))]
-
-
-def _check_folders(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
-    """Hydra's own files lie in the run's folder and in ``paths.outputs``."""
-    outputs = OmegaConf.select(cfg, "paths.outputs", throw_on_resolution_failure=False)
-    if outputs is None:
-        return  # another application's configuration, or thinet.config.check says so
-    from thinet.identity import run_folder
-
-    allowed = [Path(str(outputs))]
-    try:
-        allowed.append(run_folder(cfg))
-    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):
-        return
-    for key in ("hydra.run.dir", "hydra.sweep.dir"):
-        found = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
-        if found is not None and not any(_is_inside(Path(str(found)), one) for one in allowed):
-            raise ThinetError(
-                f"{key}={found} is refused, because Hydra's files belong to the run: "
-                "type paths.outputs=<folder>."
-            )
-    for key, value in (
-        ("hydra.sweep.subdir", (hydra.get("sweep") or {}).get("subdir")),
-        ("hydra.output_subdir", hydra.get("output_subdir")),
-    ):
-        plain = re.sub(r"\$\{[\w.:]+\}", "x", str(value))
-        if value is not None and not is_single_name(plain):
-            raise ThinetError(f"{key}={str(value)[:60]} is refused: give one folder's name.")
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    inside, outside = (os.path.abspath(os.path.expanduser(one)) for one in (path, folder))
-    return inside == outside or inside.startswith(outside.rstrip("/") + "/")
 
 
 def _environment(name: Any, *default: Any) -> Any:

@@ -29,7 +29,6 @@ def register_resolvers() -> None:
     """Teach OmegaConf the interpolations of ``conf/config.yaml``."""
     for name, function in (
         ("fingerprint", lambda _root_: fingerprint(_root_)),
-        ("run_dir", lambda _root_: str(run_folder(_root_))),
         ("short", _short),
         ("size", lambda _root_: _size(_root_)),
     ):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -120,7 +121,10 @@ def claim_gpu(env: MutableMapping[str, str], folder: Path | None = None) -> str 
     if not gpus:
         return None
     folder = folder or Path(tempfile.gettempdir()) / f"thinet-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    there = folder.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid():
+        raise ThinetError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own.")
     told = False
     while True:
         found = _first_free(gpus, folder)

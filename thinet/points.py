@@ -7,6 +7,7 @@ table anew from all of these files, in order of their numbers.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from filelock import FileLock
 
 from thinet.errors import ThinetError
 from thinet.files import read_json, write_json_atomic
+from thinet.places import check_own
 
 _CURRENT = "attempt.json"
 
@@ -35,7 +37,17 @@ class Points:
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def begin(self) -> None:
-        """Make this attempt the one whose points count."""
+        """Make this attempt the one whose points count.
+
+        Raises:
+            ThinetError: If the folder holds something else, or links that lead out of it.
+        """
+        if self.out.is_dir() and os.listdir(self.out) and not (self.out / _CURRENT).is_file():
+            raise ThinetError(
+                f"{self.out} is there already and holds no sweep: remove it, or choose another "
+                "place with paths.outputs=<folder>."
+            )
+        check_own(self.out)
         for earlier in (self.out / "points").glob("*"):
             shutil.rmtree(earlier, ignore_errors=True)
         write_json_atomic(self.out / _CURRENT, {"attempt": self.attempt})

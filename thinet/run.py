@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from thinet import config as configuration
 from thinet import lifeline, placement
-from thinet.errors import BusyError, ThinetError
-from thinet.files import read_json, write_json_atomic
+from thinet.errors import ThinetError
+from thinet.files import read_json, write_json_atomic, write_text_atomic
 from thinet.identity import fingerprint, run_folder
-from thinet.lock import LOCK, run_lock
+from thinet.lock import run_lock
 from thinet.messages import is_first_process, logging_to, say
+from thinet.places import RECORDS, taken
 
 RESULT = "result.json"
 
@@ -32,25 +32,19 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         ThinetError: If something is wrong that the user can put right.
     """
-    folder = run_folder(cfg)
-    busy = False
-    try:
-        config = configuration.check(cfg)
-        _refuse_nested_processes(cfg, config)
-        if config["dry_run"]:
-            with logging_to(None):
-                _dry_run(configuration.build(config), folder)
-            return None
+    config = configuration.check(cfg)
+    _refuse_nested_processes(cfg, config)
+    folder, mark = run_folder(cfg), fingerprint(cfg)
+    if config["dry_run"]:
+        with logging_to(None):
+            _dry_run(configuration.build(config), folder)
+        return None
+    if not is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = run_lock(folder, wait=_in_sweep()) if is_first_process() else nullcontext()
-        with lock, logging_to(folder):
-            return _run(config, fingerprint(cfg), folder)
-    except BusyError:
-        busy = True
-        raise
-    finally:
-        if not busy:
-            _discard_if_unused(folder)
+        return _run(cfg, config, mark, folder)
+    lock = run_lock(folder, wait=_in_sweep())
+    with taken(folder, mark), lock, logging_to(folder):
+        return _run(cfg, config, mark, folder)
 
 
 def _in_sweep() -> bool:
@@ -94,20 +88,6 @@ def _world(trainer: dict[str, Any]) -> int:
     return int(trainer["devices"]) * int(trainer["num_nodes"])
 
 
-def _discard_if_unused(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that did not begin."""
-    from hydra.core.hydra_config import HydraConfig
-
-    made = {folder}
-    if HydraConfig.initialized():  # the dry run of a sweep's point has the point's own folder
-        made.add(Path(HydraConfig.get().runtime.output_dir))
-    for one in made:
-        if is_first_process() and one.is_dir():
-            found = {path.name for path in one.iterdir()}
-            if found <= {".hydra", "run.log", "state.json", LOCK}:
-                shutil.rmtree(one, ignore_errors=True)
-
-
 def _plan(job: Any, counts: dict[str, int] | None = None) -> Any:
     """Make the plan and print it.
 
@@ -142,15 +122,12 @@ def _dry_run(job: Any, folder: Path) -> None:
     job.data.check()
     say("plan: it depends on the trained network, so the baseline comes first")
     engine = Engine(job.data, job.devices, [], job.seed)
-    try:
-        engine.start_processes()
-        network = prepare_baseline(job, engine, folder)
-        _plan(job, find_counts(job, engine, network))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    engine.start_processes()
+    network = prepare_baseline(job, engine, folder)
+    _plan(job, find_counts(job, engine, network))
 
 
-def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
+def _run(cfg: DictConfig, config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
     from thinet.state import RunState
 
     say(f"run: {folder}")
@@ -163,7 +140,21 @@ def _run(config: dict[str, Any], fingerprint: str, folder: Path) -> float | None
     if state.status == "complete" and (folder / RESULT).exists():
         say("this configuration has been run before; resume=off runs it again")
         return _show(read_json(folder / RESULT), folder)
+    if is_first_process():
+        _record(cfg, folder / RECORDS)
     return _work(config, state, folder)
+
+
+def _record(cfg: DictConfig, folder: Path) -> None:
+    """Write what Hydra would write by itself, before anything had been judged."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.instance().cfg
+    overrides = HydraConfig.get().overrides.task
+    for name, content in (("config", cfg), ("hydra", hydra), ("overrides", overrides)):
+        write_text_atomic(folder / f"{name}.yaml", OmegaConf.to_yaml(content))
 
 
 def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from thinet.errors import BusyError, ThinetError
 from thinet.files import write_json_atomic
 from thinet.guard import sentence, sweep_errors
-from thinet.identity import plain, run_folder
+from thinet.identity import fingerprint, plain, run_folder
 from thinet.lifeline import end_with
 from thinet.messages import is_first_process
 from thinet.placement import check_workers
+from thinet.places import check_run_folder, new_folders, remove_empty
 from thinet.points import Points
 
 FAILURE = "failure.json"
 GROUP = "THINET_SWEEP"  # as thinet.engine.loggers reads it, in any process of the sweep
 _GROUPS = ("method", "model", "dataset", "criterion", "schedule")
+_passing: list[tuple[int, Path, list[Path]]] = []
 _BEST = "optimization_results.yaml"  # as Hydra's optuna sweeper calls it
 
 
@@ -46,26 +51,28 @@ class SweepCallback(Callback):
         """Choose the folder; the same sweep typed again has the same one, whatever runs it."""
         try:
             check_workers(OmegaConf.to_container(config.hydra.launcher), _accelerator(config))
-        except ThinetError as error:  # Hydra makes a warning of what a callback raises
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            self._begin(config)
+        except Exception as error:  # Hydra makes a warning of what a callback raises
+            text, code = sentence(error)
+            print(f"error: {text}", file=sys.stderr)
+            sys.exit(code)
+
+    def _begin(self, config: DictConfig) -> None:
         sweep_errors.begin(deferred="basic" in str(config.hydra.sweeper._target_).lower())
-        overrides = sorted(config.hydra.overrides.task)
-        same = [text for text in overrides if not text.startswith(("sweep=", "resume="))]
-        pairs = [text.partition("=") for text in same]
-        swept = "-".join(key for key, _, value in pairs if "," in value and value[0] not in "[{")
-        digest = hashlib.sha256("\n".join(same).encode()).hexdigest()[:8]
-        out = (
-            Path(config.paths.outputs) / "sweeps" / f"{swept.replace('/', '_') or 'sweep'}-{digest}"
-        )
-        self._points = Points(out)
-        if config.dry_run is not True:
+        outputs = Path(config.paths.outputs)
+        self._points = Points(outputs / "sweeps" / _folder_name(config))
+        if config.dry_run is True:
+            place = _passing_folder(outputs)
+        else:
+            place = self._points.out
             self._points.begin()
+        config.hydra.sweep.dir = str(place)  # for what sweepers and launchers write
         _let_workers_import_thinet()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the table once more."""
         sweep_errors.end()
+        _remove_passing()
         if self._points is None or config.dry_run is True:
             return
         line = self._points.write()
@@ -106,7 +113,8 @@ class SweepCallback(Callback):
             print(f"this point is being run by another process: {text}", flush=True)
             return
         if failed:
-            write_json_atomic(folder / FAILURE, {**_point(config), "error": text})
+            if _is_own(folder, config):
+                write_json_atomic(folder / FAILURE, {**_point(config), "error": text})
             print(f"this point failed: {text}", flush=True)
         else:
             (folder / FAILURE).unlink(missing_ok=True)
@@ -114,6 +122,42 @@ class SweepCallback(Callback):
         line = self._points.write()
         if line is not None:
             print(line, flush=True)
+
+
+def _folder_name(config: DictConfig) -> str:
+    overrides = sorted(config.hydra.overrides.task)
+    same = [text for text in overrides if not text.startswith(("sweep=", "resume="))]
+    pairs = [text.partition("=") for text in same]
+    swept = "-".join(key for key, _, value in pairs if "," in value and value[0] not in "[{")
+    digest = hashlib.sha256("\n".join(same).encode()).hexdigest()[:8]
+    return f"{swept.replace('/', '_') or 'sweep'}-{digest}"
+
+
+def _passing_folder(outputs: Path) -> Path:
+    """A folder for what Hydra writes in a dry run, which leaves nothing."""
+    made = new_folders(outputs)
+    outputs.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".dry_run-", dir=outputs))
+    _passing.append((os.getpid(), place, made))
+    return place
+
+
+@atexit.register
+def _remove_passing() -> None:
+    while _passing:
+        process, place, made = _passing.pop()
+        if process == os.getpid():
+            shutil.rmtree(place, ignore_errors=True)
+            remove_empty(made)
+
+
+def _is_own(folder: Path, config: DictConfig) -> bool:
+    """Whether a point that failed may leave a file in a folder."""
+    try:
+        check_run_folder(folder, fingerprint(config))
+    except Exception:  # what made it fail may be in the way here, too
+        return not folder.exists()
+    return True
 
 
 def _accelerator(config: DictConfig) -> str:

@@ -111,9 +111,7 @@ def test_a_failing_download_is_one_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("network is\nunreachable")
 
-    for module in ("cifar", "mnist"):
-        name = f"torchvision.datasets.{module}.download_and_extract_archive"
-        monkeypatch.setattr(name, refuse)
+    monkeypatch.setattr("thinet.datasets.archives.download_url", refuse)
     with pytest.raises(ThinetError, match="could not be downloaded") as caught:
         data.prepare_data()
     assert "\n" not in str(caught.value)

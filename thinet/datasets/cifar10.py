@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torchvision import datasets
 
+from thinet.datasets.archives import Archive
 from thinet.datasets.images import TensorImages
 from thinet.datasets.published import Published
 
@@ -37,9 +38,14 @@ class CIFAR10(Published):
         names = [name for name, _ in source.train_list + source.test_list]
         return [Path(source.base_folder) / name for name in [*names, source.meta["filename"]]]
 
-    def open_part(self, train: bool, download: bool) -> datasets.CIFAR10:
+    def archives(self) -> list[Archive]:
+        """The one that torchvision names."""
+        source = datasets.CIFAR10
+        return [Archive((source.url,), source.filename, source.tgz_md5)]
+
+    def open_part(self, train: bool) -> datasets.CIFAR10:
         """The training or test part as torchvision's data set."""
-        return datasets.CIFAR10(Path(self.root).expanduser(), train=train, download=download)
+        return datasets.CIFAR10(Path(self.root).expanduser(), train=train)
 
     def tensors(self, part: datasets.VisionDataset) -> TensorImages:
         """Images as uint8 (N, 3, 32, 32)."""

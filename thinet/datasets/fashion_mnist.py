@@ -6,8 +6,11 @@ from pathlib import Path
 
 from torchvision import datasets
 
+from thinet.datasets.archives import Archive
 from thinet.datasets.images import TensorImages
 from thinet.datasets.published import Published
+
+_FOLDER = Path("FashionMNIST/raw")
 
 
 class FashionMNIST(Published):
@@ -20,12 +23,19 @@ class FashionMNIST(Published):
 
     def files(self) -> list[Path]:
         """Images and labels of both parts."""
-        folder = Path("FashionMNIST/raw")
-        return [folder / Path(name).stem for name, _ in datasets.FashionMNIST.resources]
+        return [_FOLDER / Path(name).stem for name, _ in datasets.FashionMNIST.resources]
 
-    def open_part(self, train: bool, download: bool) -> datasets.FashionMNIST:
+    def archives(self) -> list[Archive]:
+        """One for each file."""
+        source = datasets.FashionMNIST
+        return [
+            Archive(tuple(f"{mirror}{name}" for mirror in source.mirrors), name, md5, _FOLDER)
+            for name, md5 in source.resources
+        ]
+
+    def open_part(self, train: bool) -> datasets.FashionMNIST:
         """The training or test part as torchvision's data set."""
-        return datasets.FashionMNIST(Path(self.root).expanduser(), train=train, download=download)
+        return datasets.FashionMNIST(Path(self.root).expanduser(), train=train)
 
     def tensors(self, part: datasets.VisionDataset) -> TensorImages:
         """Images as uint8 (N, 1, 28, 28)."""

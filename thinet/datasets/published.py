@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import tarfile
-import zipfile
 import zlib
 from abc import abstractmethod
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 from torchvision.datasets import VisionDataset
 
+from thinet.datasets.archives import Archive, fetch
 from thinet.datasets.images import TensorImages
 from thinet.datasets.module import ImageData, Parts
 from thinet.errors import ThinetError
 
-# What archives raise; torchvision compares their MD5 with its own before it opens one, and lets no
-# member of a tar or zip file out of the folder.
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+# What archives raise; their MD5 has been compared with the published one before they are opened.
+_DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 class Published(ImageData):
@@ -43,7 +42,11 @@ class Published(ImageData):
         """The unpacked files torchvision reads, relative to the root."""
 
     @abstractmethod
-    def open_part(self, train: bool, download: bool) -> VisionDataset:
+    def archives(self) -> list[Archive]:
+        """The published archives that hold these files."""
+
+    @abstractmethod
+    def open_part(self, train: bool) -> VisionDataset:
         """The training or test part as torchvision's data set."""
 
     @abstractmethod
@@ -70,11 +73,12 @@ class Published(ImageData):
         Raises:
             ThinetError: If the download fails.
         """
-        if not self.download or not self._missing():
+        missing = self._missing()
+        if not self.download or not missing:
             return
         try:
-            self.open_part(train=True, download=True)
-        except (OSError, RuntimeError, ValueError, EOFError, *_DAMAGED) as error:
+            fetch(self.archives(), missing, Path(self.root).expanduser())
+        except (ThinetError, OSError, RuntimeError, ValueError, EOFError, *_DAMAGED) as error:
             reason = " ".join(str(error).split())[:200]
             raise ThinetError(
                 f"{self.title} could not be downloaded ({reason}): put its files into "
@@ -89,7 +93,7 @@ class Published(ImageData):
         """
         self.prepare_data()
         try:
-            train, test = (self.open_part(train=part, download=False) for part in (True, False))
+            train, test = (self.open_part(train=part) for part in (True, False))
             return Parts(self.tensors(train), test=self.tensors(test))
         except (
             OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError, *_DAMAGED,

@@ -21,6 +21,7 @@ from thinet.messages import say
 from thinet.metrics import cost, latency_ms
 from thinet.models import build
 from thinet.models.weights import WeightsReport, load_weights
+from thinet.places import check_own
 from thinet.saved import SPEC, WEIGHTS, saved_folder
 from thinet.seeding import derive_seed
 from thinet.slimmed import in_original, narrow_
@@ -91,6 +92,7 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
         ThinetError: If it has to be trained, but ``baseline.train=never``; or if the disk has too
             little space for the run.
     """
+    check_own(job.cache, *_beside(job.cache))
     network = build_network(job)
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     check_space(folder, COPIES * size + 20_000_000)
@@ -113,9 +115,14 @@ def prepare_baseline(job: Job, engine: Engine, folder: Path) -> nn.Module:
     if not job.baseline.phase.epochs:
         return _cached(job, engine) or network
     wait = partial(say, "baseline: another run is training it; waiting for that one")
-    lock = job.cache.with_name(f"{job.cache.name}.lock")
+    lock, _ = _beside(job.cache)
     with one_at_a_time(lock, engine.rank == 0, engine.agree, wait):
         return _cached(job, engine) or _train(job, engine, network)
+
+
+def _beside(cache: Path) -> tuple[Path, Path]:
+    """The lock of a cached baseline, and where it is trained."""
+    return cache.with_name(f"{cache.name}.lock"), cache.with_name(f"{cache.name}.training")
 
 
 def _cached(job: Job, engine: Engine) -> nn.Module | None:
@@ -158,7 +165,7 @@ def _train(job: Job, engine: Engine, network: nn.Module) -> nn.Module:
     What is needed to resume lies beside the cache: whichever run needs this baseline goes on.
     """
     phase, images = job.baseline.phase, job.data.identity()
-    own = job.cache.with_name(f"{job.cache.name}.training")
+    _, own = _beside(job.cache)
     if engine.rank == 0:
         if (own / IMAGES).exists() and read_json(own / IMAGES) != images:
             engine.clear(own)
