@@ -62,16 +62,17 @@ def cost(network: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     flops = _count(network, input_shape).get_total_flops()
     stored = [*network.parameters(), *network.buffers()]
     params = sum(tensor.numel() for tensor in network.parameters())
-    biases = sum(
-        module.bias.numel()
+    biases = {  # one that several layers share is one among the parameters, too
+        bias: bias.numel()
         for module in network.modules()
-        if isinstance(module, _COUNTED) and module.bias is not None
-    )
+        if isinstance(module, _COUNTED)
+        and (bias := module._parameters.get("bias")) is not None
+    }
     return Cost(
         flops=flops,
         macs=flops // 2,
         params=params,
-        weights=params - biases,
+        weights=params - sum(biases.values()),
         size_mb=sum(tensor.numel() * tensor.element_size() for tensor in stored) / 2**20,
     )
 
