@@ -23,7 +23,7 @@ NAMES = sorted(
 
 
 class Net(nn.Module):
-    """A classifier whose second layer is a transposed convolution; ``add`` couples it to a third."""
+    """A classifier whose second layer is transposed; ``add`` couples it to a third."""
 
     def __init__(self, add=False):
         super().__init__()
