@@ -26,6 +26,10 @@ EXAMINED = 2000
 """Images of a part whose content is compared when a run is resumed."""
 
 
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF 6.0, and a value of the second."""
+
+
 class ImageError(ThinetError):
     """An image file that cannot be decoded.
 
@@ -58,14 +62,46 @@ def clean_worker_error(message: str) -> str:
 def read_image(path: str) -> Image.Image:
     """Decode an image file to RGB; grey images are repeated, transparency is dropped.
 
+    Of 16 bits the upper eight stay, in grey images as in coloured ones.
+
     Raises:
-        ImageError: If the file is missing, truncated or no image.
+        ImageError: If the file is missing, truncated, no image, or one whose levels have no range
+            that is known.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _eight_bits(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise _unreadable(path, error) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a grey image of 16 bits; older versions of Pillow call some of them ``I``.
+
+    Raises:
+        ValueError: If its levels are whole numbers of 32 bits, or not whole.
+    """
+    deep = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000")
+    )
+    if not deep and image.mode[0] in "IF":
+        raise ValueError(
+            "its levels are numbers of 32 bits, which have no range that is known: convert it to "
+            "8 or 16 bits"
+        )
+    return deep
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with levels from 0 to 255, where Pillow's own ``convert`` would clip larger ones."""
+    if not _is_deep(image):
+        return image
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    levels = np.asarray(image).astype(np.int64).clip(0, 2**bits - 1) >> (bits - 8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 - levels
+    return Image.fromarray(levels.astype(np.uint8))
 
 
 def find_unreadable(paths: Iterable[str]) -> list[Unreadable]:
@@ -82,6 +118,7 @@ def find_unreadable(paths: Iterable[str]) -> list[Unreadable]:
             with Image.open(path) as image:
                 image.draft("RGB", (1, 1))
                 image.load()
+                _is_deep(image)
         except Exception as error:  # as above
             found.append(Unreadable(path, _reason(error)))
     return found
