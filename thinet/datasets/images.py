@@ -30,6 +30,10 @@ BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF 6.0, and a value of the second."""
 
 
+OPENED = 50
+"""About how many of those are opened for it."""
+
+
 class ImageError(ThinetError):
     """An image file that cannot be decoded.
 
@@ -93,7 +97,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with levels from 0 to 255, where Pillow's own ``convert`` would clip larger ones."""
+    """The image with levels from 0 to 255; Pillow's own ``convert`` would clip larger ones."""
     if not _is_deep(image):
         return image
     tags = getattr(image, "tag_v2", {})  # of a TIFF
@@ -202,9 +206,22 @@ class FileImages(Images):
         return self._read(self.path(index))
 
     def content(self, indices: Sequence[int]) -> bytes:
-        """All paths, and the sizes of some files (-1 for a missing one)."""
+        """All names, the sizes of some files (-1 for a missing one), and how a few begin.
+
+        Names are relative to the folder that holds all of them, so that the same images are the
+        same on another machine.
+        """
+        if not len(self):
+            return b""
+        letters = self._paths.view(np.uint8).reshape(len(self), -1)
+        same = (letters == letters[0]).all(axis=0)
+        shared = bytes(letters[0, : same.size if same.all() else same.argmin()])
+        names = letters[:, shared.rfind(os.fsencode(os.sep)) + 1 :].tobytes()
         sizes = [_size(self.path(index)) for index in indices]
-        return self._paths.tobytes() + repr(sizes).encode()
+        few = list(indices)[:: max(1, len(indices) // OPENED)]
+        return (
+            names + repr(sizes).encode() + b"".join(_beginning(self.path(index)) for index in few)
+        )
 
 
 def _size(path: str) -> int:
@@ -212,6 +229,15 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def _beginning(path: str) -> bytes:
+    """Formats without compression have files of one size: what they hold tells them apart."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2**16)
+    except OSError:
+        return b""
 
 
 class TensorImages(Images):
