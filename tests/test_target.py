@@ -34,8 +34,8 @@ def test_anything_else_is_refused_in_one_sentence(text):
     [
         ({"allocation": "greedy"}, "allocation=greedy is unknown: choose among uniform, error"),
         ({"allocation": "error"}, "needs one: type for example target=flops:0.5"),
-        ({"round_to": 0}, "round_to=0 is below 1"),
-        ({"round_to": -8}, "round_to=-8 is below 1"),
+        ({"round_to": 0}, "round_to=0 is not a whole number of at least 1"),
+        ({"round_to": -8}, "round_to=-8 is not a whole number of at least 1"),
         ({"round_to": 2.0}, "round_to=2.0 is not a whole number"),
         ({"round_to": True}, "round_to=True is not a whole number"),
         ({"round_to": "8"}, "round_to=8 is not a whole number"),

@@ -15,13 +15,15 @@ from thinet.allocation import loss_curves
 from thinet.criteria import Candidates, Criterion
 from thinet.errors import ThinetError, first_line
 from thinet.metrics import Cost, cost
-from thinet.options import find
+from thinet.options import choose
 from thinet.planning import Request, check_cut, choose_counts, choose_groups
 from thinet.pruning import Calibration, LayerRecord, prune_group_
+from thinet.ratio import check_ratio
 from thinet.reconstruction import Reconstruction, recalibrate_
 from thinet.statistics import Reference, Sampling
-from thinet.surgery import check_weights, evaluating, trace, without_autocast
+from thinet.surgery import check_network, check_weights, evaluating, trace, without_autocast
 from thinet.target import Target, Widths, recalibration
+from thinet.values import flag, layer_names, shown, whole
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def prune(
     reconstruction: str | Reconstruction = "scale",
     layers: str | Sequence[str] = "inner",
     *,
-    target: str | None = None,
+    target: str | Target | None = None,
     allocation: str = "uniform",
     round_to: int = 1,
     recalibrate_bn: str | bool = "after",
@@ -103,20 +105,24 @@ def prune(
         >>> result.after.flops < result.before.flops
         True
     """
-    if isinstance(criterion, str):
-        criterion = find("criteria", criterion, Criterion)  # type: ignore[type-abstract]
-    if isinstance(reconstruction, str):
-        kind = Reconstruction
-        reconstruction = find("reconstruction", reconstruction, kind)  # type: ignore[type-abstract]
-    widths = Widths(Target.parse(target) if target else None, allocation, round_to)
-    request = Request(layers, ratio, widths)
+    criterion = choose("criteria", criterion, Criterion)  # type: ignore[type-abstract]
+    base = Reconstruction
+    reconstruction = choose("reconstruction", reconstruction, base)  # type: ignore[type-abstract]
+    request = _request(layers, ratio, target, allocation, round_to)
     recalibrate = recalibration(recalibrate_bn)
+    sampling = Sampling() if sampling is None else sampling
+    if not isinstance(sampling, Sampling):
+        raise ThinetError(
+            f"sampling={shown(sampling)} is no thinet.statistics.Sampling: pass for example "
+            "sampling=Sampling(locations=10)."
+        )
+    batch_size = whole("batch_size", batch_size, "64")
+    device = _device(model)
     images, labels = _gather(batches)
     rank, world = 0, 1
-    if distributed:
+    if flag("distributed", distributed):
         images, labels, rank, world = _share(images, labels)
     shape = tuple(images[0].shape)
-    device = _device(model)
     slim = _copy(model)
     few = torch.stack(list(images[:2])).to(device)
     check_weights(slim)
@@ -124,7 +130,7 @@ def prune(
     graph = trace(slim, few[:1])
     calibration = Calibration(
         images,
-        sampling or Sampling(),
+        sampling,
         batch_size,
         rank,
         world,
@@ -161,6 +167,20 @@ def prune(
     return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
 
 
+def _request(
+    layers: str | Sequence[str],
+    ratio: float | Mapping[str, float],
+    target: str | Target | None,
+    allocation: str,
+    round_to: int,
+) -> Request:
+    """What was asked for, checked as the command line's settings are."""
+    layer_names(layers)
+    check_ratio(ratio)
+    budget = target if target is None or isinstance(target, Target) else Target.parse(target)
+    return Request(layers, ratio, Widths(budget, allocation, round_to))
+
+
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
@@ -172,6 +192,7 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _device(network: nn.Module) -> torch.device:
+    check_network(network)
     if isinstance(network, torch.jit.ScriptModule):
         raise ThinetError(
             "a TorchScript network cannot be pruned: pass the nn.Module that it was made from."
@@ -212,11 +233,21 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _iterated(batches: Iterable[Any]) -> Iterable[Any]:
+    try:
+        return iter(batches)
+    except TypeError as error:
+        raise ThinetError(
+            f"batches={shown(batches)} cannot be iterated over: pass a DataLoader or a list of "
+            "image tensors of shape (N, C, H, W)."
+        ) from error
+
+
 def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
     """All images, and their labels if every batch has some."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    for batch in batches:
+    for batch in _iterated(batches):
         parts = list(batch) if isinstance(batch, (list, tuple)) else [batch]
         if not parts or not isinstance(parts[0], Tensor) or parts[0].dim() != 4:
             raise ThinetError(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -21,14 +18,17 @@ from thinet.files import write_bytes_atomic, write_json_atomic
 from thinet.headers import Entry, read_header
 from thinet.models import build
 from thinet.saved import SPEC, WEIGHTS
-from thinet.spec import Spec, read_spec
-from thinet.surgery import set_widths_, widths
+from thinet.spec import Spec, check_spec, read_spec
+from thinet.surgery import check_network, difference, set_widths_, widths
+from thinet.tensors import check_savable, dump_state, named_state, read_state
 from thinet.trust import is_below, trusted
+from thinet.values import folder_path
 
 __all__ = [
-    "Spec", "check_fit", "dump_state", "layer_widths", "load", "load_state_", "named_state",
-    "read_spec", "read_state", "save",
+    "Spec", "check_fit", "check_savable", "dump_state", "layer_widths", "load", "load_state_",
+    "named_state", "read_spec", "read_state", "save",
 ]  # fmt: skip
+_SAME = 1e-3  # of two networks: the largest relative difference of what they compute
 _WIDER = 64  # a network at full width may have so many times the numbers that are left of it
 
 
@@ -43,16 +43,23 @@ def save(result: PruneResult | nn.Module, folder: str | Path, spec: Spec | None 
 
     Returns:
         The folder.
+
+    Raises:
+        ThinetError: If an argument is of the wrong kind, or the network holds what a load would
+            not bring back.
     """
-    folder = Path(folder)
-    spec = spec or Spec()
-    network = result
+    folder = folder_path(folder)
+    spec = Spec() if spec is None else spec
+    check_spec(spec)
+    network = result.model if isinstance(result, PruneResult) else result
+    check_network(network)
+    check_savable(network)
     if isinstance(result, PruneResult):
-        network = result.model
         keep = spec.keep or {record.layer: record.kept for record in result.layers}
         spec = Spec(**{**_shallow(spec), "keep": keep, "input_shape": result.input_shape})
-    assert isinstance(network, nn.Module)
     spec = Spec(**{**_shallow(spec), "widths": layer_widths(network)})
+    check_spec(spec)
+    _check_loads(network, spec.input_shape)
     write_bytes_atomic(folder / WEIGHTS, dump_state(network))
     write_json_atomic(folder / SPEC, asdict(spec))
     return folder
@@ -72,7 +79,9 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     Raises:
         ThinetError: If the folder is incomplete, damaged, or of another architecture.
     """
-    folder = Path(folder)
+    folder = folder_path(folder)
+    if network is not None:
+        check_network(network)
     spec = read_spec(folder)
     if network is None:
         if spec.builder is None:
@@ -103,9 +112,9 @@ def _rebuilt(builder: Mapping[str, Any], weights: Path) -> nn.Module:
         load_state_(network, read_state(weights), str(weights.parent))
         return network
     network = _built(builder, len(header), "meta")
-    check_fit(named_state(network), header, str(weights.parent))
+    check_fit(named_state(network, header), header, str(weights.parent))
     state = read_state(weights)
-    more = _constants(network)
+    more = _constants(network, header)
     if more:  # tables that the constructor computes and that no file holds
         full, held = (sum(t.numel() for t in ts.values()) for ts in (named_state(network), state))
         if full + more > _WIDER * held + 2**27:
@@ -139,9 +148,9 @@ def _built(builder: Mapping[str, Any], tensors: int, device: str) -> nn.Module:
         hook.remove()
 
 
-def _constants(network: nn.Module) -> int:
-    """Numbers that a network on the ``meta`` device has besides its state."""
-    known = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
+def _constants(network: nn.Module, held: Collection[str]) -> int:
+    """Numbers that a network on the ``meta`` device has besides those that a file holds."""
+    known = {id(tensor) for tensor in named_state(network, held).values()}
     total = 0
     for module in network.modules():
         own = [*module._buffers.values(), *vars(module).values()]
@@ -183,36 +192,37 @@ def _fits(own: Tensor, found: Entry | Tensor) -> bool:
     )
 
 
-def dump_state(network: nn.Module) -> bytes:
-    """Parameters and persistent buffers as the bytes of a safetensors file."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in named_state(network).items()}
-    return dump_tensors(tensors, metadata={"format": "pt"})
+def _check_loads(network: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse a network that would not be the same after :func:`load`.
 
-
-def named_state(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of ``state_dict()``, those that share memory once."""
-    unique: dict[int, str] = {}
-    state: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if id(tensor) not in unique:
-            unique[id(tensor)] = name
-            state[name] = tensor
-    return state
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    A twin gets other weights, as a new network has, and then those of ``network``: what it computes
+    afterwards tells whether they are all that counts. Nothing is said of a network that does not
+    run on one tensor of images, or not twice in the same way.
 
     Raises:
-        ThinetError: If the file is missing or damaged.
+        ThinetError: If the twin computes something else.
     """
-    read_header(path)
+    if not shape:
+        return
+    generator = torch.Generator().manual_seed(0)
+    first = next(network.parameters(), torch.zeros(()))
+    images = torch.randn(2, *shape, generator=generator).to(first)
     try:
-        return load_tensors(Path(path).read_bytes())
-    except (OSError, SafetensorError) as error:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            twin = copy.deepcopy(network)
+            noise = difference(network, network, images)
+            for tensor in named_state(twin).values():
+                tensor.zero_()
+            load_state_(twin, named_state(network))
+            off = difference(network, twin, images)
+    except Exception:  # whatever the network's own code raises
+        return
+    if noise <= _SAME < off:
         raise ThinetError(
-            f"{path} is damaged or not a safetensors file ({error}): copy it again or run again."
-        ) from error
+            "this network would not be the same after thinet.load, because it uses weights that it "
+            "also holds outside of its parameters and buffers: read them from the modules that "
+            "own them."
+        )
 
 
 @torch.no_grad()
@@ -222,7 +232,7 @@ def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str = "
     Raises:
         ThinetError: If they do not fit, see :func:`check_fit`.
     """
-    own = named_state(network)
+    own = named_state(network, state)
     check_fit(own, state, source)
     fresh: dict[int, Tensor] = {}
     for name, old in own.items():
@@ -235,6 +245,7 @@ def load_state_(network: nn.Module, state: Mapping[str, Tensor], source: str = "
             for name, tensor in list(tensors.items()):
                 if tensor is not None and id(tensor) in fresh:
                     tensors[name] = fresh[id(tensor)]  # type: ignore[assignment]
+                    module._non_persistent_buffers_set.discard(name)
         set_widths_(module, widths(module))
 
 

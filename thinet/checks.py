@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from thinet.ratio import check_ratio, read_ratio
 from thinet.saved import SPEC, saved_folder
 from thinet.schedule import Phase
 from thinet.target import Target, Widths, recalibration
+from thinet.values import flag, is_number, is_whole, layer_names, whole
 
 
 def find_problems(config: Mapping[str, Any]) -> list[str]:
@@ -38,13 +38,7 @@ def _problem(function: Any, *args: Any, **kwargs: Any) -> list[str]:
 
 def _check_pruning(config: Mapping[str, Any]) -> list[str]:
     problems = _problem(lambda: check_ratio(read_ratio(config["ratio"])))
-    layers = config["layers"]
-    names = layers if isinstance(layers, list) else [layers]
-    if not names or not all(isinstance(name, str) and name for name in names):
-        problems.append(
-            f"layers={layers} is not a name, a glob or a list of those: type layers=inner, "
-            "layers=all or for example layers=[features.0,features.5]."
-        )
+    problems += _problem(layer_names, config["layers"])
     problems += _problem(read_widths, config)
     problems += _problem(read_layer_ratio, config)
     for problem in _problem(recalibration, config["reconstruction"]["recalibrate_bn"]):
@@ -77,7 +71,7 @@ def read_layer_ratio(config: Mapping[str, Any]) -> dict[int, float]:
             f"{example}."
         )
     check_ratio({f"layer {place}": ratio for place, ratio in given.items()})
-    if given and not _is_number(config["ratio"]):
+    if given and not is_number(config["ratio"]):
         raise ThinetError(
             "layer_ratio and a ratio by names contradict each other: give the ratios of all "
             "layers in one of them."
@@ -98,19 +92,19 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
         problems.append(problem.replace("finetune.stage.", "baseline."))
     for group in ("finetune", "baseline"):
         clip = config[group]["clip_norm"]
-        if clip is not None and (not _is_number(clip) or clip <= 0):
+        if clip is not None and (not is_number(clip) or clip <= 0):
             problems.append(
                 f"{group}.clip_norm={clip} is not a positive number: type {group}.clip_norm=2.0 "
                 f"or {group}.clip_norm=null."
             )
         smoothing = config[group]["label_smoothing"]
-        if not _is_number(smoothing) or not 0 <= smoothing < 1:
+        if not is_number(smoothing) or not 0 <= smoothing < 1:
             problems.append(
                 f"{group}.label_smoothing={smoothing} is not in [0, 1): "
                 f"type {group}.label_smoothing=0.1."
             )
     factor = config["baseline"]["head_factor"]
-    if not _is_number(factor) or factor <= 0:
+    if not is_number(factor) or factor <= 0:
         problems.append(
             f"baseline.head_factor={factor} is not a positive number: type baseline.head_factor=10 "
             "for a new classifier on old features, or 1."
@@ -118,13 +112,9 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
     train = config["baseline"]["train"]
     if train not in ("auto", "always", "never"):
         problems.append(f"baseline.train={train} is unknown: choose auto, always or never.")
-    sizes = {
-        "finetune.batch_size": config["finetune"]["batch_size"],
-        "calibration.batch_size": config["calibration"]["batch_size"],
-    }
-    for key, size in sizes.items():
-        if not _is_whole(size) or size < 1:
-            problems.append(f"{key}={size} is not a whole number of at least 1: type {key}=64.")
+    for group in ("finetune", "calibration"):
+        size = config[group]["batch_size"]
+        problems += _problem(whole, f"{group}.batch_size", size, "64")
     return problems
 
 
@@ -139,10 +129,8 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
     trainer = config["trainer"]
     for key in ("devices", "num_nodes"):
         count = trainer[key]
-        if count != "auto" and (not _is_whole(count) or count < 1):
-            problems.append(
-                f"trainer.{key}={count} is not a whole number of at least 1: type trainer.{key}=1."
-            )
+        if count != "auto":
+            problems += _problem(whole, f"trainer.{key}", count, "1")
     precisions = ("32-true", "bf16-mixed", "16-mixed")
     if trainer["precision"] not in precisions:
         problems.append(
@@ -158,7 +146,7 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
                 f"trainer.{key}={trainer[key]} is unknown: choose among {', '.join(choice)}."
             )
     steps = trainer["max_steps_per_epoch"]
-    if steps is not None and (not _is_whole(steps) or steps < 1):
+    if steps is not None and (not is_whole(steps) or steps < 1):
         problems.append(
             f"trainer.max_steps_per_epoch={steps} is not a whole number of at least 1: "
             "type trainer.max_steps_per_epoch=null for whole epochs."
@@ -182,11 +170,9 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
         f"{key} is not given, and this recipe needs it: type {key}={value}."
         for key, value in _left_open({key: config[key] for key in ("model", "dataset")})
     ]
-    if not _is_whole(config["seed"]) or config["seed"] < 0:
-        problems.append(f"seed={config['seed']} is not a whole number of at least 0: type seed=0.")
+    problems += _problem(whole, "seed", config["seed"], "0", least=0)
     for key in ("dry_run", "traceback", "keep_stages", "inspect"):
-        if not isinstance(config[key], bool):
-            problems.append(f"{key}={config[key]} is neither true nor false: type {key}=true.")
+        problems += _problem(flag, key, config[key])
     for key, value in config["paths"].items():
         if not isinstance(value, str) or not value:
             problems.append(
@@ -199,7 +185,7 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
             "resume=auto, resume=off or the folder of an unfinished run."
         )
     epochs = config["method"].get("epochs")
-    if epochs is not None and (not _is_whole(epochs) or epochs < 1):
+    if epochs is not None and (not is_whole(epochs) or epochs < 1):
         problems.append(
             f"method.epochs={epochs} is not a whole number of at least 1: type for example "
             "method.epochs=20, or method.epochs=null for as many as pruning takes."
@@ -221,7 +207,7 @@ def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
         return []
     problems = []
     ratios = method["ratios"]
-    good = isinstance(ratios, list) and all(_is_number(one) and 0 < one < 1 for one in ratios)
+    good = isinstance(ratios, list) and all(is_number(one) and 0 < one < 1 for one in ratios)
     if not good or not ratios or len(set(ratios)) < len(ratios):
         problems.append(
             f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
@@ -229,13 +215,9 @@ def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
         )
     for problem in _problem(read_budget, method["budget"]):
         problems.append(problem.replace("target=", "method.budget="))
-    trials = method["trials"]
-    if not _is_whole(trials) or trials < 0:
-        problems.append(
-            f"method.trials={trials} is not a whole number of at least 0: type method.trials=12."
-        )
+    problems += _problem(whole, "method.trials", method["trials"], "12", least=0)
     images = method["images"]
-    if images is not None and (not _is_whole(images) or images < 1):
+    if images is not None and (not is_whole(images) or images < 1):
         problems.append(
             f"method.images={images} is not a whole number of at least 1: type method.images=2000, "
             "or method.images=null for all validation images."
@@ -256,11 +238,3 @@ def read_budget(text: str) -> Target:
             f"target=params:{budget.fraction:g}."
         )
     return budget
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

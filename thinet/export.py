@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from thinet.artifacts import load, read_spec
 from thinet.errors import ThinetError
+from thinet.values import folder_path, shown
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output, that counts as parity."""
@@ -33,7 +34,9 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
     Raises:
         ThinetError: If a package is missing or the outputs differ; then no file is left.
     """
-    folder = Path(folder)
+    folder = folder_path(folder)
+    if kind not in ("onnx", "pt2"):
+        raise ThinetError(f"kind={shown(kind)} is unknown: choose onnx or pt2.")
     loaded = load(folder, network)
     shape = read_spec(folder).input_shape
     if not shape:

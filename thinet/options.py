@@ -8,6 +8,7 @@ import pkgutil
 from typing import TypeVar
 
 from thinet.errors import ThinetError
+from thinet.values import shown
 
 T = TypeVar("T")
 
@@ -38,6 +39,24 @@ def find(package: str, name: str, base: type[T]) -> T:
             f"{', '.join(names(package, base))}."
         )
     return kind()
+
+
+def choose(package: str, given: object, base: type[T]) -> T:
+    """What was given, or what :func:`find` finds by that name.
+
+    Raises:
+        ThinetError: If it is neither a name nor an implementation.
+    """
+    if isinstance(given, str):
+        return find(package, given, base)
+    if not isinstance(given, base):
+        kind = base.__name__
+        call = f", made by calling it, {given.__name__}()" if inspect.isclass(given) else ""
+        raise ThinetError(
+            f"{kind.lower()}={shown(given)} is neither a name nor a thinet.{package}.{kind}{call}: "
+            f"choose among {', '.join(names(package, base))}."
+        )
+    return given
 
 
 def _defined(module: str, base: type[T]) -> type[T] | None:

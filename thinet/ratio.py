@@ -14,6 +14,7 @@ from typing import Any
 from thinet.errors import ThinetError, first_line
 from thinet.files import read_json
 from thinet.trust import read_regular
+from thinet.values import is_number, shown
 
 SUGGESTION = "suggestion.yaml"
 """What ``method=sensitivity`` leaves in its run folder: a ratio for each layer."""
@@ -26,20 +27,23 @@ def kept_count(filters: int, ratio: float) -> int:
 
     The paper's code truncates too; the small term keeps 0.29 * 100 from becoming 28.
     """
-    return max(1, math.floor(filters * ratio + 1e-9))
+    return max(1, math.floor(filters * float(ratio) + 1e-9))
 
 
 def check_ratio(ratio: float | Mapping[str, float]) -> None:
     """Raise :class:`ThinetError` unless every ratio is a number in (0, 1]."""
     values = ratio if isinstance(ratio, Mapping) else {"": ratio}
     for name, value in values.items():
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
-        if not good:
+        if not isinstance(name, str):
+            raise ThinetError(
+                f"ratio has a key {shown(name)} that is no name of a layer: {_EXAMPLE}."
+            )
+        if not is_number(value) or not 0 < value <= 1:
             place = f" for {name[:100]!r}" if name else ""
             # A list can stand for a great many values, by the aliases of YAML.
-            shown = "..." if isinstance(value, (list, dict)) else str(value)[:100]
+            brief = "..." if isinstance(value, (list, dict)) else shown(value)
             raise ThinetError(
-                f"ratio={shown}{place} is not a number in (0, 1]: it is the fraction of filters "
+                f"ratio={brief}{place} is not a number in (0, 1]: it is the fraction of filters "
                 "to keep, for example ratio=0.5."
             )
 

@@ -229,6 +229,7 @@ def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any)
         "ratio": config["target"] or config["ratio"],
         "allocation": config["allocation"],
         "protocol": job.data.preprocessing.protocol(),
+        "images": job.data.identity(),
         "seed": job.seed,
         "note": config["note"],
         "command": _command(),

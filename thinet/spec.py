@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,33 @@ def read_spec(folder: str | Path) -> Spec:
         raise ThinetError(f"{path} has format {found}, newer than this thinet: upgrade it.")
     try:
         spec = Spec(**content)
-        for name, good in _FIELDS.items():
-            if not good(getattr(spec, name)):
-                raise TypeError(f"{name} has a value that it cannot have")
+        _check_fields(spec)
     except TypeError as error:
         reason = first_line(error)[:200]
         raise ThinetError(f"{path} is not a thinet spec ({reason}): restore the file.") from error
     return spec
+
+
+def check_spec(spec: Spec) -> None:
+    """Refuse what :func:`read_spec` would refuse, before it is written.
+
+    Raises:
+        ThinetError: Naming the field.
+    """
+    try:
+        if not isinstance(spec, Spec):
+            raise TypeError(f"{type(spec).__name__} is no thinet.artifacts.Spec")
+        _check_fields(spec)
+        json.dumps(asdict(spec))
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = first_line(error)[:200]
+        raise ThinetError(f"spec cannot be saved ({reason}): correct that value.") from error
+
+
+def _check_fields(spec: Spec) -> None:
+    for name, good in _FIELDS.items():
+        if not good(getattr(spec, name)):
+            raise TypeError(f"{name} has a value that it cannot have")
 
 
 def _parse(path: Path) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinet.errors import ThinetError
+from thinet.values import is_number, shown, whole
 
 KINDS = ("flops", "params", "latency")
 ALLOCATIONS = ("uniform", "error")
@@ -26,6 +27,10 @@ class Target:
     kind: str
     fraction: float
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or not is_number(self.fraction) or not 0 < self.fraction < 1:
+            raise _no_target(f"{self.kind}:{self.fraction}")
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.fraction:g}"
 
@@ -36,17 +41,20 @@ class Target:
         Raises:
             ThinetError: If it is not a kind and a fraction in (0, 1).
         """
-        kind, _, number = str(text).partition(":")
+        if not isinstance(text, str):
+            raise _no_target(text)
+        kind, _, number = text.partition(":")
         try:
-            fraction = float(number)
-        except ValueError:
-            fraction = -1.0
-        if kind not in KINDS or not 0 < fraction < 1:
-            raise ThinetError(
-                f"target={text} is not one of {', '.join(KINDS)} with the fraction in (0, 1) that "
-                "may be left: type for example target=flops:0.5."
-            )
-        return cls(kind, fraction)
+            return cls(kind, float(number))
+        except (ValueError, ThinetError) as error:
+            raise _no_target(text) from error
+
+
+def _no_target(given: object) -> ThinetError:
+    return ThinetError(
+        f"target={shown(given)} is not one of {', '.join(KINDS)} with the fraction in (0, 1) that "
+        "may be left: type for example target=flops:0.5."
+    )
 
 
 @dataclass(frozen=True)
@@ -65,19 +73,19 @@ class Widths:
     round_to: int = 1
 
     def __post_init__(self) -> None:
+        if self.target is not None and not isinstance(self.target, Target):
+            raise _no_target(self.target)
         if self.allocation not in ALLOCATIONS:
             raise ThinetError(
-                f"allocation={self.allocation} is unknown: choose among {', '.join(ALLOCATIONS)}."
+                f"allocation={shown(self.allocation)} is unknown: choose among "
+                f"{', '.join(ALLOCATIONS)}."
             )
         if self.allocation == "error" and self.target is None:
             raise ThinetError(
                 "allocation=error spreads a budget and needs one: type for example "
                 "target=flops:0.5."
             )
-        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int):
-            raise ThinetError(f"round_to={self.round_to} is not a whole number: type round_to=8.")
-        if self.round_to < 1:
-            raise ThinetError(f"round_to={self.round_to} is below 1: type round_to=8.")
+        object.__setattr__(self, "round_to", whole("round_to", self.round_to, "8"))
 
 
 def recalibration(when: object) -> str:
@@ -90,6 +98,6 @@ def recalibration(when: object) -> str:
         return "after" if when else "never"
     if when not in RECALIBRATION:
         raise ThinetError(
-            f"recalibrate_bn={when} is unknown: choose among {', '.join(RECALIBRATION)}."
+            f"recalibrate_bn={shown(when)} is unknown: choose among {', '.join(RECALIBRATION)}."
         )
     return str(when)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -275,3 +277,15 @@ def test_consumers_that_are_too_large_are_refused_before_any_work():
 def test_a_negative_ridge_is_refused():
     with pytest.raises(ThinetError, match="ridge=1e-4"):
         ThiNetRefit(ridge=-1.0)
+
+
+@pytest.mark.parametrize("ridge", [math.nan, math.inf, 1e300])
+def test_the_inversion_ends_whatever_the_ridge(ridge):
+    problem = LeastSquares(torch.ones(1, 2), torch.eye(2), torch.arange(2))
+    with contextlib.suppress(ValueError):
+        order, costs = backward_elimination([problem], 2, 2, ridge)
+        assert costs.isfinite().all()
+        assert sorted(order.tolist()) == [0, 1]
+    broken = LeastSquares(torch.ones(1, 2), torch.full((2, 2), torch.nan), torch.arange(2))
+    with pytest.raises(ValueError, match="not finite"):
+        backward_elimination([broken], 2, 2, ridge)

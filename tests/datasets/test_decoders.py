@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from thinet.config import check
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.folder import Folder
-from thinet.datasets.images import ImageError, read_image
+from thinet.datasets.images import ImageError, find_unreadable, read_image
 from thinet.datasets.transforms import RESIZE, Preprocessing
 from thinet.errors import ThinetError
 from thinet.identity import baseline_fingerprint, fingerprint
@@ -174,3 +176,100 @@ def test_pillow_is_the_default(tmp_path) -> None:
     (tmp_path / "x.jpg").write_bytes(buffer.getvalue())
     read = Folder(image_size=32).read
     assert isinstance(read(str(tmp_path / "x.jpg")), Image.Image)
+
+
+@pytest.fixture(params=["pil", "torchcodec"])
+def reader(request):
+    if request.param == "torchcodec":
+        pytest.importorskip("torchcodec", reason="the extra 'fast' is not installed")
+    return find_reader(request.param)
+
+
+def deep(bits: int = 16) -> np.ndarray:
+    """Grey levels of so many bits, from black to white."""
+    return np.linspace(0, 2**bits - 1, 40 * 30).round().astype(np.uint16).reshape(30, 40)
+
+
+def png(array: np.ndarray) -> bytes:
+    """A PNG of 16 bits, grey or in colours, by hand (PNG 1.2): Pillow writes none in colours."""
+    height, width = array.shape[:2]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if array.ndim == 3 else 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def tiff(array: np.ndarray, bits: int, photometric: int, order: str = "<") -> bytes:
+    """An uncompressed grey or coloured TIFF by hand (TIFF 6.0)."""
+    height, width = array.shape[:2]
+    samples = 3 if array.ndim == 3 else 1
+    if bits == 12:  # two levels in three bytes
+        a, b = array.reshape(-1, 2).astype(int).T
+        data = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+    else:
+        data = array.astype(f"{order}u2").tobytes()
+    start = 8 + 2 + 9 * 12 + 4
+    depth = (3, samples, start if samples == 3 else bits)
+    fields = {
+        256: (4, 1, width), 257: (4, 1, height), 258: depth, 259: (3, 1, 1),
+        262: (3, 1, photometric), 273: (4, 1, start + 6), 277: (3, 1, samples),
+        278: (4, 1, height), 279: (4, 1, len(data)),
+    }  # fmt: skip
+
+    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+        short = kind == 3 and count == 1
+        packed = struct.pack(f"{order}HH", value, 0) if short else struct.pack(f"{order}I", value)
+        return struct.pack(f"{order}HHI", tag, kind, count) + packed
+
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    body = b"".join(entry(tag, *field) for tag, field in fields.items())
+    return (
+        head + struct.pack(f"{order}I", 8) + struct.pack(f"{order}H", len(fields)) + body
+        + struct.pack(f"{order}I", 0) + struct.pack(f"{order}HHH", bits, bits, bits) + data
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >"])
+def test_sixteen_bits_become_the_upper_eight(reader, tmp_path, kind):
+    grey = deep()
+    colours = np.stack([grey, grey[::-1], grey[:, ::-1]], 2)
+    for array in (grey, colours):
+        path = tmp_path / f"{array.ndim}"
+        name, _, order = kind.partition(" ")
+        colour = 2 if array.ndim == 3 else 1
+        path.write_bytes(png(array) if name == "png" else tiff(array, 16, colour, order))
+        wanted = np.broadcast_to(np.atleast_3d(array // 256), (30, 40, 3)).transpose(2, 0, 1)
+        assert np.array_equal(levels(reader(str(path))), wanted)
+        assert not find_unreadable([str(path)])
+
+
+def test_every_format_of_sixteen_bits_that_pillow_writes(reader, tmp_path):
+    for kind in ("PNG", "TIFF", "PPM"):
+        path = save(tmp_path / f"x.{kind}", Image.fromarray(deep()), kind)
+        assert np.array_equal(levels(reader(path))[0], deep() // 256)
+
+
+def test_tiffs_of_twelve_bits_and_of_ink(reader, tmp_path):
+    for number, (bits, photometric) in enumerate([(12, 1), (16, 0)]):
+        path = tmp_path / str(number)
+        path.write_bytes(tiff(deep(bits), bits, photometric))
+        wanted = deep(bits) >> (bits - 8)
+        wanted = wanted if photometric else 255 - wanted
+        assert np.array_equal(levels(reader(str(path)))[1], wanted)
+
+
+def test_levels_without_a_known_range_are_unreadable(reader, tmp_path):
+    for number, dtype in enumerate((np.float32, np.int32)):
+        path = save(tmp_path / f"{number}.tif", Image.fromarray(deep().astype(dtype)), "TIFF")
+        with pytest.raises(ImageError, match="numbers of 32 bits, which have no range") as caught:
+            reader(path)
+        assert path in str(caught.value)
+        assert [one.path for one in find_unreadable([path])] == [path]

@@ -109,3 +109,27 @@ def test_augmentation_comes_from_the_pair_and_leaves_the_generator_alone() -> No
     assert label == 3
     assert torch.equal(view[(0, 11)][0], first)
     assert any(not torch.equal(view[(0, seed)][0], first) for seed in range(3))
+
+
+def folder_of(root, colours, size=(4, 4)):
+    """Bitmaps of one size in two folders, and their digest."""
+    paths = []
+    for number, colour in enumerate(colours):
+        path = root / f"class{number % 2}" / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path)
+        paths.append(str(path))
+    return FileImages(paths, [number % 2 for number in range(len(paths))]).digest()
+
+
+def test_the_same_images_elsewhere_are_the_same_and_others_are_not(tmp_path):
+    first = folder_of(tmp_path / "a", ["red", "green", "blue"])
+    assert folder_of(tmp_path / "some" / "where" / "else", ["red", "green", "blue"]) == first
+    assert folder_of(tmp_path / "b", ["red", "green", "black"]) != first  # files of equal size
+    assert folder_of(tmp_path / "c", ["red", "green", "blue"], (5, 4)) != first
+    assert folder_of(tmp_path / "d", ["red", "green"]) != first
+    assert FileImages([], []).digest() == FileImages([], []).digest() != first
+    (tmp_path / "a" / "class0" / "0.bmp").unlink()
+    paths = [str(tmp_path / "a" / f"class{n % 2}" / f"{n}.bmp") for n in range(3)]
+    assert FileImages(paths, [0, 1, 0]).digest() != first  # a missing one is no error
+    assert FileImages(paths[1:2], [0]).digest() == FileImages(paths[1:2], [0]).digest()

@@ -112,3 +112,11 @@ def test_a_network_that_makes_tensors_on_the_cpu_is_counted_all_the_same():
             return self.conv(canvas + x)
 
     assert cost(Canvas(), (3, 5, 5)).macs == 3 * 4 * 25
+
+
+def test_a_bias_that_layers_share_is_left_out_once():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    net[1].bias = net[0].bias
+    found = cost(net, (3, 4, 4))
+    assert found.params == 3 * 9 + 2 * 3
+    assert found.weights == 3 * 9

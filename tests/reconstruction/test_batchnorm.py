@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from thinet.errors import ThinetError
 from thinet.reconstruction import recalibrate_
 
 
@@ -99,3 +100,33 @@ def test_networks_without_statistics_do_not_run():
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     net[0].register_forward_pre_hook(lambda *_: never(0))
     assert recalibrate_(net, [torch.randn(2, 3, 4, 4)]) == 0
+
+
+def statistics(net):
+    return [tensor.clone() for tensor in net.buffers()]
+
+
+def failing(batches, error):
+    yield from batches
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("batches", "error"),
+    [
+        ([torch.randn(4, 5, 9, 9)], RuntimeError),  # the first layer does not take it
+        (failing([torch.randn(4, 3, 9, 9)], OSError("gone")), OSError),
+        (failing([], ValueError("none")), ValueError),
+        (failing([torch.randn(4, 3, 9, 9)], KeyboardInterrupt()), KeyboardInterrupt),
+        ([torch.randn(1, 3, 9, 9)], ThinetError),  # the last layer sees one value a channel
+        ([torch.randn(4, 3, 9, 9), torch.full((4, 3, 9, 9), torch.inf)], ThinetError),
+        ([torch.full((4, 3, 9, 9), torch.nan)], ThinetError),
+    ],
+)
+def test_statistics_are_as_before_when_it_fails(network, batches, error):
+    recalibrate_(network, [torch.randn(4, 3, 9, 9)])
+    before = statistics(network)
+    with pytest.raises(error):
+        recalibrate_(network, batches)
+    for old, new in zip(before, statistics(network), strict=True):
+        assert torch.equal(old, new)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,20 @@ def test_correction_multiplies_what_reads_each_kept_filter(shape):
     for place, factor in ((0, second), (1, first), (5, second), (3, 1.0), (6, 1.0)):
         torch.testing.assert_close(changed[:, place], weight[:, place] * factor)
     assert changed.dtype == weight.dtype
+
+
+@pytest.mark.parametrize("ridge", [math.nan, math.inf, 1e300, 1e-4])
+def test_solve_ends_whatever_it_is_given(ridge):
+    for A in (
+        torch.tensor([[1.0, 2.0], [2.0, 1.0]]),  # not positive semi-definite
+        torch.full((2, 2), -1.0),
+        torch.tensor([[1e308, 0.0], [0.0, 1e308]], dtype=torch.float64),  # its mean is infinite
+        -torch.eye(2),
+        torch.eye(2),
+    ):
+        try:
+            found = solve(A.double(), torch.ones(2, 1, dtype=torch.float64), ridge)
+        except ValueError:
+            continue
+        assert found.isfinite().all()
+        assert math.isfinite(ridge)

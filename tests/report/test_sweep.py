@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from thinet.errors import ThinetError
+from thinet.report.compare_page import compare_page
+from thinet.report.comparison import gather
 from thinet.report.html import compare_report
 from thinet.report.sweep import collect, sweep_figure, write_sweep
 
@@ -260,3 +262,47 @@ def test_two_protocols_are_not_compared(point: Point, tmp_path: Path) -> None:
     write_sweep(folders[1:], tmp_path / "out")
     other = point("c", protocol={"resize": "fixed"}, dataset="another")
     write_sweep([folders[1], other], tmp_path / "out")
+
+
+def test_different_images_under_one_name_are_different_data_sets(
+    point: Point, failure: Point, tmp_path: Path
+) -> None:
+    cats, dogs = ({"train": f"40 images, {one}", "test": f"9 images, {one}"} for one in "ab")
+    same = [point(f"cats{n}", 0.9, 0.5, dataset="folder", seed=n, images=cats) for n in range(2)]
+    rows = collect([*same, failure("broken", dataset="folder")])
+    assert [row["dataset"] for row in rows] == ["folder"] * 3
+    assert rows[0]["images"] == rows[1]["images"]
+    assert rows[2]["images"] is None
+
+    rows = collect([*same, point("dogs", 0.5, 0.5, dataset="folder", seed=2, images=dogs)])
+    names = [row["dataset"] for row in rows]
+    assert names[0] == names[1] == f"folder {rows[0]['images']}"
+    assert names[2] == f"folder {rows[2]['images']}" != names[0]
+    lines = {name.split(",")[0]: y for name, (_, y) in _lines(rows).items() if "folder" in name}
+    assert lines == {names[0]: [90.0], names[2]: [50.0]}  # no mean over both
+
+
+def test_runs_on_other_images_may_be_resized_otherwise(point: Point) -> None:
+    for images, fine in (("a", False), ("b", True)):
+        folders = [
+            point(f"1{images}", images={"test": "a"}, protocol={"resize": "keep"}),
+            point(f"2{images}", images={"test": images}, protocol={"resize": "fixed"}),
+        ]  # fmt: skip
+        if fine:
+            sweep_figure(collect(folders))
+        else:
+            with pytest.raises(ThinetError, match="two evaluation protocols"):
+                sweep_figure(collect(folders))
+
+
+def test_a_page_of_many_runs_keeps_them_apart(point: Point, tmp_path: Path) -> None:
+    folders = [
+        point(f"{name}{n}", accuracy, 0.5, dataset="folder", seed=n, images={"test": name})
+        for name, accuracy in (("cats", 0.9), ("dogs", 0.5))
+        for n in range(2)
+    ]
+    entries = gather(folders)
+    page = compare_page(entries, tmp_path)
+    assert page["several_datasets"]
+    assert len(page["datasets"]) == 2
+    assert ("images.test", [("cats", "#1–2"), ("dogs", "#3–4")]) in page["differences"]

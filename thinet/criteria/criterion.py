@@ -56,7 +56,7 @@ class Candidates:
             name=group.name,
             units=group.units,
             filters=tuple(
-                Part(network.get_parameter(layer.weight).detach(), layer.units)
+                Part(layer.rows(network.get_parameter(layer.weight).detach()), layer.units)
                 for layer in group.layers
             ),
             scales=tuple(

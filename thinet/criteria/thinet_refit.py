@@ -21,6 +21,7 @@ from thinet.criteria.criterion import Candidates, Criterion
 from thinet.errors import ThinetError
 from thinet.statistics import Evidence, PatchMoments, Statistic
 from thinet.statistics.patches import LARGEST
+from thinet.values import flag, number
 
 TIE = 1e-8
 """Costs that differ by less, relatively, are equal: rounding must not decide between copies."""
@@ -184,17 +185,16 @@ def _inverse(moments: Tensor, place: Tensor, size: int, ridge: float) -> Tensor:
     """(A + ridge mean(diag A) I)^-1 in the blocks' layout, ``(size, size)``, identity elsewhere."""
     scale = moments.diagonal().mean()
     scale = torch.where(scale > 0, scale, 1.0)
-    ridge = max(ridge, 1e-10)  # or nothing is left of the digits where inputs are copies
-    while True:
+    # With less nothing is left of the digits where inputs are copies; with more, of the inputs.
+    ridge = min(max(ridge, 1e-10), 1e16)
+    for power in range(12):
         laid = torch.eye(size, dtype=torch.float64, device=moments.device)
         laid[place[:, None], place[None, :]] = moments
-        laid[place, place] += ridge * scale
+        laid[place, place] += ridge * 10**power * scale
         factor, failed = torch.linalg.cholesky_ex(laid)
         if not bool(failed):
             return torch.cholesky_inverse(factor)
-        if ridge > 1:
-            raise ValueError("moments are not finite or not positive semidefinite")
-        ridge *= 10
+    raise ValueError("moments are not finite or not positive semidefinite")
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,8 @@ class ThiNetRefit(Criterion):
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (PatchMoments,)
 
     def __post_init__(self) -> None:
-        if self.ridge < 0:
-            raise ThinetError(
-                f"criterion.build.ridge={self.ridge} is negative: type criterion.build.ridge=1e-4."
-            )
+        number("criterion.build.ridge", self.ridge, "1e-4")
+        flag("criterion.build.intercept", self.intercept)
 
     def check(self, candidates: Candidates) -> None:
         """See :meth:`Criterion.check`.

@@ -26,6 +26,14 @@ EXAMINED = 2000
 """Images of a part whose content is compared when a run is resumed."""
 
 
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF 6.0, and a value of the second."""
+
+
+OPENED = 50
+"""About how many of those are opened for it."""
+
+
 class ImageError(ThinetError):
     """An image file that cannot be decoded.
 
@@ -58,14 +66,46 @@ def clean_worker_error(message: str) -> str:
 def read_image(path: str) -> Image.Image:
     """Decode an image file to RGB; grey images are repeated, transparency is dropped.
 
+    Of 16 bits the upper eight stay, in grey images as in coloured ones.
+
     Raises:
-        ImageError: If the file is missing, truncated or no image.
+        ImageError: If the file is missing, truncated, no image, or one whose levels have no range
+            that is known.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _eight_bits(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise _unreadable(path, error) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a grey image of 16 bits; older versions of Pillow call some of them ``I``.
+
+    Raises:
+        ValueError: If its levels are whole numbers of 32 bits, or not whole.
+    """
+    deep = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000")
+    )
+    if not deep and image.mode[0] in "IF":
+        raise ValueError(
+            "its levels are numbers of 32 bits, which have no range that is known: convert it to "
+            "8 or 16 bits"
+        )
+    return deep
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with levels from 0 to 255; Pillow's own ``convert`` would clip larger ones."""
+    if not _is_deep(image):
+        return image
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    levels = np.asarray(image).astype(np.int64).clip(0, 2**bits - 1) >> (bits - 8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 - levels
+    return Image.fromarray(levels.astype(np.uint8))
 
 
 def find_unreadable(paths: Iterable[str]) -> list[Unreadable]:
@@ -82,6 +122,7 @@ def find_unreadable(paths: Iterable[str]) -> list[Unreadable]:
             with Image.open(path) as image:
                 image.draft("RGB", (1, 1))
                 image.load()
+                _is_deep(image)
         except Exception as error:  # as above
             found.append(Unreadable(path, _reason(error)))
     return found
@@ -165,9 +206,22 @@ class FileImages(Images):
         return self._read(self.path(index))
 
     def content(self, indices: Sequence[int]) -> bytes:
-        """All paths, and the sizes of some files (-1 for a missing one)."""
+        """All names, the sizes of some files (-1 for a missing one), and how a few begin.
+
+        Names are relative to the folder that holds all of them, so that the same images are the
+        same on another machine.
+        """
+        if not len(self):
+            return b""
+        letters = self._paths.view(np.uint8).reshape(len(self), -1)
+        same = (letters == letters[0]).all(axis=0)
+        shared = bytes(letters[0, : same.size if same.all() else same.argmin()])
+        names = letters[:, shared.rfind(os.fsencode(os.sep)) + 1 :].tobytes()
         sizes = [_size(self.path(index)) for index in indices]
-        return self._paths.tobytes() + repr(sizes).encode()
+        few = list(indices)[:: max(1, len(indices) // OPENED)]
+        return (
+            names + repr(sizes).encode() + b"".join(_beginning(self.path(index)) for index in few)
+        )
 
 
 def _size(path: str) -> int:
@@ -175,6 +229,15 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def _beginning(path: str) -> bytes:
+    """Formats without compression have files of one size: what they hold tells them apart."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2**16)
+    except OSError:
+        return b""
 
 
 class TensorImages(Images):

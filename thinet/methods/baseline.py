@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thinet.artifacts import Spec, load, load_state_, read_spec, read_state, save
+from thinet.artifacts import Spec, check_savable, load, load_state_, read_spec, read_state, save
 from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
 from thinet.files import check_space, read_json, write_json_atomic
@@ -69,6 +69,7 @@ def build_network(job: Job) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.seed, "init"))
         network = build(builder["target"], **builder["arguments"])
+    check_savable(network)
     folder = saved_folder(job.model.weights)
     return network if folder is None else narrow_(network, folder, tuple(job.data.input_shape))
 

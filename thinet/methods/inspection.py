@@ -59,7 +59,8 @@ def inspecting(run: Run, images: Sequence[Tensor]) -> Callable[..., Callable[...
 
     def before(network: nn.Module, group: Group) -> Callable[[nn.Module, Sequence[int]], None]:
         full = look(network, group, few)
-        weight = network.get_parameter(group.layers[0].weight).detach().cpu().clone()
+        first = group.layers[0]
+        weight = first.rows(network.get_parameter(first.weight)).detach().cpu().clone()
 
         def after(slim: nn.Module, kept: Sequence[int]) -> None:
             seen = look(slim, group, few, errors_only=True)
@@ -140,7 +141,7 @@ def make_view(
 
     Args:
         group: As it was before the cut.
-        weight: Of its first layer, before the cut.
+        weight: Of its first layer, before the cut, one filter a row.
         full: What was seen before the cut.
         output: What the reader gives after it.
         kept: Filters of the first layer that stay.

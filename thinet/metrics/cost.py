@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinet.surgery import shared_copy
+from thinet.errors import ThinetError, first_line
+from thinet.surgery import check_network, shared_copy
+from thinet.values import image_shape
 
 _COUNTED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -36,16 +38,22 @@ class Cost:
 
 @torch.no_grad()
 def _count(network: nn.Module, input_shape: tuple[int, ...]) -> FlopCounterMode:
-    parameter = next(iter(network.parameters()))
+    parameter = next(network.parameters(), torch.zeros(()))
     counter = FlopCounterMode(display=False)
     try:
         with counter:
             images = torch.empty(1, *input_shape, device="meta", dtype=parameter.dtype)
             shared_copy(network, "meta").eval()(images)
-    except (NotImplementedError, RuntimeError):  # its code makes tensors on a device of its own
+    except Exception:  # its code makes tensors on a device of its own, or looks at their values
         counter = FlopCounterMode(display=False)
-        with counter:
-            shared_copy(network).eval()(images.new_zeros(images.shape, device=parameter.device))
+        try:
+            with counter:
+                shared_copy(network).eval()(images.new_zeros(images.shape, device=parameter.device))
+        except Exception as error:  # whatever the network's own code raises
+            raise ThinetError(
+                f"the network does not run on images of shape {tuple(images.shape)} "
+                f"({first_line(error)}): pass the input_shape that it was made for."
+            ) from error
     return counter
 
 
@@ -58,20 +66,25 @@ def cost(network: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     Args:
         network: Any network.
         input_shape: ``(C, H, W)``.
+
+    Raises:
+        ThinetError: If it is no network, or does not run on such an image.
     """
+    check_network(network)
+    input_shape = image_shape(input_shape)
     flops = _count(network, input_shape).get_total_flops()
     stored = [*network.parameters(), *network.buffers()]
     params = sum(tensor.numel() for tensor in network.parameters())
-    biases = sum(
-        module.bias.numel()
+    biases = {  # one that several layers share is one among the parameters, too
+        bias: bias.numel()
         for module in network.modules()
-        if isinstance(module, _COUNTED) and module.bias is not None
-    )
+        if isinstance(module, _COUNTED) and (bias := module._parameters.get("bias")) is not None
+    }
     return Cost(
         flops=flops,
         macs=flops // 2,
         params=params,
-        weights=params - biases,
+        weights=params - sum(biases.values()),
         size_mb=sum(tensor.numel() * tensor.element_size() for tensor in stored) / 2**20,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ def recalibrate_(
         How many layers were re-estimated (0: there is none that keeps statistics).
 
     Raises:
-        ThinetError: If a single image has a single value for some channel.
+        ThinetError: If a single image has a single value for some channel, or activations are not
+            finite; after this and any other error the statistics are what they were.
     """
     layers = [
         module
@@ -46,20 +47,24 @@ def recalibrate_(
     momenta = {layer: layer.momentum for layer in layers}
     before = {layer: [stale.clone() for stale in _statistics(layer)] for layer in layers}
     device = next(network.parameters()).device
+    seen = size = 0
     try:
         with evaluating(network):
             for layer in layers:
                 layer.reset_running_stats()
                 layer.train()
                 layer.momentum = None
-            seen = 0
             for batch in batches:
-                if len(batch) > 1 or not seen:
+                size = len(batch)
+                if size > 1 or not seen:
                     (forward or network)(batch.to(device))
-                    seen += len(batch)
-    except ValueError as error:  # BatchNorm's own, where a map is one pixel
-        if len(batch) > 1:
+                    seen += size
+        _check_finite(layers)
+    except BaseException as error:  # Ctrl-C, too, must not leave half an average behind
+        _restore_(before)
+        if not isinstance(error, ValueError) or size != 1:
             raise
+        # BatchNorm's own, where a map is one pixel
         raise ThinetError(
             "one image gives BatchNorm no variance: pass at least two calibration images, or type "
             "recalibrate_bn=never."
@@ -67,11 +72,24 @@ def recalibrate_(
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum
-    missed = [layer for layer in layers if not layer.num_batches_tracked]
-    for layer in missed:
-        for value, stale in zip(_statistics(layer), before[layer], strict=True):
-            value.copy_(stale)
+    missed = {layer: before[layer] for layer in layers if not layer.num_batches_tracked}
+    _restore_(missed)
     return len(layers) - len(missed)
+
+
+def _check_finite(layers: Iterable[_BatchNorm]) -> None:
+    if not all(bool(value.isfinite().all()) for layer in layers for value in _statistics(layer)):
+        raise ThinetError(
+            "the activations on the calibration images are not finite, so no BatchNorm statistics "
+            "can be estimated on them: look for NaN or huge values in the images, or type "
+            "recalibrate_bn=never."
+        )
+
+
+def _restore_(statistics: Mapping[_BatchNorm, Sequence[Tensor]]) -> None:
+    for layer, values in statistics.items():
+        for value, stale in zip(_statistics(layer), values, strict=True):
+            value.copy_(stale)
 
 
 def _statistics(layer: _BatchNorm) -> list[Tensor]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from thinet.errors import ThinetError
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
+
+STRONGEST = 1e16
+"""The largest ridge, relative to the mean of the diagonal: float64 has no more digits."""
 
 
 class Correction(NamedTuple):
@@ -76,20 +79,12 @@ class Reconstruction(ABC):
         """
 
 
-def check_ridge(ridge: float) -> None:
-    """Raise :class:`ThinetError` unless ``ridge`` is a number of at least 0."""
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not ridge >= 0:
-        raise ThinetError(
-            f"reconstruction.build.ridge={ridge} is not a number of at least 0: type for example "
-            "reconstruction.build.ridge=1e-4."
-        )
-
-
 def solve(A: Tensor, B: Tensor, ridge: float) -> Tensor:
     """Solve (A + λI) x = B for a symmetric positive semi-definite A.
 
     λ is ``ridge`` times the mean of A's diagonal, raised tenfold until the Cholesky factorisation
-    succeeds, so that rank-deficient moments give the solution nearest to no correction.
+    succeeds, so that rank-deficient moments give the solution nearest to no correction. Beyond
+    :data:`STRONGEST` nothing is left to correct.
 
     Args:
         A: ``(n, n)``, float64.
@@ -97,14 +92,24 @@ def solve(A: Tensor, B: Tensor, ridge: float) -> Tensor:
         ridge: Relative strength, non-negative.
 
     Raises:
-        ValueError: If A is not finite: no ridge would help.
+        ValueError: If A or the ridge is not finite, or A is not positive semi-definite: no ridge
+            would help.
     """
-    if not bool(torch.isfinite(A).all()):
-        raise ValueError("the moments are not finite")
+    if not bool(torch.isfinite(A).all()) or not math.isfinite(ridge):
+        raise ValueError("the moments or the ridge are not finite")
     mean = A.diagonal().mean().clamp_min(torch.finfo(A.dtype).tiny)
     eye = torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
-    while True:
-        factor, info = torch.linalg.cholesky_ex(A + ridge * mean * eye)
+    for strength in ridges(ridge):
+        factor, info = torch.linalg.cholesky_ex(A + strength * mean * eye)
         if int(info) == 0:
             return torch.cholesky_solve(B, factor)
-        ridge = max(10 * ridge, 1e-12)
+    raise ValueError("the moments are not positive semi-definite")
+
+
+def ridges(least: float) -> Iterator[float]:
+    """Ridges to try one after the other: ``least``, then tenfold up to :data:`STRONGEST`."""
+    strength = min(least, STRONGEST)
+    while strength < STRONGEST:
+        yield strength
+        strength = max(10 * strength, 1e-12)
+    yield STRONGEST

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from thinet.errors import ThinetError
-from thinet.reconstruction.reconstruction import Correction, Reconstruction, check_ridge, solve
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
 from thinet.statistics import Evidence, Moments, PatchMoments, Statistic
 from thinet.surgery import Consumer
+from thinet.values import flag, number, shown
 
 
 def refit_weights(
@@ -98,9 +99,11 @@ class Refit(Reconstruction):
     def __post_init__(self) -> None:
         if self.target not in ("current", "original"):
             raise ThinetError(
-                f"reconstruction.build.target={self.target} is unknown: choose current or original."
+                f"reconstruction.build.target={shown(self.target)} is unknown: choose current or "
+                "original."
             )
-        check_ridge(self.ridge)
+        flag("reconstruction.build.intercept", self.intercept)
+        number("reconstruction.build.ridge", self.ridge, "1e-4")
 
     @property
     def aims_at_original(self) -> bool:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thinet.reconstruction.reconstruction import Correction, Reconstruction, check_ridge, solve
+from thinet.reconstruction.reconstruction import Correction, Reconstruction, solve
 from thinet.statistics import ContributionMoments, Evidence, Statistic
 from thinet.surgery import Consumer
+from thinet.values import number
 
 
 def scale_factors(gram: Tensor, keep: Tensor, ridge: float = 0.0) -> Tensor:
@@ -56,7 +57,7 @@ class Scale(Reconstruction):
     needs: ClassVar[tuple[type[Statistic[Any]], ...]] = (ContributionMoments,)
 
     def __post_init__(self) -> None:
-        check_ridge(self.ridge)
+        number("reconstruction.build.ridge", self.ridge, "1e-4")
 
     def correct(
         self, weight: Tensor, consumer: Consumer, keep: Tensor, evidence: Evidence

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from thinet.errors import ThinetError
 from thinet.report import numbers
 from thinet.report.results import pruned_layers, read_result
-from thinet.report.sweep import WAYS, find_runs, read_row, varied
+from thinet.report.sweep import WAYS, find_runs, read_row, tell_apart, varied
 
 Width = tuple[int, int]
 NOT_COMPARED = ("name", "paths", "logger", "hydra")
@@ -51,6 +51,8 @@ def gather(folders: Iterable[str | Path]) -> list[Entry]:
             entry.widths = _widths(result)
             entry.shares = _shares(result)
         entries.append(entry)
+    for entry, row in zip(entries, tell_apart([one.row for one in entries]), strict=True):
+        entry.row = row
     if not entries:
         raise ThinetError(
             "none of the folders holds a finished run: give run folders, for example outputs/*."
@@ -59,7 +61,7 @@ def gather(folders: Iterable[str | Path]) -> list[Entry]:
 
 
 def settings(result: dict[str, Any]) -> dict[str, str]:
-    """Configuration and environment of a result, nested keys joined by dots."""
+    """Configuration, images and environment of a result, nested keys joined by dots."""
     found: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -70,7 +72,7 @@ def settings(result: dict[str, Any]) -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value)
             found[prefix] = text if len(text) <= LENGTH else f"{text[:LENGTH]} …"
 
-    for part in ("config", "environment"):
+    for part in ("config", "images", "environment"):
         if result.get(part):
             walk(part, result[part])
     return found

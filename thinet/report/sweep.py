@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "name", "method", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation",
-    "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline",
+    "name", "method", "model", "dataset", "images", "criterion", "reconstruction", "schedule",
+    "allocation", "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline",
     "top5", "top1_cut",
     "top1_recalibrated", "flops", "flops_reduction", "params", "params_reduction",
     "latency_ms_baseline", "latency_ms", "seconds", "error",
@@ -39,7 +41,7 @@ def collect(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     Raises:
         ThinetError: If there is nothing to show.
     """
-    rows = [read_row(folder) for folder in find_runs(folders)]
+    rows = tell_apart([read_row(folder) for folder in find_runs(folders)])
     if not rows:
         raise ThinetError(
             "none of the folders holds a finished run: give run folders, for example outputs/*."
@@ -72,6 +74,32 @@ def read_row(folder: Path) -> dict[str, Any]:
         return _failed({"name": folder.name, "error": text})
 
 
+def tell_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in which different images are different data sets, even if both are called ``folder``.
+
+    Accuracies on them are not comparable; where a name stands for several, each gets its digits.
+    """
+    seen: dict[Any, set[str]] = {}
+    for row in rows:
+        if row["images"] is not None:
+            seen.setdefault(row["dataset"], set()).add(row["images"])
+    return [
+        {**row, "dataset": f"{row['dataset']} {row['images']}"}
+        if row["images"] is not None and len(seen[row["dataset"]]) > 1
+        else row
+        for row in rows
+    ]
+
+
+def _images(result: dict[str, Any]) -> str | None:
+    """Eight digits for all images that a run had; None if it does not say."""
+    found = result.get("images")
+    if not found:
+        return None
+    text = json.dumps(found, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _failed(failure: dict[str, Any]) -> dict[str, Any]:
     known = {key: _name(failure.get(key)) for key in (*_NAMES, "error")}
     ratio = None if failure.get("ratio") is None else numbers.keep_ratio(failure["ratio"])
@@ -93,6 +121,7 @@ def _finished(result: dict[str, Any]) -> dict[str, Any]:
         **dict.fromkeys(COLUMNS),
         **names,
         "ratio": None if names["ratio"] is None else numbers.keep_ratio(names["ratio"]),
+        "images": _images(result),
         "resize": (result.get("protocol") or {}).get("resize"),
         "status": "complete",
         "top1_baseline": old,

@@ -128,11 +128,29 @@ def gate_gradients(
                     f"criterion=taylor does not see use {turn + 1} of {name} in a convolution or "
                     "linear layer: choose another criterion, for example criterion=thinet."
                 )
+        _check_scores(output, labels)
+        labels = labels.long()
         logits = output if output.dtype == torch.float64 else output.float()
         loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
         gates = [gating.gates[key] for key in wanted]
         found = torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)
     return dict(zip(wanted, found, strict=True))
+
+
+def _check_scores(output: Tensor, labels: Tensor) -> None:
+    """Refuse what has no cross entropy, or one of something else than classes."""
+    if output.dim() != 2:
+        raise ThinetError(
+            "criterion=taylor needs one score a class, (N, classes), and the network's output has "
+            f"shape {tuple(output.shape)}: choose another criterion, for example criterion=thinet."
+        )
+    whole = not labels.is_floating_point() and not labels.is_complex()
+    if not whole or not bool(((labels >= 0) & (labels < output.shape[1])).all()):
+        raise ThinetError(
+            f"criterion=taylor needs labels that are whole numbers from 0 to {output.shape[1] - 1}"
+            ", one class an image: pass such labels, or choose another criterion, for example "
+            "criterion=thinet."
+        )
 
 
 class Gates(NamedTuple):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from thinet.errors import ThinetError
 from thinet.surgery import Group
 from thinet.surgery.calls import WeightCall
+from thinet.values import flag, number, whole
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("locations", "positions"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ThinetError(
-                    f"calibration.{name}={value} is not a whole number of at least 1: "
-                    f"type calibration.{name}=10."
-                )
-        if not isinstance(self.exact, bool):
-            raise ThinetError(
-                f"calibration.exact={self.exact} is neither true nor false: type "
-                "calibration.exact=true."
-            )
-        if self.rows_per_channel < 0:
-            raise ThinetError(
-                f"calibration.rows_per_channel={self.rows_per_channel} is negative: "
-                "type calibration.rows_per_channel=5."
-            )
+        whole("calibration.locations", self.locations, "10")
+        if self.positions is not None:
+            whole("calibration.positions", self.positions, "10")
+        flag("calibration.exact", self.exact)
+        number("calibration.rows_per_channel", self.rows_per_channel, "5")
+        # As an int of Python's: the draws depend on the type, too.
+        object.__setattr__(self, "seed", whole("calibration.seed", self.seed, "0", least=0))
 
 
 def second_moments(rows: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating, without_autocast
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
-from thinet.surgery.trial import check_weights, settle, try_cut
+from thinet.surgery.trial import check_network, check_weights, settle, try_cut
 from thinet.surgery.verify import difference, masked
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Group",
     "Layer",
     "Use",
+    "check_network",
     "check_weights",
     "difference",
     "evaluating",

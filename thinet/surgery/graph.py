@@ -73,6 +73,7 @@ class Layer:
         kind: ``conv`` or ``linear``.
         output_size: Spatial size of its output for the traced input.
         units: int64, shape ``(filters,)``: the unit of its group that each filter belongs to.
+        axis: The axis of the weight that its filters lie along: 1 of a transposed convolution.
     """
 
     name: str
@@ -80,11 +81,16 @@ class Layer:
     kind: Literal["conv", "linear"]
     output_size: tuple[int, ...]
     units: Tensor
+    axis: int = 0
 
     @property
     def filters(self) -> int:
         """How many it has."""
         return self.units.numel()
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """A view of its weight with one filter a row, ``(filters, ...)``."""
+        return weight.movedim(self.axis, 0)
 
     def kept(self, units: Sequence[int]) -> list[int]:
         """The filters that stay when these units of its group do."""

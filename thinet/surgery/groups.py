@@ -38,9 +38,10 @@ class _Groups(Mapping[str, Group]):
     """
 
     def __init__(self, uses: tuple[Use, ...], facts: Facts) -> None:
-        self._produced = {use.tensor: use.labels for use in uses if use.role == "produce"}
+        self._produced = {use.tensor: use for use in uses if use.role == "produce"}
         self._facts = facts
-        self._teams, home = _teams(self._produced, _size(uses))
+        labels = {weight: use.labels for weight, use in self._produced.items()}
+        self._teams, home = _teams(labels, _size(uses))
         self._uses: list[list[Use]] = [[] for _ in self._teams]
         for use in uses:
             for place in _distinct(home[use.labels[use.labels >= 0]]):
@@ -132,13 +133,13 @@ def _teams(produced: Mapping[str, Tensor], size: int) -> tuple[list[list[str]], 
 
 
 def _group(
-    team: Mapping[str, Tensor],
+    team: Mapping[str, Use],
     uses: Sequence[Use],
     rectified: Iterable[tuple[Tensor, str]],
-    produced: Mapping[str, Tensor],
+    produced: Mapping[str, Use],
     facts: Facts,
 ) -> Group:
-    labels = torch.unique(torch.cat([*team.values()]))
+    labels = torch.unique(torch.cat([own.labels for own in team.values()]))
     labels = labels[labels >= 0]
     layers = tuple(
         Layer(
@@ -146,13 +147,14 @@ def _group(
             weight=weight,
             kind=facts.produced[weight].kind,
             output_size=facts.produced[weight].output_size,
-            units=_places(own, labels),
+            units=_places(own.labels, labels),
+            axis=own.axis,
         )
         for weight, own in team.items()
     )
     summed = any(label in facts.summed for label in labels.tolist())
     consumers = tuple(
-        _consumer(use, labels, produced[use.tensor].numel(), facts)
+        _consumer(use, labels, produced[use.tensor].labels.numel(), facts)
         for use in uses
         if use.role == "consume"
     )

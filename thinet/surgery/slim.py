@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thinet.surgery.graph import ChannelGraph, Use
 from thinet.surgery.labels import among
+from thinet.surgery.modes import evaluating
 
 
 def shared_copy(
@@ -100,6 +101,8 @@ def _replace(network: nn.Module, smaller: dict[int, Tensor], follows: set[int]) 
             for name, tensor in list(tensors.items()):
                 if tensor is not None and id(tensor) in smaller:
                     tensors[name] = smaller[id(tensor)]  # type: ignore[assignment]
+                    # The constructor makes it at full width: from now on it has to be kept.
+                    module._non_persistent_buffers_set.discard(name)
                     touched = True
         if touched:
             set_widths_(module, widths(module, deep))
@@ -117,7 +120,8 @@ def widths(module: nn.Module, deep: bool | None = None) -> dict[str, int]:
         For example ``{"in_channels": 3, "out_channels": 19, "groups": 1}``; empty for modules
         without such sizes.
     """
-    weight = getattr(module, "weight", None)
+    kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)
+    weight = _weight(module) if isinstance(module, kinds) else None
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         assert isinstance(weight, Tensor)
         return {"in_channels": weight.shape[0], "out_channels": weight.shape[1] * module.groups}
@@ -133,11 +137,18 @@ def widths(module: nn.Module, deep: bool | None = None) -> dict[str, int]:
         groups = filters // each if deep else module.groups
         return {"out_channels": filters, "in_channels": per_group * groups, "groups": groups}
     if isinstance(module, nn.Linear):
-        return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
+        assert isinstance(weight, Tensor)
+        return {"out_features": int(weight.shape[0]), "in_features": int(weight.shape[1])}
     if isinstance(module, nn.modules.batchnorm._NormBase):
         entries = weight if weight is not None else module.running_mean
         return {"num_features": int(entries.shape[0])} if isinstance(entries, Tensor) else {}
     return {}
+
+
+def _weight(module: nn.Module) -> Any:
+    """Its weight; reading one that is computed, as by spectral norm, changes nothing."""
+    with torch.no_grad(), evaluating(module):
+        return getattr(module, "weight", None)
 
 
 def set_widths_(module: nn.Module, sizes: dict[str, int]) -> None:

@@ -14,9 +14,17 @@ from thinet.surgery.graph import ChannelGraph
 from thinet.surgery.modes import full_float32
 from thinet.surgery.slim import remove_, shared_copy
 from thinet.surgery.verify import difference, masked
+from thinet.values import shown
 
 TOLERANCE = 1e-4
 """Largest relative difference between zeroing and removing that float32 rounding explains."""
+
+
+def check_network(network: object) -> None:
+    """Raise :class:`ThinetError` unless ``network`` is one."""
+    if not isinstance(network, nn.Module):
+        what = "a class: call it to make one" if isinstance(network, type) else shown(network)
+        raise ThinetError(f"the network is {what}, but it has to be a torch.nn.Module.")
 
 
 def check_weights(network: nn.Module) -> None:
