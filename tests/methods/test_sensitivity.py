@@ -21,6 +21,7 @@ from thinet.methods import suggestion
 from thinet.methods.baseline import build_network
 from thinet.methods.prune import prune
 from thinet.methods.sensitivity import check, sensitivity
+from thinet.pruning import prune_group_
 from thinet.ratio import read_ratio
 
 SMALL = ("method=sensitivity", "method.ratios=[0.75,0.5,0.25]", "baseline.epochs=2",
@@ -189,6 +190,37 @@ def test_without_batchnorm_or_recalibration(make_run):
 def test_with_any_criterion_reconstruction_and_request(more, make_run):
     found = sensitivity(make_run(*SMALL, "baseline.epochs=0", *more))["sensitivity"]
     assert len(found["suggestion"]) * 3 == len(found["cells"])
+
+
+def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(make_run, monkeypatch):
+    cells, trials = {}, []
+
+    def note_cell(*args, **more):
+        records, graph = prune_group_(*args, **more)
+        cells[records[0].layer, len(records[0].kept)] = records[0].kept
+        return records, graph
+
+    def note_trial(*args, **more):
+        trials.append(more["recalibrate"])
+        return prune_group_(*args, **more)
+
+    monkeypatch.setattr(method, "prune_group_", note_cell)
+    monkeypatch.setattr(suggestion, "prune_group_", note_trial)
+    run = make_run(
+        *SMALL, "model.build.widths=[16,16]", "criterion=random", "reconstruction=none",
+        "reconstruction.recalibrate_bn=each",
+    )  # fmt: skip
+    sensitivity(run)
+    assert trials
+    assert all(trials)
+    images = DataLoader(run.job.data.calibration(), batch_size=64)
+    full = thinet.load(run.folder / "model")
+    for name in NAMES:
+        (record,) = thinet.prune(
+            full, images, 0.5, "random", "none", [name], sampling=run.job.sampling
+        ).layers
+        assert cells[name, 8] == record.kept
+    assert cells[NAMES[0], 8] != cells[NAMES[1], 8]
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,17 @@ def test_networks_without_statistics_do_not_run():
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     net[0].register_forward_pre_hook(lambda *_: never(0))
     assert recalibrate_(net, [torch.randn(2, 3, 4, 4)]) == 0
+
+
+def test_all_statistics_of_layers_out_of_reach_stay(network):
+    """A pass that ends early says nothing about what lies behind its end."""
+    with torch.no_grad():
+        for place in (1, 5, 8):
+            network[place].running_mean.uniform_(-3, 3)
+            network[place].running_var.uniform_(2, 5)
+            network[place].num_batches_tracked.fill_(7)
+    before = copy.deepcopy(network.state_dict())
+    assert recalibrate_(network, [torch.randn(4, 3, 9, 9)], forward=network[:3]) == 1
+    for name, tensor in network.state_dict().items():
+        stays = not name.startswith(("1.running", "1.num"))
+        assert torch.equal(tensor, before[name]) == stays, name

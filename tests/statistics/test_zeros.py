@@ -90,3 +90,12 @@ def test_activations_that_are_not_finite_are_reported():
     images[2, 0, 4, 4] = torch.nan
     with pytest.raises(ThinetError, match="not finite"):
         zeros(net, images, "0")
+
+
+def test_what_is_exactly_zero_before_the_relu_is_a_zero():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    nn.init.zeros_(net[0].weight)
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([0.0, 1.0, -1.0, -0.0]))
+    found = zeros(net, torch.randn(4, 3, 8, 8).double(), "0")
+    assert found.fraction.tolist() == [1.0, 0.0, 1.0, 1.0]
