@@ -23,6 +23,7 @@ from thinet.methods.prune import prune
 from thinet.methods.sensitivity import check, sensitivity
 from thinet.pruning import prune_group_
 from thinet.ratio import read_ratio
+from thinet.reconstruction import recalibrate_
 
 SMALL = ("method=sensitivity", "method.ratios=[0.75,0.5,0.25]", "baseline.epochs=2",
          "trainer.max_steps_per_epoch=6")  # fmt: skip
@@ -193,9 +194,10 @@ def test_with_any_criterion_reconstruction_and_request(more, make_run):
 
 
 def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(make_run, monkeypatch):
-    cells, trials = {}, []
+    cells, trials, begun, compared = {}, [], [], []
 
     def note_cell(*args, **more):
+        begun.append(copy.deepcopy(args[0].state_dict()))
         records, graph = prune_group_(*args, **more)
         cells[records[0].layer, len(records[0].kept)] = records[0].kept
         return records, graph
@@ -204,6 +206,14 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(make_run, monkeyp
         trials.append(more["recalibrate"])
         return prune_group_(*args, **more)
 
+    for name in ("set_reference", "measure"):
+        original = getattr(Probe, name)
+
+        def note(self, network, original=original):
+            compared.append(copy.deepcopy(network))
+            return original(self, network)
+
+        monkeypatch.setattr(Probe, name, note)
     monkeypatch.setattr(method, "prune_group_", note_cell)
     monkeypatch.setattr(suggestion, "prune_group_", note_trial)
     run = make_run(
@@ -221,6 +231,16 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(make_run, monkeyp
         ).layers
         assert cells[name, 8] == record.kept
     assert cells[NAMES[0], 8] != cells[NAMES[1], 8]
+    # Each cut begins with the network as it was trained ...
+    for name, tensor in full.state_dict().items():
+        assert all(torch.equal(one[name], tensor) for one in begun), name
+    # ... and all that are compared, the full one too, have had their statistics re-estimated.
+    batches = run.engine.calibration(run.job.sampling, 64).batches
+    for network in compared:
+        again = copy.deepcopy(network)
+        recalibrate_(again, batches())
+        for name, tensor in network.state_dict().items():
+            torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
