@@ -364,3 +364,12 @@ def test_a_run_depends_on_its_seed_alone(make_run, tmp_path):
     assert found[0] == found[1]
     other = without_times(prune(make_run("seed=1", folder=tmp_path / "c")))
     assert other["slim"] != found[0]["slim"]
+
+
+def test_figures_before_fine_tuning_are_those_of_the_last_cut(make_run):
+    """With fine-tuning between the stages and none after the last."""
+    run = make_run("finetune.final.epochs=0")
+    found = prune(run)
+    test = tested_apart(run)
+    assert {key: found["slim"][key] for key in test} == test
+    assert found["before_finetuning"]["recalibrated"] == test
