@@ -275,19 +275,24 @@ def test_the_probe_takes_turns_between_classes_and_counts_as_the_engine(make_run
     assert (measured["top1"], measured["top5"]) == pytest.approx((known.top1, known.top5))
 
 
-def test_the_divergence_is_that_of_the_definition(make_run):
+@pytest.mark.parametrize("change", [0.05, 1e-4])
+def test_the_divergence_is_that_of_the_definition(make_run, change):
+    """Small ones too: logits in single precision, all else in double."""
     run = make_run("baseline.epochs=0")
     run.job.data.setup()
     one, other = build_network(run.job), build_network(run.job)
     with torch.no_grad():
         for tensor in other.parameters():
-            tensor.add_(0.05)
+            tensor.add_(change)
     probe = Probe(run.engine, 30)
     probe.set_reference(one)
     found = probe.measure(other)["divergence"]
     images = torch.cat([batch for batch, _ in probe._batches()])
     p, q = (net.eval()(images).double().softmax(1).detach() for net in (one, other))
-    assert found == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    wanted = float((p * (p / q).log()).sum(1).mean())
+    assert wanted < 1e-7 or change > 1e-3
+    # Batches of other sizes round the logits in another way.
+    assert found == pytest.approx(wanted, rel=1e-5 if change > 1e-3 else 0.05)
     assert found > 0
 
 

@@ -174,7 +174,8 @@ def _feed(
 
     def take(call: WeightCall, output: Tensor, turn: int) -> None:
         for statistic in by_weight[call.weight]:
-            statistic.update(call, output, weights[call.weight], numbers, turn)
+            if turn < statistic.watched[call.weight]:  # others may wait for later uses
+                statistic.update(call, output, weights[call.weight], numbers, turn)
 
     return watch(network, batch, _expected(statistics), _joins(aimed), take)
 
