@@ -295,3 +295,22 @@ def test_a_slim_network_trains(network, images, labels):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_very_widths_of_the_plan_are_tried():
+    """Half its filters would do; with the three of the plan the network's own code differs."""
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 4, 1)
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.b(x * (2.0 if x.shape[1] == 3 else 1.0)).mean((2, 3))
+
+    torch.manual_seed(0)
+    net, images = Odd().double(), torch.randn(4, 3, 6, 6).double()
+    assert thinet.prune(net, [images], 0.5).model.a.out_channels == 5
+    with pytest.raises(ThinetError, match="cannot be cut as planned"):
+        thinet.prune(net, [images], 0.3)

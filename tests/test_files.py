@@ -77,3 +77,22 @@ def test_a_disk_with_too_little_space_is_refused(tmp_path, monkeypatch):
     check_space(tmp_path / "not" / "there", 4_000_000)
     with pytest.raises(ThinetError, match="with 5 MB free, and this run needs about 6 MB: free"):
         check_space(tmp_path / "not" / "there", 6_000_000)
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    """A rename may outlive a power cut that the bytes do not."""
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_sync(number):
+        steps.append(("sync", os.fstat(number).st_size))
+        fsync(number)
+
+    def note_rename(source, target):
+        steps.append(("rename", Path(source).stat().st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_rename)
+    write_bytes_atomic(tmp_path / "a", b"12345")
+    assert steps[:2] == [("sync", 5), ("rename", 5)]

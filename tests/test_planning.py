@@ -225,3 +225,19 @@ def test_a_plan_is_tried_at_its_very_widths():
     check_cut(net, graph, {"b": 6, "a": 3}, images)
     with pytest.raises(ThinetError, match=r"cannot be cut as planned: .*six or twelve"):
         check_cut(net, graph, {"b": 5, "a": 3}, images)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "error"])
+@pytest.mark.parametrize("kind", ["flops", "params"])
+def test_widths_that_cost_exactly_the_target_are_within_it(net, graph, kind, allocation):
+    """Rounding of the cost, which is summed in floating point, must not decide."""
+    losses = even_losses(graph) if allocation == "error" else None
+    whole = getattr(cost(net, SHAPE), kind)
+    for percent in range(10, 100):
+        asked = request(f"{kind}:{percent / 100}", allocation)
+        counts = choose_counts(net, graph, NAMES, asked, SHAPE, losses)
+        exact = getattr(slim_cost(net, graph, counts), kind) / whole
+        again = choose_counts(
+            net, graph, NAMES, request(f"{kind}:{exact!r}", allocation), SHAPE, losses
+        )
+        assert again == counts, f"{exact!r} of the {kind}"

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import thinet
-from thinet.criteria import L2, Criterion, Random, ThiNet, WeightSum
+from thinet.criteria import L2, Criterion, Random, Taylor, ThiNet, WeightSum
 from thinet.pruning import RECALIBRATION_BATCH, Calibration, prune_group_
 from thinet.reconstruction import NoReconstruction, Refit, Scale
-from thinet.statistics import Sampling
+from thinet.statistics import ContributionMoments, Sampling
 from thinet.surgery import trace
 
 IMAGES = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
@@ -162,3 +162,64 @@ def test_recalibration_sees_even_batches_whatever_the_batch_is(count, sizes, bat
     calibration = Calibration([IMAGES[0]] * count, batch=batch)
     assert [len(found) for found in calibration.batches()] == sizes
     assert [len(found) for found in replace(calibration, rank=1, world=2).batches()] == sizes
+
+
+def test_groups_of_one_size_draw_for_themselves():
+    """The seed of a choice holds the group's name: random layers would all keep the same places."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 40, 1), nn.ReLU(), nn.Conv2d(40, 40, 1), nn.ReLU(), nn.Conv2d(40, 2, 1)
+    ).double()
+    found = thinet.prune(net, [IMAGES], 0.5, "random", "none", layers=["0", "2"])
+    first, second = (record.kept for record in found.layers)
+    assert len(first) == len(second) == 20
+    assert first != second
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 3.0])
+def test_the_corrected_error_is_that_of_the_factors_that_were_applied(network, graph, ridge):
+    sampling = Sampling(exact=True, positions=None)
+    calibration = Calibration(list(IMAGES), sampling)
+    evidence = calibration.collect(network, [graph.groups["a"]], ThiNet().needs)["a"]
+    gram = evidence[ContributionMoments].gram
+    before = network.b.weight.detach().clone()
+    (record,), _ = prune_group_(network, graph, "a", 3, Fixed(), Scale(ridge), calibration)
+    kept = record.kept
+    factors = torch.zeros(8).double()
+    factors[kept] = (network.b.weight / before[:, kept]).mean((0, 2, 3)).detach()
+    off = 1 - factors
+    assert record.error_corrected == pytest.approx(float(off @ gram @ off / gram.sum()), rel=1e-9)
+    plain = torch.ones(8).double()
+    plain[kept] = 0
+    assert record.error == pytest.approx(float(plain @ gram @ plain / gram.sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "thinet"])
+def test_recalibration_after_each_cut_reaches_all_that_the_next_choice_looks_at(criterion):
+    """The gradients of Taylor come from the loss, so that every BatchNorm matters to it."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    net = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    ).double()  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 2)  # stale: a choice on these would be another one
+            module.running_var.uniform_(0.2, 5)
+    labels = torch.arange(20) % 4
+    found = thinet.prune(
+        net, [(IMAGES, labels)], 0.5, criterion, "none", layers=["0", "3", "6"],
+        recalibrate_bn="each",
+    )  # fmt: skip
+    slim, calibration = copy.deepcopy(net), Calibration(list(IMAGES), labels=labels)
+    graph, chosen = trace(slim, IMAGES[:1]), {"taylor": Taylor, "thinet": ThiNet}[criterion]()
+    for record in found.layers:
+        (ours,), graph = prune_group_(
+            slim, graph, record.layer, 4, chosen, NoReconstruction(), calibration, recalibrate=True
+        )
+        assert ours == record
+    for ours, theirs in zip(slim.state_dict().values(), found.model.state_dict().values(),
+                            strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

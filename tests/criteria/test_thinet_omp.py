@@ -101,3 +101,13 @@ def test_criterion_keeps_the_taken_sorted():
     assert ThiNetOMP().rank(candidates, evidence, 0)[:3].tolist() == pursuit(X, 3)
     kept = ThiNetOMP().select(candidates, evidence, 3, seed=0).tolist()
     assert kept == sorted(pursuit(X, 3))
+
+
+def test_what_is_spanned_already_comes_by_its_size():
+    """Powers of two: the arithmetic is exact, so that nothing is left of the multiples."""
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(-9, 10, size=(2, 60)).astype(float)
+    X = np.stack([np.zeros(60), a, 0.25 * a, 4 * a, b, 0.5 * a, 2 * a, np.zeros(60)], axis=1)
+    order = forward_selection(gram(X), 8).tolist()
+    assert set(order[:2]) == {1, 4}
+    assert order[2:] == [3, 6, 5, 2, 0, 7]

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from thinet.engine.checkpoints import AtomicCheckpointIO
+from thinet.engine.checkpoints import AtomicCheckpointIO, StageCheckpoint
 from thinet.engine.classifier import Classifier
 from thinet.engine.loggers import RunCSVLogger
 from thinet.engine.settings import Training
@@ -235,3 +235,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
         AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(3)}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_within_an_epoch_are_as_far_apart_as_was_asked_for(
+    often, training, make_network, tmp_path, monkeypatch
+):
+    """On a clock of our own, on which every step takes a minute."""
+    often.devices = replace(often.devices, checkpoint_minutes=2, max_steps_per_epoch=9)
+    now, saved = [0.0], []
+    step, save = Classifier.training_step, StageCheckpoint._save
+
+    def slow(self, *args):
+        now[0] += 60
+        return step(self, *args)
+
+    def note(self, trainer):
+        saved.append(trainer.global_step)
+        save(self, trainer)
+
+    monkeypatch.setattr("thinet.engine.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Classifier, "training_step", slow)
+    monkeypatch.setattr(StageCheckpoint, "_save", note)
+    often.fit(make_network(), [Phase(2, 0.05)], training, "stage", tmp_path)
+    assert saved == [3, 6, 9, 12, 15, 18]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Accuracy, Devices
+from thinet.schedule import Phase
 
 
 def by_hand(network, loader):
@@ -83,3 +86,32 @@ def _two_classes(load_parts):
         return parts
 
     return make
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_network_runs_in_the_precision_that_was_asked_for(
+    precision, engine, training, make_network, tmp_path
+):
+    engine.devices = replace(engine.devices, precision=precision, max_steps_per_epoch=1)
+    network, seen = make_network(), set()
+    network[0].register_forward_hook(lambda _m, _a, out: seen.add((network.training, out.dtype)))
+    engine.fit(network, [Phase(1, 0.1)], training, "stage", tmp_path)
+    engine.evaluate(network, "test")
+    wanted = torch.float32 if precision == "32-true" else torch.bfloat16
+    assert seen == {(True, wanted), (False, wanted)}
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_kernels_where_they_were_asked_for(deterministic, engine, make_network):
+    engine.devices = replace(engine.devices, deterministic=deterministic)
+    network, seen = make_network(), set()
+    network[0].register_forward_hook(
+        lambda *_: seen.add(torch.are_deterministic_algorithms_enabled())
+    )
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        engine.evaluate(network, "val")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == {deterministic}

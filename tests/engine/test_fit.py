@@ -325,3 +325,33 @@ def test_calibration_images_are_plain_and_ordered(engine):
     assert sizes == [50, 50]  # of one size, whatever the batch of the statistics is
     assert calibration.labels is not None
     assert len(calibration.labels) == 100
+
+
+def test_the_classifier_learns_as_much_faster_as_was_asked_for(engine, make_network, tmp_path):
+    rates, log = [], []
+
+    class Apart(RecordingSGD):
+        def step(self, closure=None):
+            rates.append(
+                [(len(g["params"]), g["lr"], g["weight_decay"]) for g in self.param_groups]
+            )
+            return super().step(closure)
+
+    training = Training(partial(Apart, log=log, lr=1.0, weight_decay=1e-2), head_factor=10.0)
+    engine.fit(make_network(), [Phase(1, 0.05)], training, KEY, tmp_path)
+    assert rates == [[(4, 0.05, 1e-2), (2, pytest.approx(0.5), pytest.approx(0.1))]] * 3
+
+
+def test_every_batch_draws_its_own_numbers_and_every_stage_others(
+    engine, training, make_network, tmp_path, monkeypatch
+):
+    seeds, original = [], Classifier.training_step
+
+    def step(self, *args):
+        seeds.append(torch.initial_seed())
+        return original(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    for stage in ("a", "b"):
+        engine.fit(make_network(), PHASES, training, stage, tmp_path / stage)
+    assert len(set(seeds)) == len(seeds) == 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -300,3 +301,27 @@ def test_has_wandb_key(key, netrc, base, wanted, tmp_path, monkeypatch):
         (tmp_path / ".netrc").write_text(netrc)
         (tmp_path / ".netrc").chmod(0o600)
     assert has_wandb_key() is wanted
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images(engine, make_network, tmp_path):
+    """The last batch has fewer images than the others, so that a mean over batches is another."""
+    engine.devices = replace(engine.devices, max_steps_per_epoch=None)
+    engine.loggers, seen = [RunCSVLogger(tmp_path)], []
+    network = make_network()
+
+    def note(_module, _images, logits):
+        if network.training:
+            seen.append(logits.detach().clone())
+
+    network.register_forward_hook(note)
+    engine.fit(network, [Phase(1, 0.1)], TRAINING, "a", tmp_path / "a")
+    engine.data.trainer = None
+    engine.data.stage_key = "a"
+    labels = [classes for _, classes in engine.data.train_dataloader()]
+    assert len(labels[-1]) < len(labels[0])
+    total = sum(
+        float(torch.nn.functional.cross_entropy(logits, classes, reduction="sum"))
+        for logits, classes in zip(seen, labels, strict=True)
+    )
+    (row,) = [row for row in rows_of(tmp_path) if row["train/loss"]]
+    assert float(row["train/loss"]) == pytest.approx(total / sum(map(len, labels)), rel=1e-5)

@@ -8,7 +8,12 @@ import torch
 from thinet.artifacts import load, read_spec, save
 from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
-from thinet.methods.baseline import build_network, network_spec, prepare_baseline
+from thinet.methods.baseline import (
+    baseline_metrics,
+    build_network,
+    network_spec,
+    prepare_baseline,
+)
 from thinet.methods.train import train
 
 
@@ -120,3 +125,66 @@ def test_the_train_method(make_run, fits):
     assert (again.top1, again.top5) == (found["baseline"]["top1"], found["baseline"]["top5"])
     assert read_spec(run.folder / "model").metrics == found["baseline"]
     assert (run.folder / "state.json").exists()
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The splits of everything that is evaluated."""
+    splits, original = [], Engine.evaluate
+
+    def evaluate(self, network, split):
+        splits.append(split)
+        return original(self, network, split)
+
+    monkeypatch.setattr(Engine, "evaluate", evaluate)
+    return splits
+
+
+def test_figures_are_shared_while_images_and_weights_are_the_same(
+    make_run, fits, evaluated, monkeypatch
+):
+    run = make_run()
+    network = prepare(run)
+    first = baseline_metrics(run.job, run.engine, network)
+    assert evaluated == ["test", "val"]
+    assert (first["top1"], first["val_top1"]) == (
+        run.engine.evaluate(network, "test").top1, run.engine.evaluate(network, "val").top1
+    )  # fmt: skip
+    assert first["top1"] != first["val_top1"]
+    evaluated.clear()
+    again = baseline_metrics(run.job, run.engine, prepare(make_run()))
+    assert {**again, "latency_ms": 0} == {**first, "latency_ms": 0}
+    assert (fits, evaluated) == (["baseline"], [])
+
+    # An image more or less: neither the weights nor their figures are those of these images.
+    monkeypatch.setattr(type(run.job.data), "identity", lambda _: {"train": "others"})
+    baseline_metrics(run.job, run.engine, network)
+    assert evaluated == ["test", "val"]
+    prepare(make_run())
+    assert fits == ["baseline", "baseline"]
+
+
+def test_figures_go_with_the_weights_they_are_of(make_run, fits):
+    run = make_run()
+    baseline_metrics(run.job, run.engine, prepare(run))
+    assert (run.job.cache / "accuracy.json").exists()
+    (run.job.cache / "model.safetensors").write_bytes(b"rubbish")
+    prepare(make_run())
+    assert len(fits) == 2
+    assert not (run.job.cache / "accuracy.json").exists()
+
+
+def test_all_processes_go_on_from_the_first_ones_step(make_run):
+    run = make_run()
+    run.state.step, run.engine.step = 7, 0
+    run.begin()
+    assert run.engine.step == 7
+
+
+def test_time_is_counted_once(make_run, monkeypatch):
+    run = make_run()
+    run.counted = 100.0
+    for now, seconds in ((103.0, 3.0), (103.0, 3.0), (110.0, 10.0)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        run.count_time()
+        assert run.state.seconds == seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from thinet.engine.engine import Engine
 from thinet.errors import ThinetError
 from thinet.methods import prune as method
 from thinet.methods.prune import prune
+from thinet.plan import try_stages
+from thinet.schedule import Stage
 from thinet.state import RunState
 
 METRICS = {
@@ -265,7 +268,8 @@ def test_oneshot_without_fine_tuning(make_run, monkeypatch):
     overrides = ["schedule=oneshot", "finetune.final.epochs=0",
                  "reconstruction.recalibrate_bn=false",
                  "baseline.epochs=0"]  # fmt: skip
-    found = prune(make_run(*overrides))
+    run = make_run(*overrides)
+    found = prune(run)
     (row,) = found["stages"]
     assert passed == []
     assert row["epochs"] == 0
@@ -274,13 +278,74 @@ def test_oneshot_without_fine_tuning(make_run, monkeypatch):
     assert row["top1"] == row["top1_plain"] == found["slim"]["val_top1"]
     assert found["before_finetuning"]["recalibrated"] is None
     assert found["before_finetuning"]["plain"]["top1"] == found["slim"]["top1"]
+    assert found["before_finetuning"]["plain"] == tested_apart(run)
+
+
+def tested_apart(run):
+    """The figures on test images of the network that was saved; on others they are other ones."""
+    network = thinet.load(run.folder / "model")
+    test, val = (asdict(run.engine.evaluate(network, split)) for split in ("test", "val"))
+    assert test["top1"] != val["top1"]
+    return test
 
 
 def test_recalibrated_accuracy_is_that_of_the_final_network_without_fine_tuning(make_run):
-    found = prune(make_run("schedule=oneshot", "finetune.final.epochs=0"))
+    run = make_run("schedule=oneshot", "finetune.final.epochs=0", "ratio=0.25")
+    found = prune(run)
     (row,) = found["stages"]
+    assert row["top1_recalibrated"] != row["top1_plain"], "any of the two would do"
     assert row["top1"] == row["top1_recalibrated"] == found["slim"]["val_top1"]
     assert found["before_finetuning"]["recalibrated"]["top1"] == found["slim"]["top1"]
+    assert found["before_finetuning"]["recalibrated"] == tested_apart(run)
+
+
+def test_figures_after_fine_tuning_are_those_of_the_network_that_is_saved(make_run):
+    run = make_run("schedule=oneshot")
+    found = prune(run)
+    test = tested_apart(run)
+    assert {key: found["slim"][key] for key in test} == test
+    assert found["before_finetuning"]["recalibrated"] != test
+
+
+def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatch):
+    tried = []
+
+    def refuse(network, stages, images):
+        tried.append([stage.name for stage in stages])
+        if len(tried) in (1, 3):
+            raise ThinetError("this network cannot be cut as planned")
+
+    monkeypatch.setattr(method, "try_stages", refuse)
+    cut = arm(monkeypatch, ["prune_group_"], 0, 2)
+    with pytest.raises(ThinetError, match="as planned"):
+        prune(make_run())
+    assert cut == []
+    with pytest.raises(KilledError):  # in the second stage
+        prune(make_run())
+    with pytest.raises(ThinetError, match="as planned"):
+        prune(make_run())
+    names = ["features.0", "features.3", "features.7"]
+    assert tried == [names, names, names[1:]]
+    assert len(cut) == 2
+
+
+def test_trying_the_rest_of_a_plan_cuts_a_copy():
+    """Three filters are where the network's own code differs; five are not."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(3, 10, 1), torch.nn.Conv2d(10, 4, 1)
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.b(x * (2.0 if x.shape[1] == 3 else 1.0)).mean((2, 3))
+
+    net, images = Odd(), torch.randn(2, 3, 6, 6)
+    try_stages(net, [Stage(0, "a", {"a": 5}, ())], images)
+    with pytest.raises(ThinetError, match="cannot be cut as planned"):
+        try_stages(net, [Stage(0, "a", {"a": 3}, ())], images)
+    assert net.a.out_channels == 10
 
 
 @pytest.mark.parametrize("criterion", ["thinet_omp", "weight_sum", "apoz", "random"])
@@ -300,3 +365,12 @@ def test_a_run_depends_on_its_seed_alone(make_run, tmp_path):
     assert found[0] == found[1]
     other = without_times(prune(make_run("seed=1", folder=tmp_path / "c")))
     assert other["slim"] != found[0]["slim"]
+
+
+def test_figures_before_fine_tuning_are_those_of_the_last_cut(make_run):
+    """With fine-tuning between the stages and none after the last."""
+    run = make_run("finetune.final.epochs=0")
+    found = prune(run)
+    test = tested_apart(run)
+    assert {key: found["slim"][key] for key in test} == test
+    assert found["before_finetuning"]["recalibrated"] == test

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from thinet.methods.suggestion import directions, loss_curve, short_ratio
+from thinet.methods.suggestion import directions, loss_curve, loss_curves, short_ratio
 from thinet.ratio import kept_count
 
 
@@ -61,3 +62,18 @@ def test_directions_lean_over_the_depth_first_and_then_on_single_layers():
         {"a": 2.0}, {"a": 0.5}, {"b": 2.0}, {"b": 0.5}, {"c": 2.0}, {"c": 0.5},
     ]  # fmt: skip
     assert directions(["only"])[0][1] == {"only": 2.0}
+
+
+def test_without_a_unit_every_way_charges_what_guessing_costs():
+    cells = [{"layer": "a", "kept": 4, "top1": 0.7, "divergence": 0.04}]
+    run = SimpleNamespace(
+        job=SimpleNamespace(data=SimpleNamespace(num_classes=20)),
+        state=SimpleNamespace(cells=cells),
+    )
+    graph = SimpleNamespace(groups={"a": SimpleNamespace(units=8)})
+    ways = loss_curves(run, graph, ["a"], 50, {"top1": 0.9})
+    ends = {way: (curves["a"][0], curves["a"][4], curves["a"][8]) for way, curves in ways.items()}
+    nats = math.log(20)
+    assert ends["divergence"] == pytest.approx((nats, 0.04, 0))
+    assert ends["root of divergence"] == pytest.approx((math.sqrt(nats), 0.2, 0))
+    assert ends["errors"] == pytest.approx((0.95, 0.2 + 0.01, 0))

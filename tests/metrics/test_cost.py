@@ -120,3 +120,24 @@ def test_a_bias_that_layers_share_is_left_out_once():
     found = cost(net, (3, 4, 4))
     assert found.params == 3 * 9 + 2 * 3
     assert found.weights == 3 * 9
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_what_runs_in_training_alone_costs_nothing(device):
+    """An auxiliary classifier; a network that is being trained is not put out of that mode."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.side = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 7, 1)
+
+        def forward(self, x):
+            if device == "cpu":  # it does not run on another one
+                x = x + torch.zeros(x.shape, device="cpu")
+            x = self.conv(x)
+            return (x, self.side(x)) if self.training else x
+
+    net = Auxiliary().train()
+    assert cost(net, (3, 5, 5)).macs == 3 * 4 * 25
+    assert layer_costs(net, (3, 5, 5))["side"][0] == 0
+    assert net.training

@@ -130,3 +130,17 @@ def test_statistics_are_as_before_when_it_fails(network, batches, error):
         recalibrate_(network, batches)
     for old, new in zip(before, statistics(network), strict=True):
         assert torch.equal(old, new)
+
+
+def test_all_statistics_of_layers_out_of_reach_stay(network):
+    """A pass that ends early says nothing about what lies behind its end."""
+    with torch.no_grad():
+        for place in (1, 5, 8):
+            network[place].running_mean.uniform_(-3, 3)
+            network[place].running_var.uniform_(2, 5)
+            network[place].num_batches_tracked.fill_(7)
+    before = copy.deepcopy(network.state_dict())
+    assert recalibrate_(network, [torch.randn(4, 3, 9, 9)], forward=network[:3]) == 1
+    for name, tensor in network.state_dict().items():
+        stays = not name.startswith(("1.running", "1.num"))
+        assert torch.equal(tensor, before[name]) == stays, name

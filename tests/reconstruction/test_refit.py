@@ -243,3 +243,34 @@ def test_senseless_settings_are_refused_in_one_sentence(settings, text):
 def test_only_the_original_target_wants_a_reference():
     assert Refit("original").aims_at_original
     assert not Refit().aims_at_original
+
+
+def test_gains_of_kept_rows_are_met_up_to_a_constant():
+    """Their mean, however large, is the constant's part: it must not drown in rounding.
+
+    Rows that are centred have nothing to say about a constant; a tiny ridge would blow up what
+    rounding leaves of it.
+    """
+    rng = np.random.default_rng(0)
+    U, D = rng.normal(size=(40, 60)).astype(np.float32), 4
+    gains = (rng.normal(size=(40, D)) + 1e5).astype(np.float32)
+    weight = torch.from_numpy(rng.normal(size=(D, 60)))
+    moments = Moments(
+        torch.empty(1, 60, 0), torch.from_numpy(U.astype(np.float64).sum(0))[None], 40,
+        torch.from_numpy(U), off=torch.from_numpy(gains.astype(np.float64).sum(0))[None],
+        gains=torch.from_numpy(gains),
+    )  # fmt: skip
+    consumer = Consumer("w", torch.arange(60), 1, 60, shift="b", kind="linear", outputs=D)
+    evidence = Evidence({PatchMoments: Patches({"w": moments}, 40)})
+    found, shift = Refit(target="original", ridge=0.0).correct(
+        weight, consumer, torch.arange(50), evidence
+    )
+    found, own = found[:, :50].numpy(), U.astype(np.float64)
+    reached = own[:, :50] @ found.T + shift.numpy()
+    wanted = own @ weight.numpy().T + gains
+    np.testing.assert_allclose(reached, wanted, rtol=0, atol=1e-3)
+    # As many unknowns as there are: of all that meet it the one nearest to the weights before.
+    centred = own[:, :50] - own[:, :50].mean(axis=0)
+    missing = wanted - wanted.mean(axis=0) - centred @ weight.numpy()[:, :50].T
+    nearest = weight.numpy()[:, :50] + np.linalg.lstsq(centred, missing, rcond=1e-9)[0].T
+    np.testing.assert_allclose(found, nearest, rtol=0, atol=1e-5)

@@ -142,6 +142,10 @@ def test_divergence_keeps_the_network_of_the_last_good_stage(type_, quick, tmp_p
     network = thinet.load(folder)
     stage = thinet.artifacts.read_state(folder.parent / "stages/001/model.safetensors")
     assert all(torch.equal(tensor, stage[name]) for name, tensor in network.state_dict().items())
+    kept = thinet.artifacts.read_spec(folder).keep
+    state = json.loads((folder.parent / "state.json").read_text())
+    assert kept == state["kept"]
+    assert [len(filters) for filters in kept.values()] == [2, 2]
 
 
 def test_a_data_set_that_changed_between_attempts_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import unfold
 
 from thinet.criteria import APoZ, Candidates, ThiNet, ThiNetOMP
@@ -16,6 +17,7 @@ from thinet.statistics import (
     collect,
     shard,
 )
+from thinet.statistics.activation import MeanActivation
 from thinet.statistics.contributions import draw, sample_contributions
 from thinet.surgery import trace
 from thinet.surgery.calls import WeightCall
@@ -164,3 +166,33 @@ def test_a_layer_used_twice_is_sampled_in_both_uses(images):
 def test_senseless_sampling_is_refused(settings):
     with pytest.raises(ThinetError, match=f"calibration.{next(iter(settings))}="):
         Sampling(**settings)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_groups_collected_together_see_what_each_sees_alone(turned):
+    """A layer that is used twice is awaited twice by those it reads, once by its own zeros."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.d = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.b, self.c = nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1)
+
+        def forward(self, x):
+            both = [self.b(self.a(x).relu()).relu(), self.b(self.d(x).relu()).relu()]
+            return self.c(both[0]) + self.c(both[1])
+
+    torch.manual_seed(0)
+    net, images = Twice().double().eval(), torch.randn(6, 3, 4, 4).double()
+    graph, kinds = trace(net, images[:1]), [MeanActivation, ZeroFraction]
+    groups = [graph.groups[name] for name in ("a", "b")]
+
+    def found(some):
+        return collect(net, some, kinds, shard(images, 0, 1, 6), Sampling(), 6)
+
+    together = found(groups[::-1] if turned else groups)
+    for group in groups:
+        alone = found([group])[group.name]
+        for kind in kinds:
+            for one, other in zip(alone[kind], together[group.name][kind], strict=True):
+                torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from thinet.seeding import derive_seed
@@ -202,3 +203,16 @@ def test_too_few_rows_are_made_up_by_more_locations(network, images):
     group = replace(group, consumers=(replace(reader, calls=2), reader))  # three rows a location
     statistic = ContributionMoments.for_group(group, Sampling(2, rows_per_channel=5), images=4)
     assert statistic.locations == 4
+
+
+def test_rows_in_single_precision_are_summed_in_double():
+    """Powers of two as weights: the rows themselves are exact, so that only the sums round."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1, bias=False)).eval()
+    with torch.no_grad():
+        net[2].weight.copy_(2.0 ** torch.randint(-3, 4, net[2].weight.shape))
+    images = torch.randn(12, 3, 8, 8)
+    group, sampling = trace(net, images[:1]).groups["0"], Sampling(locations=30)
+    gram, _ = moments(net, images, "0", sampling)
+    X = contribution_rows(net, images, group, sampling).double()
+    torch.testing.assert_close(gram, X.T @ X, rtol=1e-12, atol=1e-12)

@@ -7,6 +7,7 @@ over the channel's weights: an oracle that needs nothing but autograd on one ima
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -239,3 +240,14 @@ def test_of_a_group(network, images, labels):
     torch.testing.assert_close(
         found["conv3"][GateGradients].importance, expected.square().mean(dim=0)
     )
+
+
+def test_a_sure_network_in_half_precision_has_exact_gradients():
+    """Near a probability of one bfloat16 knows nothing in between: the loss is taken in float32."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).bfloat16()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[7.0, 0.0], [0.0, 1.0]]))
+    images = torch.ones(1, 2, 1, 1, dtype=torch.bfloat16)
+    found = gate_gradients(net, images, torch.tensor([0]), {"1.weight": 1})["1.weight", 0]
+    other = 1 / (1 + math.exp(6))
+    assert found[0].tolist() == pytest.approx([-7 * other, other], rel=0.01)

@@ -201,3 +201,26 @@ def test_a_large_convolution_keeps_rows_at_positions_drawn_for_each_image(monkey
     for batch in (1, 4):
         found = gather(net, images, Sampling(), batch=batch).of["2.weight"]
         assert torch.equal(found.rows, whole.rows)
+
+
+@pytest.mark.parametrize("batch", [5, 2])
+def test_of_each_images_tokens_as_many_rows_are_kept_as_there_is_room_for(monkeypatch, batch):
+    """A linear layer on tokens has many rows an image; all images have their share."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.large = nn.Conv2d(3, 8, 1), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.large(self.conv(x).relu().flatten(2).transpose(1, 2)).mean(1)
+
+    monkeypatch.setattr(patches, "LARGEST", 4)
+    monkeypatch.setattr(patches, "MOST_ROWS", 17)
+    torch.manual_seed(0)
+    net, images = Tokens(), torch.randn(5, 3, 4, 3)
+    found = rows_of(net, images, batch).of["large.weight"]
+    tokens = net.conv(images).relu().flatten(2).transpose(1, 2).detach()
+    assert found.count == len(found.rows) == 15
+    torch.testing.assert_close(found.rows, tokens[:, :3].flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(found.first[0], found.rows.double().sum(dim=0))

@@ -97,3 +97,21 @@ def test_batchnorms_out_of_reach_stay_as_they_are() -> None:
     torch.testing.assert_close(near.running_mean, images.mean(dim=(0, 2, 3)))
     assert far.running_mean.tolist() == [5.0, 5.0, 5.0]
     assert int(far.num_batches_tracked) == 4
+
+
+def test_what_was_remembered_of_other_images_is_forgotten(net: nn.Module) -> None:
+    """Images are known by their numbers, which begin anew with every set of them."""
+    graph = trace(net, IMAGES[:1])
+    groups = [graph.groups["layer1.0.conv1"], graph.groups["layer2.0.conv1"]]
+    calls = {consumer.weight: consumer.calls for consumer in groups[0].consumers}
+    joins = {consumer.weight: consumer.joins for consumer in groups[0].consumers}
+    other, numbers = IMAGES.flip(0), list(range(len(IMAGES)))
+    again = Reference(net)
+    again.expect(groups, graph, len(IMAGES))
+    again.outputs(IMAGES, numbers, calls, joins)
+    again.expect(groups, graph, len(IMAGES))
+    found = again.outputs(other, numbers, calls, joins)
+    wanted = Reference(net).outputs(other, numbers, calls, joins)
+    assert wanted.joined
+    for key, output in wanted.joined.items():
+        assert torch.equal(found.joined[key], output)

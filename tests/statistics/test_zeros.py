@@ -90,3 +90,26 @@ def test_activations_that_are_not_finite_are_reported():
     images[2, 0, 4, 4] = torch.nan
     with pytest.raises(ThinetError, match="not finite"):
         zeros(net, images, "0")
+
+
+def test_what_is_exactly_zero_before_the_relu_is_a_zero():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    nn.init.zeros_(net[0].weight)
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([0.0, 1.0, -1.0, -0.0]))
+    found = zeros(net, torch.randn(4, 3, 8, 8).double(), "0")
+    assert found.fraction.tolist() == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_filters_of_one_unit_share_its_count():
+    """Units of two filters each, because of the grouped reader."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2)).double()
+    images = torch.randn(5, 3, 8, 8).double()
+    units = trace(net, images[:1]).groups["0"].layers[0].units
+    found = zeros(net, images, "0")
+    every = (net[:2](images) == 0).double().mean(dim=(0, 2, 3))
+    expected = torch.stack([every[units == unit].mean() for unit in range(4)])
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(found.fraction, expected)
+    assert found.rows == 5 * 36

@@ -91,7 +91,8 @@ class Classifier(LightningModule):
         loss = F.cross_entropy(self(images), labels, label_smoothing=self._smoothing)
         if index % LOOK_AT_LOSS == LOOK_AT_LOSS - 1:
             self._refuse_divergence(self.trainer.strategy.reduce(loss.detach()))
-        self.mean_loss.update(loss.detach(), weight=len(labels))
+        # One value an image: with nan_strategy="disable" torchmetrics leaves weights out.
+        self.mean_loss.update(loss.detach().expand(len(labels)))
         self.log("train/loss", self.mean_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("step", float(self._first_step + self.global_step + 1))
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]

@@ -179,7 +179,8 @@ def _feed(
     def take(call: WeightCall, output: Tensor, turn: int) -> None:
         wide = replace(call, input=widened(call.input))
         for statistic in by_weight[call.weight]:
-            statistic.update(wide, widened(output), weights[call.weight], numbers, turn)
+            if turn < statistic.watched[call.weight]:  # others may wait for later uses
+                statistic.update(wide, widened(output), weights[call.weight], numbers, turn)
 
     return watch(network, batch, _expected(statistics), _joins(aimed), take)
 
