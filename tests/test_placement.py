@@ -13,6 +13,7 @@ from thinet.placement import (
     check_workers,
     claim_gpu,
     launched_processes,
+    launched_together,
     limit_threads,
     name_ranks,
     tasks_on_machine,
@@ -174,3 +175,18 @@ def test_tasks_of_slurm_on_this_machine():
     assert tasks_on_machine({"SLURM_NTASKS_PER_NODE": "4"}) == 1  # a shell within a job
     assert tasks_on_machine({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}) == 4
     assert tasks_on_machine({"SLURM_NTASKS": "1"}) == 1
+
+
+@pytest.mark.parametrize(("together", "variables"), [
+    (False, {}),
+    (False, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}),  # started by the first one, by Lightning
+    (True, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}),
+    (False, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}),
+    (True, {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "prune"}),
+    (False, {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"}),
+    (False, {"SLURM_NTASKS": "1"}),
+    (True, {"SUBMITIT_EXECUTOR": "local", "WORLD_SIZE": "2"}),
+    (False, {"SUBMITIT_EXECUTOR": "local"}),
+])  # fmt: skip
+def test_who_started_the_processes(together, variables):
+    assert launched_together(variables) == together

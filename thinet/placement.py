@@ -33,6 +33,17 @@ def launched_processes(env: Mapping[str, str]) -> int | None:
     return None
 
 
+def launched_together(env: Mapping[str, str]) -> bool:
+    """Whether torchrun, SLURM or submitit started all processes of this run, each by itself.
+
+    Otherwise the first one starts the others, once it has decided to go on.
+    """
+    if "TORCHELASTIC_RUN_ID" in env or "SUBMITIT_EXECUTOR" in env:
+        return int(env.get("WORLD_SIZE", env.get("SLURM_NTASKS", "1"))) > 1
+    interactive = env.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return not interactive and int(env.get("SLURM_NTASKS", "1")) > 1
+
+
 def tasks_on_machine(env: Mapping[str, str]) -> int:
     """How many processes SLURM started on each machine; 1 without SLURM.
 

@@ -137,12 +137,17 @@ def _run(cfg: DictConfig, config: dict[str, Any], fingerprint: str, folder: Path
         shutil.rmtree(folder / "stages", ignore_errors=True)
     anew = config["resume"] == "off"  # another process may not have removed the old state yet
     state = RunState(fingerprint) if anew else RunState.load(folder, fingerprint)
-    if state.status == "complete" and (folder / RESULT).exists():
-        say("this configuration has been run before; resume=off runs it again")
-        return _show(read_json(folder / RESULT), folder)
-    if is_first_process():
+    done = state.status == "complete" and (folder / RESULT).exists()
+    if done and not placement.launched_together(os.environ):
+        return _show_again(read_json(folder / RESULT), folder)
+    if is_first_process() and not done:
         _record(cfg, folder / RECORDS)
-    return _work(config, state, folder)
+    return _work(config, state, folder, done)
+
+
+def _show_again(result: dict[str, Any], folder: Path) -> float:
+    say("this configuration has been run before; resume=off runs it again")
+    return _show(result, folder)
 
 
 def _record(cfg: DictConfig, folder: Path) -> None:
@@ -157,7 +162,7 @@ def _record(cfg: DictConfig, folder: Path) -> None:
         write_text_atomic(folder / f"{name}.yaml", OmegaConf.to_yaml(content))
 
 
-def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
+def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.loggers import close, log_config
     from thinet.engine.quiet import quiet
@@ -166,13 +171,19 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
     quiet()
     job = configuration.build(config)
     _method(job.method).check(job)
+    engine = Engine(job.data, job.devices, [], job.seed)
+    if placement.launched_together(os.environ):
+        # Each process came here by itself, and may not see yet what another one has written.
+        engine.start_processes()
+        state, done = engine.agree((state, done))
+        if done:
+            return _show_again(engine.decide(lambda: read_json(folder / RESULT)), folder)
     state.check_data(job.data.identity())
     plan = _plan(job, state.counts)
-    loggers = _loggers(config, folder, state)
-    engine = Engine(job.data, job.devices, loggers, job.seed, state.step)
+    engine.loggers, engine.step = _loggers(config, folder, state), state.step
     status = "failed"
     try:
-        log_config(loggers, config)
+        log_config(engine.loggers, config)
         work = Run(job, plan, engine, state, folder)
         if is_first_process():
             state.save(folder)
@@ -182,13 +193,13 @@ def _work(config: dict[str, Any], state: Any, folder: Path) -> float | None:
         result = _result(job, config, found, state)
         left_out = engine.gather(list(job.data.unreadable.found))
         result["unreadable_images"] = sorted({path for paths in left_out for path in paths})
-        objective = _report(result, folder, loggers) if is_first_process() else None
+        objective = _report(result, folder, engine.loggers) if is_first_process() else None
         state.status = "complete"
         work.save_state()
         status = "success"
     finally:
         with lifeline.patiently():  # dashboards are waited for as long as the configuration says
-            close(loggers, status)
+            close(engine.loggers, status)
     return objective
 
 

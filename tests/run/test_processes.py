@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import subprocess
 from pathlib import Path
+
+from tests.run.conftest import ROOT, command, environment
 
 
 def result(outputs: Path) -> dict:
@@ -35,3 +39,33 @@ def test_two_processes_keep_the_filters_of_one_and_end_alike(process, tiny, tmp_
     digest = hashlib.sha256(saved.read_bytes()).hexdigest()
     assert found["two"]["weights_by_process"] == [digest, digest]
     assert len(found["one"]["weights_by_process"]) == 1
+
+
+def test_processes_of_a_launcher_believe_the_first_one_that_a_run_is_done(process, tiny, tmp_path):
+    """As if a network drive were late: the second process sees another folder, an empty one."""
+    common = [text for text in tiny if text != "trainer=cpu"] + ["trainer=ddp_cpu"]
+    done = process(*common, f"paths.outputs={tmp_path / 'seen'}")
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank, outputs in enumerate(("seen", "late")):
+        place = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        words = command(*common, f"paths.outputs={tmp_path / outputs}")
+        started.append(
+            subprocess.Popen(words, env={**environment(), **place}, cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )  # fmt: skip
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], texts
+    assert "has been run before" in texts[0], texts[0]
+    assert not list((tmp_path / "late").glob("*/model"))
