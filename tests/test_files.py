@@ -77,3 +77,14 @@ def test_a_disk_with_too_little_space_is_refused(tmp_path, monkeypatch):
     check_space(tmp_path / "not" / "there", 4_000_000)
     with pytest.raises(ThinetError, match="with 5 MB free, and this run needs about 6 MB: free"):
         check_space(tmp_path / "not" / "there", 6_000_000)
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    monkeypatch.setattr("thinet.files.secrets.token_hex", lambda _: "1")
+    (tmp_path / ".a.txt.1.partial").symlink_to(mine)
+    with pytest.raises(ThinetError, match="cannot write"):
+        write_text_atomic(tmp_path / "a.txt", "text")
+    assert mine.read_text() == "mine"
+    assert (tmp_path / ".a.txt.1.partial").is_symlink()

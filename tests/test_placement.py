@@ -166,3 +166,12 @@ def test_a_worker_ends_with_its_parent():
     assert shell.stdout.read() == ""  # ends only when the child, which has it too, has ended
     shell.stdin.close()
     shell.wait()
+
+
+def test_locks_are_not_made_where_a_link_leads(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "locks").symlink_to(mine)
+    with pytest.raises(ThinetError, match="belongs to somebody else"):
+        claim_gpu({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path / "locks")
+    assert list(mine.iterdir()) == []
