@@ -96,3 +96,14 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", note_rename)
     write_bytes_atomic(tmp_path / "a", b"12345")
     assert steps[:2] == [("sync", 5), ("rename", 5)]
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    monkeypatch.setattr("thinet.files.secrets.token_hex", lambda _: "1")
+    (tmp_path / ".a.txt.1.partial").symlink_to(mine)
+    with pytest.raises(ThinetError, match="cannot write"):
+        write_text_atomic(tmp_path / "a.txt", "text")
+    assert mine.read_text() == "mine"
+    assert (tmp_path / ".a.txt.1.partial").is_symlink()

@@ -190,3 +190,12 @@ def test_tasks_of_slurm_on_this_machine():
 ])  # fmt: skip
 def test_who_started_the_processes(together, variables):
     assert launched_together(variables) == together
+
+
+def test_locks_are_not_made_where_a_link_leads(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "locks").symlink_to(mine)
+    with pytest.raises(ThinetError, match="belongs to somebody else"):
+        claim_gpu({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path / "locks")
+    assert list(mine.iterdir()) == []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from thinet.errors import ThinetError
 from thinet.points import Points
 
 
@@ -65,3 +66,24 @@ def test_points_without_a_result_are_counted_and_no_figure_is_promised(tmp_path)
     points = Points(tmp_path / "sweep")
     points.begin()
     assert points.write().startswith("sweep: 0 points; no figure: ")
+
+
+@pytest.mark.parametrize("name", ["points", "sweep.csv", ".lock", "points/earlier"])
+def test_links_in_a_received_sweep_are_not_followed(name, tmp_path):
+    theirs, mine = tmp_path / "sweep", tmp_path / "mine"
+    (mine / "thesis").mkdir(parents=True)
+    (mine / "thesis" / "a.txt").write_text("mine")
+    (theirs / name).parent.mkdir(parents=True, exist_ok=True)
+    (theirs / "attempt.json").write_text("{}")
+    (theirs / name).symlink_to(mine)
+    with pytest.raises(ThinetError, match="is a link to"):
+        Points(theirs).begin()
+    assert (mine / "thesis" / "a.txt").read_text() == "mine"
+    assert (theirs / "attempt.json").read_text() == "{}"
+
+
+def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path):
+    (tmp_path / "points" / "mine").mkdir(parents=True)
+    with pytest.raises(ThinetError, match="holds no sweep"):
+        Points(tmp_path).begin()
+    assert (tmp_path / "points" / "mine").is_dir()
