@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "name", "method", "model", "dataset", "images", "criterion", "reconstruction", "schedule",
-    "allocation", "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop", "top5_baseline",
-    "top5", "top1_cut",
-    "top1_recalibrated", "flops", "flops_reduction", "params", "params_reduction",
-    "latency_ms_baseline", "latency_ms", "seconds", "error",
+    "allocation", "ratio", "resize", "seed", "status", "top1_baseline", "top1", "top1_drop",
+    "top5_baseline", "top5", "top1_cut", "top1_recalibrated", "flops", "flops_reduction",
+    "params", "params_reduction", "latency_ms_baseline", "latency_ms", "seconds", "error",
 )  # fmt: skip
 WAYS = ("method", "model", "dataset", "criterion", "reconstruction", "schedule", "allocation")
 _NAMES = ("name", *WAYS, "seed")
