@@ -31,6 +31,8 @@ _SETTABLE = re.compile(
     r"((OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)|TZ"
     r"|NCCL_(DEBUG|SOCKET_IFNAME|IB_DISABLE|P2P_DISABLE)|WANDB_MODE)"
 )
+SEVERAL = ("logger",)
+"""Groups that take several options at once."""
 _HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
@@ -63,10 +65,11 @@ def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
     setattr(owner, name, outer)
 
 
-def _judged(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> DictConfig:
+def _judged(inner: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -> DictConfig:
     with expansion.metered():
-        cfg: DictConfig = inner(*args, **kwargs)
+        cfg: DictConfig = inner(loader, *args, **kwargs)
     check_composed(cfg)
+    check_choices(cfg, loader.repository.group_exists)
     return cfg
 
 
@@ -121,6 +124,34 @@ def check_composed(cfg: DictConfig) -> None:
     if hydra is not None:
         _check_hydra(cfg, hydra)
         check_stores(raw, hydra)
+
+
+def check_choices(cfg: DictConfig, is_group: Callable[[str], bool]) -> None:
+    """Refuse a list of options where one is wanted: Hydra would merge them, and the last one wins.
+
+    Args:
+        cfg: The composed configuration. Hydra notes which option of each group was chosen, but
+            nothing of a group that was given a list.
+        is_group: Whether there is a group of that name.
+
+    Raises:
+        ThinetError: Naming the group.
+    """
+    if "hydra" not in cfg:
+        return
+    choices = cfg.hydra.runtime.choices
+    nodes = [*(str(key) for key in cfg if key != "hydra"), *(f"hydra/{key}" for key in cfg.hydra)]
+    # The options of some groups leave no node of that name.
+    overrides: Any = OmegaConf.to_container(cfg.hydra.overrides, resolve=False)
+    pairs = [text.partition("=") for part in overrides.values() for text in part]
+    listed = [key.strip("+ ").partition("@")[0] for key, _, value in pairs if value[:1] == "["]
+    for name in [*nodes, *listed]:
+        if name not in (*SEVERAL, *choices) and is_group(name):
+            raise ThinetError(
+                f"{name} takes one option and was given a list, of which only the last would "
+                f"count: type {name}=<one of them>, or several with commas between them and -m to "
+                "run one after the other."
+            )
 
 
 def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from thinet import lifeline
 from thinet.accidents import accident, is_lost_process
 from thinet.errors import Terminated, ThinetError, first_line
-from thinet.gate import install
+from thinet.gate import SEVERAL, install
 from thinet.identity import register_resolvers
 from thinet.messages import is_first_process
 
@@ -204,10 +204,10 @@ def _composition(error: BaseException) -> str:
     ambiguous = re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
     if ambiguous:
         key, value = ambiguous.groups()
-        return (
-            f"{key}={value} is several values: add -m to run one after the other, or type "
-            f"{key}=[{value}] for a list, or quotes within quotes for a text with commas."
-        )
+        start = f"{key}={value} is several values: add -m to run one after the other, or type "
+        if _is_group(key) and key not in SEVERAL:
+            return f"{start}one of them."
+        return f"{start}{key}=[{value}] for a list, or quotes within quotes for a text with commas."
     found = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     if not found:
         cause = error.__cause__
@@ -225,6 +225,10 @@ def _composition(error: BaseException) -> str:
         near = [name for name in known if name.rpartition(".")[2] == leaf][:1]
     hint = f"did you mean {near[0]}? " if near else ""
     return f"there is no key {key!r}; {hint}python run.py --help lists groups and keys."
+
+
+def _is_group(key: str) -> bool:
+    return (Path(sys.argv[0]).resolve().parent / "conf" / key).is_dir()
 
 
 def _options_with(key: str) -> list[str]:

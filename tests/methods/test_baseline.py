@@ -7,6 +7,7 @@ import torch
 
 from thinet.artifacts import load, read_spec, save
 from thinet.engine.engine import Engine
+from thinet.engine.loggers import RunCSVLogger
 from thinet.errors import ThinetError
 from thinet.methods.baseline import (
     baseline_metrics,
@@ -188,3 +189,47 @@ def test_time_is_counted_once(make_run, monkeypatch):
         monkeypatch.setattr("time.monotonic", lambda now=now: now)
         run.count_time()
         assert run.state.seconds == seconds
+
+
+@pytest.mark.parametrize("finished_by_another", [False, True])
+def test_a_kill_after_the_cached_baseline_loses_no_row(
+    make_run, fits, tmp_path, finished_by_another
+):
+    """Between the cache and ``state.json``: the next process has the rows, but no state."""
+
+    def start():
+        run = make_run("schedule=oneshot", "finetune.final.epochs=1")
+        run.engine.loggers.append(RunCSVLogger(run.folder))
+        return run
+
+    def rows():
+        return (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+
+    killed = start()
+    prepare(killed)  # and there it ends
+    killed.engine.loggers[0].save()
+    before, steps = rows(), killed.engine.step
+    assert steps > 0
+    assert len(before) > 1
+    if finished_by_another:  # from the checkpoint beside the cache, after these rows
+        before = before[:-1]
+        (tmp_path / "run" / "metrics.csv").write_text("\n".join(before) + "\n")
+    again = start()
+    network = prepare(again)
+    assert fits == ["baseline"]
+    assert again.engine.step == steps
+    again.engine.fit(network, [again.job.final], again.job.training, "final", tmp_path / "fit")
+    again.engine.loggers[0].save()
+    table = [dict(zip(rows()[0].split(","), row.split(","), strict=True)) for row in rows()[1:]]
+    first = [row for row in table if float(row["step"]) <= steps]
+    assert len(first) == len(before) - 1
+    assert max(float(row["step"]) for row in table) > steps
+
+
+def test_a_baseline_of_another_run_has_no_steps_here(make_run, fits, tmp_path):
+    prepare(make_run())
+    other = make_run("criterion=random", folder=tmp_path / "other")
+    other.engine.loggers.append(RunCSVLogger(other.folder))
+    prepare(other)
+    assert fits == ["baseline"]
+    assert other.engine.step == 0

@@ -28,6 +28,7 @@ from thinet.engine.checkpoints import (
 )
 from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
+from thinet.engine.loggers import RunCSVLogger
 from thinet.engine.processes import start_others
 from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
@@ -159,6 +160,15 @@ class Engine:
         if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
             return self.evaluate(network, "val")
         return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
+
+    def count_trained(self, phases: Sequence[Phase]) -> None:
+        """Count steps that a killed process of this run has trained and logged, but not counted.
+
+        Whoever trains next would take their rows for those of an attempt that is made again.
+        """
+        rows = [one.last_step() for one in self.loggers if isinstance(one, RunCSVLogger)]
+        if self.agree(max(rows, default=0) > self.step):
+            self.step += sum(phase.epochs for phase in phases) * self._steps_per_epoch()
 
     def calibration(self, sampling: Sampling, batch: int) -> Calibration:
         """The calibration images that can be decoded, decoded once, on this process."""

@@ -56,6 +56,14 @@ class RunCSVLogger(CSVLogger):
             self.experiment.metrics = kept
             self.save()
 
+    def last_step(self) -> float:
+        """The largest step of a row; 0 on other processes than the first, or without rows."""
+        if not is_first():
+            return 0
+        self.save()
+        rows = _read_rows(Path(self.experiment.metrics_file_path))
+        return max((float(row["step"]) for row in rows), default=0)
+
     @property
     def log_dir(self) -> str:
         """The run folder itself."""

@@ -141,6 +141,7 @@ def _cached(job: Job, engine: Engine) -> nn.Module | None:
             f"{job.cache} cannot be read by every process of this run: type the same command "
             "again, or give all machines the same paths.cache."
         )
+    engine.count_trained([job.baseline.phase])
     return found
 
 
