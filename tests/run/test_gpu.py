@@ -20,7 +20,7 @@ METHODS = {
     "scratch": ["method=scratch"],
     "sensitivity": ["method=sensitivity", "method.ratios=[0.5]", "method.trials=2"],
     "bf16": ["trainer.precision=bf16-mixed", "criterion=taylor", "schedule=oneshot"],
-    "float16": ["trainer.precision=16-mixed", "finetune.clip_norm=1.0", "schedule=oneshot"],
+    "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],
 }  # fmt: skip
 
 
