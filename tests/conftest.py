@@ -9,10 +9,10 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra import compose as hydra_compose
@@ -21,6 +21,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from thinet.identity import register_resolvers
+
+if TYPE_CHECKING:
+    import torch
 
 CONF = Path(__file__).parents[1] / "conf"
 TINY = (
@@ -51,6 +54,15 @@ def _no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test talks to the network, whatever keys the machine has."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """``cuda:0``, pretended: see :mod:`tests.pretended_cuda`."""
+    from tests.pretended_cuda import pretended_cuda
+
+    with pretended_cuda() as device:
+        yield device
 
 
 @cache
