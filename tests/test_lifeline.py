@@ -176,6 +176,32 @@ def test_a_launcher_is_no_first_process(script):
     assert end_of(process) == (0, "")
 
 
+@pytest.mark.parametrize(("number", "wanted"), TOLD)
+def test_another_process_ends_at_once_when_told_and_does_not_unwind(number, wanted, script):
+    process = script(
+        "os.environ.update(THINET_FIRST=str(os.getppid()), LOCAL_RANK='1'); lifeline.begin()\n"
+        "def work():\n"
+        "    try: print(flush=True); time.sleep(60)\n"
+        "    finally: print('unwinding', flush=True)\n"
+        "import thinet.guard; thinet.guard.guarded(work)"
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.stdout.readline() == ""
+    assert end_of(process) == (wanted[0], "")
+
+
+def test_another_process_that_lost_the_first_is_silent(script):
+    """It inherits HYDRA_FULL_ERROR from the first one, where thinet has set it."""
+    process = script(
+        "os.environ.update(THINET_FIRST=str(os.getppid()), LOCAL_RANK='1', HYDRA_FULL_ERROR='1')\n"
+        "lifeline.begin(); from thinet import guard; guard._first_has_ended = lambda: True\n"
+        "def work(): raise RuntimeError('Connection closed by peer')\n"
+        "guard.guarded(work)"
+    )
+    assert end_of(process) == (2, "")
+
+
 def test_the_first_process_says_why_another_was_lost(script):
     process = script(
         f"lifeline.begin(); start({OTHER!r})\n"

@@ -72,7 +72,8 @@ def guarded(main: Callable[[], Any]) -> None:
     """
     sweep_errors.reset()
     setting = os.environ.get("HYDRA_FULL_ERROR")
-    asked = bool(setting) or "traceback=true" in sys.argv
+    # What other processes of the run inherit is the setting made below, and not the user's.
+    asked = (bool(setting) and not lifeline.belongs()) or "traceback=true" in sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own kind of message
     JobReturn.return_value = property(_value, JobReturn.return_value.fset)  # type: ignore
     try:

@@ -84,7 +84,14 @@ def begin() -> None:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """SIGTERM raises :class:`Terminated` and Ctrl-C KeyboardInterrupt, in the main thread."""
+    """SIGTERM raises :class:`Terminated` and Ctrl-C KeyboardInterrupt, in the main thread.
+
+    A process that the first one started writes nothing, and still ends at once: its connections
+    are then lost when its exit code can be seen, and not before.
+    """
+    if _this.begun and _this.belongs:
+        yield
+        return
     _this.said = False
     before = {number: signal.getsignal(number) for number in _TOLD}
     signal.signal(signal.SIGTERM, _raise_terminated)

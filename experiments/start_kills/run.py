@@ -146,10 +146,12 @@ def disturb(
             os.killpg(run.pid, signal.SIGKILL)
     gone = time.monotonic() - told
     code = run.returncode if run.returncode >= 0 else 128 - run.returncode
-    quiet = "Traceback" not in log.read_text(errors="replace")
+    good = code == wanted_code(name, target) and "Traceback" not in log.read_text(errors="replace")
+    if not good:
+        shutil.copy(log, outputs.with_name(f"{name} {target} {moment}.log"))
     return {
         "signal": name, "target": target, "moment": moment, "after": round(told - began, 1),
-        "code": code, "as_documented": quiet and code == wanted_code(name, target),
+        "code": code, "as_documented": good,
         "gone_after": round(gone, 1),
     }  # fmt: skip
 
