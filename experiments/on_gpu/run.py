@@ -73,6 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="everything tiny, on a CPU")
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as <name>.tar.xz or folder, for peers")
     parser.add_argument("--weights", type=Path, help="weights of ResNet-56 on CIFAR-10, for peers")
+    parser.add_argument("--commit", help="name of the code, where git cannot tell")
     parser.add_argument("--fresh", action="store_true", help="a new interpreter for every box")
     parser.add_argument("--box", choices=[FIRST, *BOXES], help="only this one, in this process")
     parser.add_argument("--limit", type=float, default=SMOKE_LIMIT, help="seconds, with --box")
@@ -241,7 +242,8 @@ def _meet_machine(options: argparse.Namespace, work: Path) -> None:
     rows = Results(options.out).rows(FIRST)
     if not rows:
         raise SystemExit("no GPU answers here (see log.txt): add --smoke to try this on a CPU.")
-    Results(options.out).about({**rows[0], "processes": "new" if options.fresh else "forked"})
+    facts = {**rows[0], "processes": "new" if options.fresh else "forked"}
+    Results(options.out).about(facts | ({"commit": options.commit} if options.commit else {}))
     print(", ".join(f"{key} {value}" for key, value in rows[0].items()), flush=True)
 
 
