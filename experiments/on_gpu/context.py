@@ -22,9 +22,9 @@ class Context:
         smoke: Everything tiny: to see that it runs, not how fast.
         end: When the box has to be done, on ``time.monotonic()``'s clock.
         keep: Takes a row and writes it at once.
-        work: A temporary folder.
+        work: A temporary folder of its own.
         weights: Weights of ResNet-56, if given.
-        images: Whether CIFAR-10 was given; it is being unpacked into ``work``.
+        images: Whether CIFAR-10 was given; it is being unpacked beside ``work``.
     """
 
     device: torch.device

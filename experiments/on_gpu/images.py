@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from experiments.cifar import Data, Images, split
+from experiments.cifar import VALIDATION, Data, Images, split
 from experiments.input_speed.pictures import jpeg
 
 COLOURS = ((200, 60, 60), (60, 190, 60), (60, 60, 200), (190, 180, 60))
@@ -105,7 +105,8 @@ def wait_for(work: Path, seconds: float) -> Data:
             raise TimeoutError("CIFAR-10 was not unpacked in time")
         time.sleep(0.1)
     parts = torch.load(work / READY, weights_only=True)
-    return split(Images(*parts["train"]), Images(*parts["test"]))
+    train = Images(*parts["train"])
+    return split(train, Images(*parts["test"]), min(VALIDATION, len(train) // 9))
 
 
 def noise(count: int) -> Data:

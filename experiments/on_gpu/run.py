@@ -31,7 +31,7 @@ from experiments.on_gpu.results import Results, failed
 
 ROOT = Path(__file__).parents[2]
 BOXES = {  # name: seconds at most; what was left over goes to the last
-    "default": 60.0,
+    "default": 90.0,
     "runs": 110.0,
     "criteria": 40.0,
     "law": 30.0,
@@ -114,7 +114,7 @@ def enter(options: argparse.Namespace, name: str, limit: float, work: Path) -> N
             smoke=options.smoke,
             end=began + limit - max(1.5, 0.06 * limit),
             keep=partial(results.add, name),
-            work=work,
+            work=work / name,
             weights=options.weights and options.weights.absolute(),
             images=options.cifar is not None,
         )

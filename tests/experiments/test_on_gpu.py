@@ -15,16 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from experiments import cifar
 from experiments.on_gpu import report, run
+from experiments.on_gpu.boxes import peers
 from experiments.on_gpu.boxes.criteria import tf32
 from experiments.on_gpu.boxes.slim import _cells
 from experiments.on_gpu.context import Context
 from experiments.on_gpu.images import unpack_into, wait_for, write_classes
 from experiments.on_gpu.results import Results
 from thinet.criteria import Criterion
+from thinet.models.cifar_resnet import CifarResNet
 from thinet.options import names
 from thinet.reconstruction import Reconstruction
 
@@ -224,11 +227,33 @@ def test_cifar_comes_out_of_an_archive_as_it_does_out_of_a_folder(tmp_path, pack
         with tarfile.open(source, "w:xz") as file:
             file.add(root, "inside")
     unpack_into(source, work)
-    monkeypatch.setattr("experiments.on_gpu.images.split", lambda train, test: (train, test))
+    monkeypatch.setattr("experiments.on_gpu.images.split", lambda train, test, _: (train, test))
     for found, name in zip(wait_for(work, 0), ("train", "test"), strict=True):
         wanted = cifar.read_part(root / name)
         assert torch.equal(found.pixels, wanted.pixels)
         assert torch.equal(found.labels, wanted.labels)
+
+
+def test_the_images_reach_the_box_that_waits_for_them(tmp_path, monkeypatch):
+    archive = tmp_path / "cifar.tar"
+    with tarfile.open(archive, "w") as file:
+        for part, count in (("train", 20), ("test", 4)):
+            for k in range(count):
+                own = tmp_path / "data" / part / f"class{k % 2}" / f"{k}.png"
+                own.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (k, k, k)).save(own)
+        file.add(tmp_path / "data", "data")
+    weights = tmp_path / "weights.safetensors"
+    save_file(CifarResNet(9, 10).state_dict(), weights)
+
+    def seen(context, model, data, *settings):
+        return {"images": [len(part) for part in (data.train, data.validation, data.test)]}
+
+    monkeypatch.setattr(peers, "measure", seen)  # boxes are forked from this process
+    words = ["--smoke", "--only", "peers", "--cifar", str(archive), "--weights", str(weights)]
+    run.main(["--out", str(tmp_path / "out"), *words])
+    rows = [row for row in Results(tmp_path / "out").rows("peers") if not row.get("error")]
+    assert [row["images"] for row in rows] == ["[18, 2, 4]"] * 2
 
 
 def test_an_archive_that_cannot_be_read_is_said(tmp_path):
