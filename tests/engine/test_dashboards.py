@@ -206,6 +206,7 @@ def test_the_points_of_a_sweep_share_a_group_and_later_runs_do_not(tmp_path, mon
                 "overrides": {"task": ["ratio=0.3,0.5"]},
                 "launcher": {"_target_": "basic"},
                 "sweeper": {"_target_": "basic"},
+                "sweep": {"dir": "."},
             },
         }
     )

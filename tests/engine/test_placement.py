@@ -6,6 +6,7 @@ import lightning_fabric.accelerators.cuda
 import pytest
 import pytorch_lightning.accelerators.cuda
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from thinet import config
 from thinet.engine.engine import Engine
@@ -25,6 +26,9 @@ TORCHRUN = {
 @pytest.fixture
 def machine(monkeypatch):
     """``machine(4, **variables)``: so many GPUs, and what a launcher has set."""
+
+    # A Trainer tells it to all loggers of this process, those of later tests included.
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
 
     def make(gpus: int, **variables: str) -> None:
         for name, value in variables.items():

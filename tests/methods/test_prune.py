@@ -278,10 +278,10 @@ def test_oneshot_without_fine_tuning(make_run, monkeypatch):
     assert row["top1"] == row["top1_plain"] == found["slim"]["val_top1"]
     assert found["before_finetuning"]["recalibrated"] is None
     assert found["before_finetuning"]["plain"]["top1"] == found["slim"]["top1"]
-    assert found["before_finetuning"]["plain"] == tested_apart(run)
+    assert found["before_finetuning"]["plain"] == accuracies_apart(run)
 
 
-def tested_apart(run):
+def accuracies_apart(run):
     """The figures on test images of the network that was saved; on others they are other ones."""
     network = thinet.load(run.folder / "model")
     test, val = (asdict(run.engine.evaluate(network, split)) for split in ("test", "val"))
@@ -296,13 +296,13 @@ def test_recalibrated_accuracy_is_that_of_the_final_network_without_fine_tuning(
     assert row["top1_recalibrated"] != row["top1_plain"], "any of the two would do"
     assert row["top1"] == row["top1_recalibrated"] == found["slim"]["val_top1"]
     assert found["before_finetuning"]["recalibrated"]["top1"] == found["slim"]["top1"]
-    assert found["before_finetuning"]["recalibrated"] == tested_apart(run)
+    assert found["before_finetuning"]["recalibrated"] == accuracies_apart(run)
 
 
 def test_figures_after_fine_tuning_are_those_of_the_network_that_is_saved(make_run):
     run = make_run("schedule=oneshot")
     found = prune(run)
-    test = tested_apart(run)
+    test = accuracies_apart(run)
     assert {key: found["slim"][key] for key in test} == test
     assert found["before_finetuning"]["recalibrated"] != test
 
@@ -371,6 +371,6 @@ def test_figures_before_fine_tuning_are_those_of_the_last_cut(make_run):
     """With fine-tuning between the stages and none after the last."""
     run = make_run("finetune.final.epochs=0")
     found = prune(run)
-    test = tested_apart(run)
+    test = accuracies_apart(run)
     assert {key: found["slim"][key] for key in test} == test
     assert found["before_finetuning"]["recalibrated"] == test
