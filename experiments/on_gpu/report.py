@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.cifar import mean_and_spread
 from experiments.on_gpu.results import Results, failed
+from experiments.slim_speed.run import draw_bars
 from experiments.timing import Row, markdown
 from thinet.files import write_text_atomic
-from thinet.report.style import BLUE, GRID, INK, MUTED, SKY, new_figure, save_png
+from thinet.report.style import BLUE, GRID, INK, SKY, new_figure, save_png
 
 
 def write(folder: Path) -> None:
@@ -64,32 +65,13 @@ def _short(value: Any) -> Any:
 
 def draw_slim(rows: Sequence[Row], where: str, path: Path) -> None:
     """Bars: measured speed-up; a mark each: what the FLOPs promise."""
-    figure, (ax,) = new_figure(
-        9.0, 1.4 + 0.24 * len(rows), "What fewer FLOPs are worth on a GPU",
-        f"speed-up of the slim network; light: with backward pass; {where}",
-    )  # fmt: skip
-    places = range(len(rows))[::-1]
-    colors = [SKY if row["work"] == "both" else BLUE for row in rows]
-    ax.barh(places, [row["speed_up"] for row in rows], color=colors, height=0.66)
-    ax.scatter(
-        [row["flops_ratio"] for row in rows], places, marker="|", s=95, color=INK, linewidth=1.6
-    )
-    for place, row in zip(places, rows, strict=True):
-        text = f" {row['speed_up']:.2f}x, {row['share']:.0%} of {row['flops_ratio']:.2f}x"
-        ax.text(max(row["speed_up"], row["flops_ratio"]), place, text, va="center", size=7.5)
     names = [
         f"{row['network']}, batch {row['batch']}, {row['arithmetic']}"
         + (", channels_last" if row["layout"] == "channels_last" else "")
         + (", compiled" if row["mode"] == "compile" else "")
         for row in rows
     ]
-    ax.axvline(1, color=MUTED, linewidth=1)
-    ax.set_yticks(places, names, size=7.5)
-    ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.set_xlim(0, 1.35 * max(max(row["speed_up"], row["flops_ratio"]) for row in rows))
-    ax.set_xlabel("bar: times faster; upright mark: times fewer FLOPs")
-    ax.grid(axis="x", color=GRID, linewidth=0.8)
-    save_png(figure, path)
+    draw_bars(rows, names, f"speed-up of the slim network; light: with backward; {where}", path)
 
 
 def draw_peers(rows: Sequence[Row], where: str, path: Path) -> None:

@@ -103,9 +103,16 @@ def label(row: Row) -> str:
 
 def draw(rows: Sequence[Row], where: str, path: Path) -> None:
     """Bars: measured speed-up; a mark each: what the FLOPs promise."""
+    note = (
+        f"speed-up of the slim network, float32, eager unless said; light: with backward; {where}"
+    )
+    draw_bars(rows, [label(row) for row in rows], f"{note}; {where}", path)
+
+
+def draw_bars(rows: Sequence[Row], names: Sequence[str], note: str, path: Path) -> None:
+    """The same with other names of the rows and another line below the title."""
     figure, (ax,) = new_figure(
-        9.0, 1.3 + 0.235 * len(rows), "What fewer FLOPs are worth",
-        f"speed-up of the slim network, float32, eager unless said; light: with backward; {where}",
+        9.0, 1.3 + 0.235 * len(rows), "What fewer FLOPs are worth", note
     )  # fmt: skip
     places = range(len(rows))[::-1]
     colors = [SKY if row["work"] == "both" else BLUE for row in rows]
@@ -121,7 +128,7 @@ def draw(rows: Sequence[Row], where: str, path: Path) -> None:
             size=7.5, color=INK,
         )  # fmt: skip
     ax.axvline(1, color=MUTED, linewidth=1)
-    ax.set_yticks(places, [label(row) for row in rows], size=7.5)
+    ax.set_yticks(places, list(names), size=7.5)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(0, 1.3 * max(max(row["speed_up"], row["flops_ratio"]) for row in rows))
     ax.set_xlabel("bar: times faster; upright mark: times fewer FLOPs")
