@@ -175,6 +175,14 @@ def test_tasks_of_slurm_on_this_machine():
     assert tasks_on_machine({"SLURM_NTASKS_PER_NODE": "4"}) == 1  # a shell within a job
     assert tasks_on_machine({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}) == 4
     assert tasks_on_machine({"SLURM_NTASKS": "1"}) == 1
+    assert tasks_on_machine({"SLURM_NTASKS": "8", "SLURM_TASKS_PER_NODE": "4(x2)"}) == 4
+    assert tasks_on_machine({"SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "4"}) == 4
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive"])
+def test_a_shell_within_a_job_has_no_other_tasks(name):
+    job = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": name}
+    assert tasks_on_machine(job) == 1
 
 
 @pytest.mark.parametrize(("together", "variables"), [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from thinet.allocation import loss_curves
+from thinet.batches import gathered, shared
 from thinet.criteria import Candidates, Criterion
 from thinet.errors import ThinetError, first_line
 from thinet.metrics import Cost, cost
@@ -23,6 +24,7 @@ from thinet.reconstruction import Reconstruction, recalibrate_
 from thinet.statistics import Reference, Sampling
 from thinet.surgery import check_network, check_weights, evaluating, trace, without_autocast
 from thinet.target import Target, Widths, recalibration
+from thinet.together import decided
 from thinet.values import flag, layer_names, shown, whole
 
 
@@ -90,7 +92,8 @@ def prune(
         batch_size: Images in a forward pass; the result does not depend on it.
         distributed: Every process of the ``torch.distributed`` group makes this call, each with its
             own share of the images: all shares count, and all networks are cut alike. By default a
-            call waits for no other process.
+            call waits for no other process. With NCCL each has to call
+            ``torch.cuda.set_device`` before.
 
     Returns:
         The slim network, a record for each layer, and the costs before and after.
@@ -118,10 +121,8 @@ def prune(
         )
     batch_size = whole("batch_size", batch_size, "64")
     device = _device(model)
-    images, labels = _gather(batches)
-    rank, world = 0, 1
-    if flag("distributed", distributed):
-        images, labels, rank, world = _share(images, labels)
+    gather = shared if flag("distributed", distributed) else gathered
+    images, labels, rank, world = gather(batches)
     shape = tuple(images[0].shape)
     slim = _copy(model)
     few = torch.stack(list(images[:2])).to(device)
@@ -143,7 +144,11 @@ def prune(
     losses = None
     if allocation == "error":
         losses = loss_curves(slim, graph, names, criterion, reconstruction, calibration)
-    counts = choose_counts(slim, graph, names, request, shape, losses)
+    counts = decided(  # measured times differ from process to process
+        lambda: choose_counts(slim, graph, names, request, shape, losses),
+        rank == 0,
+        calibration.agree,
+    )
     check_cut(slim, graph, counts, few)
     records: list[LayerRecord] = []
     order = list(counts)
@@ -231,67 +236,3 @@ def _check_runs(network: nn.Module, images: Tensor) -> None:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _iterated(batches: Iterable[Any]) -> Iterable[Any]:
-    try:
-        return iter(batches)
-    except TypeError as error:
-        raise ThinetError(
-            f"batches={shown(batches)} cannot be iterated over: pass a DataLoader or a list of "
-            "image tensors of shape (N, C, H, W)."
-        ) from error
-
-
-def _gather(batches: Iterable[Any]) -> tuple[list[Tensor], Tensor | None]:
-    """All images, and their labels if every batch has some."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    for batch in _iterated(batches):
-        parts = list(batch) if isinstance(batch, (list, tuple)) else [batch]
-        if not parts or not isinstance(parts[0], Tensor) or parts[0].dim() != 4:
-            raise ThinetError(
-                "batches must hold image tensors of shape (N, C, H, W), alone or first in a tuple: "
-                "pass a DataLoader or a list of such batches."
-            )
-        images.extend(parts[0])
-        second = parts[1] if len(parts) > 1 else None
-        if isinstance(second, Tensor) and second.shape == parts[0].shape[:1]:
-            labels.append(second)
-    if not images:
-        raise ThinetError("batches holds no images: pass at least one batch of (N, C, H, W).")
-    odd = next((image for image in images if image.shape != images[0].shape), None)
-    if odd is not None:
-        raise ThinetError(
-            f"images of shape {tuple(images[0].shape)} and {tuple(odd.shape)} are mixed in "
-            "batches: pass images of one size."
-        )
-    found = torch.cat(labels) if labels else None
-    return images, found if found is not None and len(found) == len(images) else None
-
-
-def _share(
-    images: list[Tensor], labels: Tensor | None
-) -> tuple[list[Tensor], Tensor | None, int, int]:
-    """The images and labels of all processes, on every process; its rank, and how many there are.
-
-    Raises:
-        ThinetError: If there is no process group.
-    """
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        raise ThinetError(
-            "distributed=True shares the images of a process group, and there is none: call "
-            "torch.distributed.init_process_group first, or leave it out."
-        )
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    mine = (torch.stack(images).cpu(), None if labels is None else labels.cpu())
-    parts: list[tuple[Tensor, Tensor | None]] = [mine] * world
-    torch.distributed.all_gather_object(parts, mine)
-    shapes = sorted({tuple(some.shape[1:]) for some, _ in parts})
-    if len(shapes) > 1:
-        raise ThinetError(
-            f"the processes have images of shapes {shapes}: pass images of one size to all."
-        )
-    known = [classes for _, classes in parts if classes is not None]
-    everything = list(torch.cat([some for some, _ in parts]))
-    return everything, torch.cat(known) if len(known) == world else None, rank, world

@@ -6,6 +6,7 @@ All of it is said in environment variables, so it has to be settled before torch
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -40,8 +41,12 @@ def launched_together(env: Mapping[str, str]) -> bool:
     """
     if "TORCHELASTIC_RUN_ID" in env or "SUBMITIT_EXECUTOR" in env:
         return int(env.get("WORLD_SIZE", env.get("SLURM_NTASKS", "1"))) > 1
-    interactive = env.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return not interactive and int(env.get("SLURM_NTASKS", "1")) > 1
+    return not _in_shell(env) and int(env.get("SLURM_NTASKS", "1")) > 1
+
+
+def _in_shell(env: Mapping[str, str]) -> bool:
+    """Whether this is a shell within a job of SLURM, by Lightning's signs: one process, no task."""
+    return env.get("SLURM_JOB_NAME") in ("bash", "interactive")
 
 
 def tasks_on_machine(env: Mapping[str, str]) -> int:
@@ -49,7 +54,11 @@ def tasks_on_machine(env: Mapping[str, str]) -> int:
 
     Where it gives each of them a GPU of its own (``--gpus-per-task=1``), none sees the others'.
     """
-    return int(env.get("SLURM_NTASKS_PER_NODE", "1")) if "SLURM_NTASKS" in env else 1
+    if "SLURM_NTASKS" not in env or _in_shell(env):
+        return 1
+    # The first is set by --ntasks-per-node alone; the second reads "4(x2)" for 4 on each of two.
+    told = env.get("SLURM_NTASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", "1")
+    return int(re.split(r"\D", told)[0] or 1)
 
 
 def name_ranks(env: MutableMapping[str, str]) -> None:

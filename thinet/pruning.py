@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from thinet.statistics import (
 )
 from thinet.surgery import ChannelGraph, Group, remove_, shrink
 from thinet.surgery.observe import observe
+from thinet.together import of_first
+
+T = TypeVar("T")
 
 RECALIBRATION_BATCH = 64
 """Most images in a batch that BatchNorm statistics are re-estimated on."""
@@ -86,6 +89,10 @@ class Calibration:
         size = math.ceil(len(self.images) / parts)
         return (batch for batch, _ in shard(self.images, 0, 1, size))
 
+    def agree(self, value: T) -> T:
+        """The value of the first process, on every process."""
+        return value if self.world == 1 else of_first(value)
+
     def collect(
         self, network: nn.Module, groups: Sequence[Group], needs: Iterable[type[Statistic[Any]]]
     ) -> dict[str, Evidence]:
@@ -135,9 +142,7 @@ def prune_group_(
     evidence = calibration.collect(network, [group], needs)[name]
     seed = derive_seed(calibration.sampling.seed, "select", name)
     candidates = Candidates.of(network, group)
-    keep = criterion.select(candidates, evidence, count, seed)
-    if calibration.world > 1:
-        keep = _agree(keep)
+    keep = calibration.agree(criterion.select(candidates, evidence, count, seed))
     _correct_(network, group, keep, reconstruction, evidence)
     records = _records(group, keep, reconstruction, evidence)
     units = [int(unit) for unit in keep]
@@ -160,13 +165,6 @@ def _as_far_as(network: nn.Module, group: Group) -> Callable[[Tensor], object]:
     return lambda images: observe(network, images, calls, joins=joins)
 
 
-def _agree(keep: Tensor) -> Tensor:
-    """The choice of the first process, on every process."""
-    shared = [keep]
-    torch.distributed.broadcast_object_list(shared, 0)
-    return shared[0]
-
-
 @torch.no_grad()
 def _correct_(
     network: nn.Module,
@@ -179,20 +177,20 @@ def _correct_(
     for consumer in group.consumers:
         weight = network.get_parameter(consumer.weight)
         correction = reconstruction.correct(weight, consumer, keep, evidence)
-        if not bool(torch.isfinite(correction.weight).all()):
+        changed = [weight.copy_(correction.weight)]
+        if correction.shift is not None and consumer.shift is not None:
+            if consumer.shift in buffers:  # what is added before a BatchNorm moves its mean
+                mean = buffers[consumer.shift]
+                changed.append(mean.sub_(correction.shift.to(mean)))
+            else:
+                bias = network.get_parameter(consumer.shift)
+                changed.append(bias.add_(correction.shift.to(bias)))
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in changed):
             raise ThinetError(
                 f"the corrected weights of {consumer.name} are beyond what {weight.dtype} holds: "
                 "prune the network in float32 and convert it afterwards, or choose "
                 "reconstruction=none."
             )
-        weight.copy_(correction.weight)
-        if correction.shift is not None and consumer.shift is not None:
-            if consumer.shift in buffers:  # what is added before a BatchNorm moves its mean
-                mean = buffers[consumer.shift]
-                mean.sub_(correction.shift.to(mean))
-            else:
-                bias = network.get_parameter(consumer.shift)
-                bias.add_(correction.shift.to(bias))
 
 
 def _records(

@@ -72,6 +72,18 @@ shares = [(images[half], labels[half])]
 for criterion in ("thinet", "taylor"):
     shared = thinet.prune(net, shares, criterion=criterion, distributed=True)
     found[criterion] = figures(shared)
+
+for name, own in (("no images", []), ("broken images", ({}["no such key"] for _ in [0]))):
+    try:
+        thinet.prune(net, shares if rank == 0 else own, distributed=True)
+    except Exception as error:
+        found[name] = f"{type(error).__name__}: {error}"
+
+def measured(networks, shape):  # on another machine the slim one is as slow as the full one
+    return [1.0 if rank else float(thinet.cost(one, shape).flops) for one in networks]
+
+thinet.planning.latencies_ms = measured
+found["latency"] = figures(thinet.prune(net, shares, target="latency:0.6", distributed=True))
 if rank == 0:  # the other one does not call it: nothing to wait for
     found["alone"] = figures(thinet.prune(net, [images]))
     found["alone, by loss"] = figures(thinet.prune(net, [(images, labels)], criterion="taylor"))
@@ -127,6 +139,19 @@ def test_processes_that_prune_together_do_as_one_with_all_images(found, criterio
     kept, sums = found[0][criterion]
     assert kept == found[0][alone][0]
     assert sums == pytest.approx(found[0][alone][1], rel=1e-4, abs=1e-4)
+
+
+def test_an_image_that_one_process_cannot_read_is_an_error_on_all(found):
+    first, second = (one["no images"] for one in found)
+    assert first.startswith(
+        "ThinetError: process 1 has no images to share: batches holds no images"
+    )
+    assert second.startswith("ThinetError: batches holds no images")
+    assert [one["broken images"].partition(":")[0] for one in found] == ["ThinetError", "KeyError"]
+
+
+def test_the_first_measures_for_all(found):
+    assert found[0]["latency"] == found[1]["latency"]
 
 
 def test_one_process_decides_for_itself():

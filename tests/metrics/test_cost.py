@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from thinet.errors import ThinetError
 from thinet.metrics import cost, layer_costs
 from thinet.ratio import kept_count
 from thinet.surgery import remove_, trace
@@ -120,6 +121,12 @@ def test_a_bias_that_layers_share_is_left_out_once():
     found = cost(net, (3, 4, 4))
     assert found.params == 3 * 9 + 2 * 3
     assert found.weights == 3 * 9
+
+
+@pytest.mark.parametrize("shape", [(3, 10**12, 10**12), (4, 8, 8)])
+def test_images_that_the_network_does_not_take(shape):
+    with pytest.raises(ThinetError, match="does not run on images of shape"):
+        cost(nn.Conv2d(3, 4, 3), shape)
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])

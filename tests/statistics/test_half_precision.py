@@ -6,6 +6,7 @@ float16 ends at 65,504 and bfloat16 has eight bits: products and sums of activat
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -113,17 +114,23 @@ def test_a_network_of_half_precision_keeps_the_filters_of_the_same_in_float64(
     assert all(bool(tensor.isfinite().all()) for tensor in half.model.state_dict().values())
 
 
+@dataclass(frozen=True)
 class Huge(Reconstruction):
+    weights: float
+    shift: float
+
     def correct(self, weight, consumer, keep, evidence):
-        return Correction((weight.double() * 1e9).to(weight))
+        shift = torch.full((len(weight),), self.shift, dtype=torch.float64)
+        return Correction((weight.double() * self.weights).to(weight), shift)
 
     def loss(self, readers, keep, evidence):
         return 0.0
 
 
-def test_a_correction_that_does_not_fit_is_refused():
+@pytest.mark.parametrize("huge", [Huge(1e9, 0.0), Huge(1.0, 1e9)], ids=["weights", "bias"])
+def test_a_correction_that_does_not_fit_is_refused(huge):
     net, images = network().half(), torch.randn(4, 3, 8, 8).half()
     graph = trace(net, images[:1])
     criterion = thinet.criteria.WeightSum()
     with pytest.raises(ThinetError, match=r"corrected weights of 2 .*float16"):
-        prune_group_(net, graph, "0", 6, criterion, Huge(), Calibration(list(images)))
+        prune_group_(net, graph, "0", 6, criterion, huge, Calibration(list(images)))

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -37,6 +37,7 @@ from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
 from thinet.seeding import derive_seed
 from thinet.statistics import Sampling
+from thinet.together import decided, of_first
 
 CHECKPOINT = "last.ckpt"
 
@@ -183,32 +184,11 @@ class Engine:
 
     def agree(self, value: T) -> T:
         """The value of the first process, on every process."""
-        if self.world == 1:
-            return value
-        shared = [value]
-        torch.distributed.broadcast_object_list(shared, 0)
-        return shared[0]
+        return value if self.world == 1 else of_first(value)
 
     def decide(self, choose: Callable[[], T]) -> T:
-        """What the first process finds, or the error that it meets, on every process.
-
-        Args:
-            choose: Called by the first process alone; it must not wait for the others.
-
-        Raises:
-            ThinetError: What ``choose`` raises, on every process: were it raised on one, the others
-                would wait for that one.
-        """
-        found: T | ThinetError | None = None
-        if self.rank == 0:
-            try:
-                found = choose()
-            except ThinetError as error:
-                found = error
-        found = self.agree(found)
-        if isinstance(found, ThinetError):
-            raise found
-        return cast(T, found)
+        """What the first process finds, or the error that it meets: see :func:`decided`."""
+        return decided(choose, self.rank == 0, self.agree)
 
     def exists(self, path: Path) -> bool:
         """Whether the first process sees a file that all of them are to read.

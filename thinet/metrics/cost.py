@@ -39,19 +39,20 @@ class Cost:
 @torch.no_grad()
 def _count(network: nn.Module, input_shape: tuple[int, ...]) -> FlopCounterMode:
     parameter = next(network.parameters(), torch.zeros(()))
-    counter = FlopCounterMode(display=False)
+    counter, shape = FlopCounterMode(display=False), (1, *input_shape)
     try:
         with counter:
-            images = torch.empty(1, *input_shape, device="meta", dtype=parameter.dtype)
+            images = torch.empty(shape, device="meta", dtype=parameter.dtype)
             shared_copy(network, "meta").eval()(images)
     except Exception:  # its code makes tensors on a device of its own, or looks at their values
         counter = FlopCounterMode(display=False)
         try:
             with counter:
-                shared_copy(network).eval()(images.new_zeros(images.shape, device=parameter.device))
+                images = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+                shared_copy(network).eval()(images)
         except Exception as error:  # whatever the network's own code raises
             raise ThinetError(
-                f"the network does not run on images of shape {tuple(images.shape)} "
+                f"the network does not run on images of shape {shape} "
                 f"({first_line(error)}): pass the input_shape that it was made for."
             ) from error
     return counter
