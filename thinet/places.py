@@ -38,13 +38,14 @@ def check_run_folder(folder: Path, fingerprint: str) -> None:
     Raises:
         ThinetError: If it holds another run or somebody's files, or if a link in it leads out.
     """
-    if folder.is_symlink() or not folder.is_dir():
-        _refuse_leaving(folder, folder.parent)
+    _refuse_leaving(folder, folder.parent)
+    if not folder.is_dir():
         return  # making it says what is wrong
     names = set(os.listdir(folder))
     if not names:
         return
-    named = folder.name.endswith(fingerprint)  # by thinet, whatever has become of its state
+    # By thinet, whatever has become of its state. What a link is called says nothing.
+    named = Path(os.path.realpath(folder)).name.endswith(fingerprint)
     if STATE in names and not named:
         _check_state(folder, fingerprint)
     elif not named and not all(map(_BEGINNING.fullmatch, names)):
