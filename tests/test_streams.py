@@ -41,7 +41,12 @@ def unread():
     os.close(writing)
 
 
-@pytest.mark.parametrize("body", ["say('x'); print('no')", "print('x', flush=True)", "print('x')"])
+TABLE = "from thinet.report.terminal import _console; _console().print('x')"
+
+
+@pytest.mark.parametrize(
+    "body", ["say('x'); print('no')", "print('x', flush=True)", "print('x')", TABLE]
+)
 def test_a_reader_that_has_gone_ends_the_run_with_a_sentence(body, unread):
     done = start(body, stdout=unread, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr.count("\n")) == (141, 1), done.stderr
