@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from thinet.errors import BusyError, ThinetError
 from thinet.lock import HOLDER, LOCK
 from thinet.state import STATE, RunState
@@ -147,7 +149,14 @@ def taken(folder: Path, fingerprint: str) -> Iterator[None]:
 
 
 def _remove_beginning(folder: Path) -> None:
-    if not folder.is_dir() or not set(os.listdir(folder)) <= _NO_WORK:
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
+        _remove_what_did_no_work(folder)  # and not what a run that waited for this one has begun
+
+
+def _remove_what_did_no_work(folder: Path) -> None:
+    if not set(os.listdir(folder)) <= _NO_WORK:
         return
     shutil.rmtree(folder / RECORDS, ignore_errors=True)
     for name in _NO_WORK - {RECORDS}:
