@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from filelock import FileLock
 
-from thinet.lock import LOCK
+from thinet.lock import HOLDER, LOCK, run_lock
 from thinet.places import taken
 
 
@@ -32,3 +32,18 @@ def test_what_a_run_that_waited_has_begun_stays(tmp_path):
     begin_and_fail(folder, waiting.acquire)
     assert {path.name for path in folder.iterdir()} == {LOCK, "run.log"}
     waiting.release()
+
+
+def test_a_folder_that_is_removed_while_a_run_waits_for_it_is_made_again(tmp_path, monkeypatch):
+    acquire, tried = FileLock.acquire, []
+
+    def removed_meanwhile(lock, **more):
+        tried.append(lock)
+        if len(tried) == 1:
+            raise FileNotFoundError(lock.lock_file)
+        assert (tmp_path / "run").is_dir()
+        return acquire(lock, **more)
+
+    monkeypatch.setattr(FileLock, "acquire", removed_meanwhile)
+    with run_lock(tmp_path / "run"):
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK, HOLDER}
