@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -46,6 +47,22 @@ def check_places_of_hydra(hydra: Mapping[str, Any]) -> None:
                 f"hydra.{key}={str(node.get(leaf))[:60]} is refused, because only thinet writes "
                 "files, once it has judged the configuration: type paths.outputs=<folder>."
             )
+
+
+def check_typed(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse a file that pretends to know what was typed: Hydra appends that to what is there.
+
+    Raises:
+        ThinetError: If so.
+    """
+    if "hydra" not in cfg:
+        return
+    noted: Any = OmegaConf.to_container(cfg.hydra.overrides, resolve=False)
+    lines = [str(text) for part in noted.values() for text in part or []]
+    if set(noted) != {"hydra", "task"} or Counter(lines) != Counter(overrides):
+        raise ThinetError(
+            "hydra.overrides is refused in a file, because it says what was typed: leave it out."
+        )
 
 
 def check_stores(raw: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:

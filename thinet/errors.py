@@ -39,6 +39,10 @@ class Terminated(BaseException):
         self.agreed = agreed
 
 
+class Unread(BaseException):
+    """Nothing reads the output any more, as after ``| head``; like Ctrl-C, it is not an error."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -18,7 +18,7 @@ from omegaconf.base import Container
 from omegaconf.errors import OmegaConfBaseException
 
 from thinet import expansion
-from thinet.destinations import check_folders, check_places_of_hydra, check_stores
+from thinet.destinations import check_folders, check_places_of_hydra, check_stores, check_typed
 from thinet.errors import ThinetError
 from thinet.launching import check_launcher, check_sweeper
 from thinet.trust import PLACES, VARIABLE, check_target, find_class, is_single_name
@@ -68,6 +68,7 @@ def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
 def _judged(inner: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -> DictConfig:
     with expansion.metered():
         cfg: DictConfig = inner(loader, *args, **kwargs)
+    check_typed(cfg, kwargs["overrides"] if "overrides" in kwargs else args[1])
     check_composed(cfg)
     check_choices(cfg, loader.repository.group_exists)
     return cfg

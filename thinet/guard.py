@@ -17,10 +17,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 
 from thinet import lifeline
 from thinet.accidents import accident, is_lost_process
-from thinet.errors import Terminated, ThinetError, first_line
+from thinet.errors import Terminated, ThinetError, Unread, first_line
 from thinet.gate import SEVERAL, install
 from thinet.identity import register_resolvers
-from thinet.messages import is_first_process
+from thinet.messages import is_first_process, is_unread, silence
 
 __all__ = ["SweepErrors", "guarded", "register_resolvers", "sentence", "sweep_errors"]
 
@@ -68,7 +68,7 @@ def guarded(main: Callable[[], Any]) -> None:
 
     ``traceback=true`` on the command line, or ``HYDRA_FULL_ERROR=1``, shows the traceback.
     Exit codes: 2 for something the user can put right, 1 for anything else, 130 for Ctrl-C, 143
-    for SIGTERM.
+    for SIGTERM, 141 if what read the output has ended.
     """
     sweep_errors.reset()
     setting = os.environ.get("HYDRA_FULL_ERROR")
@@ -91,6 +91,9 @@ def _call(main: Callable[[], Any], asked: bool) -> None:
         _try(main, asked)
     except KeyboardInterrupt:
         _leave(*lifeline.INTERRUPTED)
+    except Unread:
+        silence(sys.stdout)
+        _leave(*lifeline.UNREAD)
     except Terminated as told:
         if not is_first_process() and (told.agreed or not lifeline.belongs()):
             sys.exit(0)  # else a launcher would kill the first one before it has said so
@@ -101,7 +104,10 @@ def _try(main: Callable[[], Any], asked: bool) -> None:
     """Call it; an error becomes a sentence, or shows its traceback if that is asked for."""
     try:
         main()
+        sys.stdout.flush()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            raise Unread from None
         if asked:
             lifeline.leave(1)
             raise

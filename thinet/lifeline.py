@@ -22,7 +22,7 @@ from typing import Any
 
 from thinet.accidents import lost_process
 from thinet.errors import Terminated
-from thinet.messages import is_first_process
+from thinet.messages import is_first_process, open_streams
 
 GRACE = 8.0
 """Seconds that the main thread has to end in an orderly way."""
@@ -35,6 +35,7 @@ FIRST = "THINET_FIRST"
 WATCH = "thinet-watch"
 _AGAIN = "type the same command again to go on."
 STOPPED = (143, f"\nstopped by SIGTERM: {_AGAIN}")
+UNREAD = (141, f"stopped, since nothing reads the output any more: {_AGAIN}")
 INTERRUPTED = (130, f"\ninterrupted: {_AGAIN}")
 _TOLD = {signal.SIGTERM: STOPPED, signal.SIGINT: INTERRUPTED}
 
@@ -69,6 +70,7 @@ def begin() -> None:
     if _this.begun:
         return
     _this.begun = True
+    open_streams()
     end_with_first()
     for number in _TOLD:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

@@ -35,11 +35,11 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=PATIENCE)
+        _wait(lock, folder, PATIENCE)
     except Timeout as error:
         if wait:
             print(f"{folder} is in use by {_holder(folder)}: waiting for it to end", flush=True)
-            lock.acquire(timeout=-1)
+            _wait(lock, folder, -1)
         else:
             raise BusyError(
                 f"{folder} is in use by {_holder(folder)}: wait for that run to end, or stop it; "
@@ -58,6 +58,14 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _wait(lock: FileLock, folder: Path, seconds: float) -> None:
+    try:
+        lock.acquire(timeout=seconds)
+    except FileNotFoundError:  # whoever held it did no work, and has removed the folder
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
 
 
 def _holder(folder: Path) -> str:

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from thinet.errors import BusyError, ThinetError
 from thinet.lock import HOLDER, LOCK
 from thinet.state import STATE, RunState
@@ -38,13 +40,14 @@ def check_run_folder(folder: Path, fingerprint: str) -> None:
     Raises:
         ThinetError: If it holds another run or somebody's files, or if a link in it leads out.
     """
-    if folder.is_symlink() or not folder.is_dir():
-        _refuse_leaving(folder, folder.parent)
+    _refuse_leaving(folder, folder.parent)
+    if not folder.is_dir():
         return  # making it says what is wrong
     names = set(os.listdir(folder))
     if not names:
         return
-    named = folder.name.endswith(fingerprint)  # by thinet, whatever has become of its state
+    # By thinet, whatever has become of its state. What a link is called says nothing.
+    named = Path(os.path.realpath(folder)).name.endswith(fingerprint)
     if STATE in names and not named:
         _check_state(folder, fingerprint)
     elif not named and not all(map(_BEGINNING.fullmatch, names)):
@@ -146,7 +149,14 @@ def taken(folder: Path, fingerprint: str) -> Iterator[None]:
 
 
 def _remove_beginning(folder: Path) -> None:
-    if not folder.is_dir() or not set(os.listdir(folder)) <= _NO_WORK:
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
+        _remove_what_did_no_work(folder)  # and not what a run that waited for this one has begun
+
+
+def _remove_what_did_no_work(folder: Path) -> None:
+    if not set(os.listdir(folder)) <= _NO_WORK:
         return
     shutil.rmtree(folder / RECORDS, ignore_errors=True)
     for name in _NO_WORK - {RECORDS}:

@@ -102,6 +102,7 @@ class RunState:
         if state.fingerprint != fingerprint:
             raise ThinetError(
                 f"{folder} holds a run of another configuration ({state.fingerprint}, not "
-                f"{fingerprint}): repeat its own command, choose another name, or type resume=auto."
+                f"{fingerprint}): repeat its own command, choose another name with name=<name>, "
+                "or leave out resume=<folder>."
             )
         return state

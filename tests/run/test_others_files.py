@@ -75,6 +75,8 @@ def world(tmp_path, monkeypatch) -> Path:
     for name in (".bashrc", "documents/thesis.txt", "data/train/cat/1.png", "notes.db"):
         write(root / "home" / name)
     (root / "outputs" / "link").symlink_to(root / "home" / "documents")
+    for name, target in (("inside", "letters"), ("latest", "run"), ("cell", "empty")):
+        (root / "outputs" / name).symlink_to(target)
     monkeypatch.chdir(root / "checkout")
     return root
 
@@ -87,7 +89,9 @@ REFUSED = [
     "name=run", "name=run resume=off", "name=run seed=x resume=off", "name=run model=resnet20",
     "name=letters", "name=letters resume=off", "name=program", "name=program resume=off",
     "name=letters method=train", "name=letters method=sensitivity", "name=letters method=scratch",
-    "name=link", "name=link resume=off", "name=multirun.yaml", "name=../home", "name=.",
+    "name=inside", "name=inside resume=off", "name=latest resume=off", "resume=../outputs/latest",
+    "resume=../outputs/inside/", "name=link", "name=link resume=off", "name=multirun.yaml",
+    "name=../home", "name=.",
     "paths.outputs=null", "paths.outputs= name=conf", "paths.outputs=. name=conf",
     "paths.outputs=.. name=home", "paths.outputs=../home name=documents resume=off",
     "paths.outputs=../home/.bashrc", "paths.cache=null", "paths.data=null",
@@ -147,6 +151,11 @@ RECIPES = {
     "log": {"hydra": {"job_logging": FILE}, "paths": {"outputs": ".."}},
     "log of hydra": {"hydra": {"hydra_logging": FILE, "run": {"dir": "."}}},
     "database": {"logger": {"mlflow": {"tracking_uri": "sqlite:///../home/notes.db"}}},
+    "database that is said to be typed": {
+        "logger": {"mlflow": {"tracking_uri": "sqlite:///../home/notes.db"}},
+        "hydra": {"overrides": {"task": ["logger.mlflow.tracking_uri=mine"]}}},
+    "options of a sweep that are said to be typed": {
+        "hydra": {"overrides": {"hydra": ["logger=mlflow"]}}},
     "mlflow": {"logger": {"mlflow": {"artifact_location": "../home/documents"}}},
     "storage": {"hydra": {"sweeper": {
         "_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",

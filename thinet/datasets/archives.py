@@ -157,8 +157,8 @@ def _move(source: Path, target: Path, root: Path) -> None:
     Raises:
         ThinetError: If its folder is a link to another place.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(root.resolve()):
         raise ThinetError(f"{target.parent} is a link to another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(target):
         os.rename(source, target)

@@ -149,4 +149,9 @@ def _table(first: str, *others: str) -> Table:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    class Lines(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to whoever called; rich would end the program without a word."""
+            raise BrokenPipeError
+
+    return Lines() if sys.stdout.isatty() else Lines(width=PIPE_WIDTH)
