@@ -21,6 +21,7 @@ from thinet.errors import Terminated, ThinetError, Unread, first_line
 from thinet.gate import SEVERAL, install
 from thinet.identity import register_resolvers
 from thinet.messages import is_first_process, is_unread, silence
+from thinet.together import leave_group
 
 __all__ = ["SweepErrors", "guarded", "register_resolvers", "sentence", "sweep_errors"]
 
@@ -80,6 +81,7 @@ def guarded(main: Callable[[], Any]) -> None:
         with lifeline.answering():
             _call(main, asked)
     finally:
+        leave_group()
         os.environ.pop("HYDRA_FULL_ERROR")
         if setting is not None:
             os.environ["HYDRA_FULL_ERROR"] = setting

@@ -17,17 +17,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from thinet.errors import BusyError, ThinetError
+from thinet.files import write_bytes_atomic
 from thinet.lock import HOLDER, LOCK
 from thinet.state import STATE, RunState
 
 RECORDS = ".hydra"
 _NO_WORK = {RECORDS, "run.log", STATE, LOCK, HOLDER}
 """What a run leaves that ended before it did anything."""
-_BEGINNING = re.compile(
-    r"\.hydra|run\.log|\.lock|\.running\.json|failure\.json|metrics\.csv|wandb|tensorboard"
-    r"|mlruns|mlflow\.db|\..+\.partial"
-)
+_BEGINNING = re.compile(r"\.hydra|run\.log|\.lock|\.running\.json|failure\.json|\..+\.partial")
 """What may lie in the folder of a run that was killed before it wrote its state."""
+_ADDED_TO = ("run.log", "metrics.csv")
+"""What is written in place; nearly all else is replaced whole, by a rename."""
 
 
 def check_run_folder(folder: Path, fingerprint: str) -> None:
@@ -109,8 +109,10 @@ def _refuse_leaving(path: Path, folder: Path) -> None:
             return
         kind = f"a link to {inside}"
     elif stat.S_ISREG(found.st_mode):
-        if found.st_nlink == 1:
-            return
+        emptied = path.name.endswith(".lock") and found.st_size > 0
+        changed = emptied or ".db" in path.suffix
+        if found.st_nlink == 1 or not changed:
+            return  # see unshare: a backup by hard links keeps what it has
         kind = "one of several names of a file (a hard link)"
     elif stat.S_ISDIR(found.st_mode):
         return
@@ -120,6 +122,14 @@ def _refuse_leaving(path: Path, folder: Path) -> None:
         f"{path} is {kind}, and what is written there would change files elsewhere: type "
         f"cp -rL {folder} <new folder> and use the copy, or remove it."
     )
+
+
+def unshare(folder: Path) -> None:
+    """Give a run files of its own where those it adds to have other names too (``cp -al``)."""
+    for name in _ADDED_TO:
+        path = folder / name
+        if path.is_file() and path.stat().st_nlink > 1:
+            write_bytes_atomic(path, path.read_bytes())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from thinet.files import read_json, write_json_atomic, write_text_atomic
 from thinet.identity import fingerprint, run_folder
 from thinet.lock import run_lock
 from thinet.messages import is_first_process, logging_to, say
-from thinet.places import RECORDS, taken
+from thinet.places import RECORDS, taken, unshare
 
 RESULT = "result.json"
 
@@ -43,8 +43,10 @@ def run(cfg: DictConfig) -> float | None:
         folder.mkdir(parents=True, exist_ok=True)
         return _run(cfg, config, mark, folder)
     lock = run_lock(folder, wait=_in_sweep())
-    with taken(folder, mark), lock, logging_to(folder):
-        return _run(cfg, config, mark, folder)
+    with taken(folder, mark), lock:
+        unshare(folder)
+        with logging_to(folder):
+            return _run(cfg, config, mark, folder)
 
 
 def _in_sweep() -> bool:
@@ -178,15 +180,16 @@ def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float
         state, done = engine.agree((state, done))
         if done:
             return _show_again(engine.decide(lambda: read_json(folder / RESULT)), folder)
+        _compare_images(engine.gather(job.data.identity()))
     state.check_data(job.data.identity())
     plan = _plan(job, state.counts)
+    if is_first_process():
+        state.save(folder)  # before anything else lies in the folder, which says whose it is
     engine.loggers, engine.step = _loggers(config, folder, state), state.step
     status = "failed"
     try:
         log_config(engine.loggers, config)
         work = Run(job, plan, engine, state, folder)
-        if is_first_process():
-            state.save(folder)
         found = getattr(_method(job.method), job.method)(work)
         work.count_time()
         state = work.state
@@ -201,6 +204,16 @@ def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float
         with lifeline.patiently():  # dashboards are waited for as long as the configuration says
             close(engine.loggers, status)
     return objective
+
+
+def _compare_images(found: list[dict[str, str]]) -> None:
+    """Refuse processes that see different images, on all of them."""
+    if any(one != found[0] for one in found):
+        other = next(place for place, one in enumerate(found) if one != found[0])
+        raise ThinetError(
+            f"processes 0 and {other} of this run see different images: give all machines the same "
+            "dataset.root."
+        )
 
 
 def _method(name: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from thinet.errors import ThinetError
 
@@ -41,3 +42,15 @@ def decided(choose: Callable[[], T], first: bool, agree: Callable[[object], obje
     if isinstance(found, ThinetError):
         raise found
     return cast(T, found)
+
+
+def leave_group() -> None:
+    """Leave a process group of gloo, whose threads may abort a process that ends within it.
+
+    One of NCCL is left alone: leaving it may wait for processes that are gone.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")  # not imported, not in a group
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()

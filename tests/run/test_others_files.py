@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from thinet.cli import main
+from thinet.files import write_json_atomic
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = "0a1b2c3d"
@@ -252,7 +253,8 @@ FILES = (
 FOLDERS = ("stages", "figures", ".hydra", "model", "wandb", "tensorboard", "wandb/run-1")
 LINKS = [
     *(("symlink", name) for name in FILES),
-    *(("hard link", name) for name in FILES[:4]),
+    ("hard link", ".lock"),
+    ("hard link", "mlflow.db"),
     *(("dangling", name) for name in ("run.log", ".lock")),
     *(("folder", name) for name in FOLDERS),
 ]
@@ -301,7 +303,7 @@ def test_links_in_a_received_cache_are_not_followed(kind, received, type_, tiny,
     (weights,) = outputs.glob(".cache/*/model.safetensors")
     lock = weights.parent.with_name(f"{weights.parent.name}.lock")
     shutil.rmtree(folder)
-    for path in (lock, weights.parent / "accuracy.json"):
+    for path in (lock, weights.parent / "accuracy.json")[: 1 if kind == "hard link" else 2]:
         plant(kind, path, world / "home")
         before = snapshot(world / "home")
         outcome = type_(*tiny, "method=train", f"paths.outputs={outputs}")
@@ -309,6 +311,21 @@ def test_links_in_a_received_cache_are_not_followed(kind, received, type_, tiny,
         assert "link" in outcome.err
         assert new_paths(before, snapshot(world / "home")) == []
         path.unlink()
+
+
+def test_a_backup_by_hard_links_keeps_what_it_has(received, type_, tiny, tmp_path):
+    outputs, folder = received
+    subprocess.run(["cp", "-al", outputs, tmp_path / "backup"], check=True)
+    state = json.loads((folder / "state.json").read_text())
+    write_json_atomic(folder / "state.json", {**state, "status": "running"})
+    for lock in (tmp_path / "backup").rglob("*.lock"):
+        lock.unlink()  # empty, but its time of change is shared
+    before = snapshot(tmp_path / "backup")
+    for more in ((), ("resume=off",)):
+        outcome = type_(*tiny, "method=train", f"paths.outputs={outputs}", *more)
+        assert outcome.code == 0, outcome
+    assert (folder / "run.log").stat().st_nlink == 1
+    assert new_paths(before, snapshot(tmp_path / "backup")) == []
 
 
 def test_a_received_run_without_links_goes_on(received, type_, tiny, world):

@@ -32,7 +32,9 @@ def full_float32(device: torch.device) -> Iterator[None]:
     """Float32 arithmetic in full inside: no TensorFloat-32, no bfloat16 products, no autocast.
 
     GPUs convolve float32 maps in TensorFloat-32 by default, with an error of 1e-3, and so do the
-    products of some CPUs if asked to.
+    products of some CPUs if asked to. Afterwards each backend has the precision that it had, now
+    set explicitly (torch cannot tell a default from a setting), so that a later
+    ``torch.backends.fp32_precision`` for all of them no longer reaches it.
 
     Args:
         device: Where the network runs.
