@@ -242,6 +242,7 @@ def _functions() -> dict[str, Any]:
         "set_rng_state": _set_random,
         "set_rng_state_all": lambda states: _set_random(states[0]),
         "Event": _Event,
+        "is_current_stream_capturing": lambda: False,
     }
 
 
