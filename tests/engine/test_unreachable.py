@@ -140,8 +140,11 @@ def test_a_run_whose_dashboards_all_fail_ends_as_without_them(
     plain = tmp_path / "plain" / "tiny"
     run(compose_tiny(f"paths.outputs={plain.parent}", "name=tiny", *common))
     folder = tmp_path / "failing" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "tensorboard").write_text("no folder can be made here")
+
+    def no_folder_can_be_made(*_):
+        (folder / "tensorboard").write_text("here")
+
+    monkeypatch.setattr("thinet.run._record", no_folder_can_be_made)  # what a run does first
     original = sent._send_result
 
     def refused(*args):
