@@ -10,28 +10,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from thinet.artifacts import dump_state
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
-from thinet.engine.checkpoints import (
-    AtomicCheckpointIO,
-    StageCheckpoint,
-    damaged,
-    own_signals,
-)
+from thinet.engine.checkpoints import StageCheckpoint, damaged
 from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
 from thinet.engine.loggers import RunCSVLogger
 from thinet.engine.processes import start_others
-from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Accuracy, Devices, Training
+from thinet.engine.trainers import call, make_trainer
 from thinet.errors import Terminated, ThinetError
 from thinet.pruning import Calibration
 from thinet.schedule import Phase, learning_rate
@@ -98,7 +90,7 @@ class Engine:
         module = self._classifier(network)
         trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
         run = trainer.validate if split == "val" else trainer.test
-        (found,) = _call(trainer, run, module, datamodule=self.data, verbose=False)
+        (found,) = call(trainer, run, module, datamodule=self.data, verbose=False)
         return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])
 
     def fit(
@@ -141,7 +133,7 @@ class Engine:
         )
         resumed = checkpoint if self.exists(checkpoint) else None
         try:
-            _call(
+            call(
                 trainer, trainer.fit, module,
                 datamodule=self.data, ckpt_path=resumed, weights_only=True,
             )  # fmt: skip
@@ -213,7 +205,7 @@ class Engine:
             tiny = nn.Sequential(
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
             )
-            _call(
+            call(
                 trainer, trainer.validate, self._classifier(tiny),
                 datamodule=self.data, verbose=False,
             )  # fmt: skip
@@ -278,59 +270,4 @@ class Engine:
         return min(batches, self.devices.max_steps_per_epoch or batches)
 
     def _trainer(self, title: str, **settings: Any) -> Trainer:
-        devices = self.devices
-        progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
-        bar = any(isinstance(callback, ProgressBar) for callback in progress)
-        return Trainer(
-            **{
-                "accelerator": devices.accelerator,
-                "devices": devices.devices,
-                "num_nodes": devices.num_nodes,
-                "strategy": devices.strategy,
-                "precision": devices.precision,
-                "deterministic": "warn" if devices.deterministic else None,
-                "limit_train_batches": devices.max_steps_per_epoch,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # the data set shards by itself
-                "enable_model_summary": False,
-                "enable_progress_bar": bar,
-                "enable_checkpointing": "max_epochs" in settings,
-                **_one_gpu_each(devices),
-                "plugins": _plugins(),
-                "log_every_n_steps": 10,
-                **settings,
-                "callbacks": [*settings["callbacks"], *progress],
-            }
-        )
-
-
-def _plugins() -> list[Any]:
-    """How checkpoints are written; and, under SLURM, that Lightning does not requeue by itself.
-
-    It would look for its own checkpoint in every Trainer of a run, hence in the wrong stage.
-    """
-    environment = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [AtomicCheckpointIO(), *environment]
-
-
-def _one_gpu_each(devices: Devices) -> dict[str, Any]:
-    """Settings of a Trainer whose process sees one GPU, its own, while its neighbours have others.
-
-    SLURM's ``--gpus-per-task=1`` makes it so. Lightning would look for all of them here.
-    """
-    alone = devices.devices > 1 and torch.cuda.device_count() == 1
-    if devices.accelerator == "cpu" or not alone or not SLURMEnvironment.detect():
-        return {}
-    own = [torch.device("cuda", 0)] * devices.devices
-    return {"strategy": DDPStrategy(parallel_devices=own), "devices": 1}
-
-
-def _call(trainer: Trainer, run: Callable[..., Any], *args: Any, **settings: Any) -> Any:
-    """Call a Trainer; Ctrl-C stays Ctrl-C where Lightning makes it an exit of its own."""
-    try:
-        with own_signals(trainer):
-            return run(*args, **settings)
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
+        return make_trainer(self.devices, title, **settings)
