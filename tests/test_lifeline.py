@@ -113,6 +113,7 @@ def test_something_of_a_limited_length_is_waited_for(number, wanted, script):
 def test_a_forked_process_is_not_heard_by_its_parent(script):
     process = script(
         "lifeline.begin()\n"
+        "import warnings; warnings.simplefilter('ignore')  # Python 3.12 warns of threads\n"
         "child = os.fork()\n"
         "if not child: os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 9)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
