@@ -39,22 +39,27 @@ class Results:
     def about(self, facts: Mapping[str, Any]) -> None:
         """Keep facts about the machine and the command."""
         found = self.read()
-        found["about"] |= {key: _plain(value) for key, value in facts.items()}
+        found["about"] |= {key: plain_value(value) for key, value in facts.items()}
         write_json_atomic(self._path, found)
 
-    def begin(self, box: str, limit: float) -> None:
-        """A box begins, with nothing found."""
+    def begin(self, box: str, limit: float) -> list[Row]:
+        """A box begins, with nothing found.
+
+        Returns:
+            What it had found before, apart from errors.
+        """
         found = self.read()
-        found["boxes"].pop(box, None)
+        before: list[Row] = found["boxes"].pop(box, {}).get("rows", [])
         found["boxes"][box] = {
             "status": RUNNING, "seconds": None, "limit": round(limit, 1), "error": None, "rows": []
         }  # fmt: skip
         self._write(found)
+        return [row for row in before if not row.get("error")]
 
     def add(self, box: str, row: Row) -> None:
         """A box has found something."""
         found = self.read()
-        found["boxes"][box]["rows"].append({key: _plain(value) for key, value in row.items()})
+        found["boxes"][box]["rows"].append({key: plain_value(value) for key, value in row.items()})
         self._write(found)
 
     def fail(self, box: str, error: str) -> None:
@@ -100,8 +105,8 @@ def failed(rows: list[Row]) -> int:
     return sum(bool(row.get("error")) for row in rows)
 
 
-def _plain(value: Any) -> Any:
-    """What JSON knows; numbers that are not finite as text."""
+def plain_value(value: Any) -> Any:
+    """A value as it is written: what JSON knows; numbers that are not finite as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (int, str)) else str(value)

@@ -28,18 +28,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.on_gpu.results import Results, failed
+from experiments.timing import Row
 
 ROOT = Path(__file__).parents[2]
 BOXES = {  # name: seconds at most; what was left over goes to the last
-    "default": 90.0,
+    "default": 130.0,
     "runs": 110.0,
     "criteria": 40.0,
     "law": 30.0,
     "statistics": 40.0,
     "oneshot": 40.0,
-    "slim": 60.0,
+    "slim": 75.0,
     "data": 40.0,
-    "finetune": 45.0,
+    "finetune": 60.0,
     "peers": 600.0,
 }
 """Most important first: an early end loses the least."""
@@ -74,6 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as <name>.tar.xz or folder, for peers")
     parser.add_argument("--weights", type=Path, help="weights of ResNet-56 on CIFAR-10, for peers")
     parser.add_argument("--commit", help="name of the code, where git cannot tell")
+    parser.add_argument("--resume", action="store_true", help="keep the cells found in --out")
     parser.add_argument("--fresh", action="store_true", help="a new interpreter for every box")
     parser.add_argument("--box", choices=[FIRST, *BOXES], help="only this one, in this process")
     parser.add_argument("--limit", type=float, default=SMOKE_LIMIT, help="seconds, with --box")
@@ -82,6 +84,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in (*_split(options.only), *_split(options.skip)):
         if name not in BOXES:
             parser.error(f"there is no box {name!r}: choose among {names}")
+    if options.resume and options.fresh:
+        parser.error("--resume goes with forked processes only, not with --fresh")
     for path in (options.cifar, options.weights):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")
@@ -93,7 +97,9 @@ def _split(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def enter(options: argparse.Namespace, name: str, limit: float, work: Path) -> None:
+def enter(
+    options: argparse.Namespace, name: str, limit: float, work: Path, known: Sequence[Row] = ()
+) -> None:
     """Run a box in this process; an error is kept as one line, and its traceback printed.
 
     Raises:
@@ -117,6 +123,7 @@ def enter(options: argparse.Namespace, name: str, limit: float, work: Path) -> N
             work=work / name,
             weights=options.weights and options.weights.absolute(),
             images=options.cifar is not None,
+            known=tuple(known),
         )
         module = importlib.import_module(f"experiments.on_gpu.boxes.{HOMES[name]}")
         getattr(module, name)(context)
@@ -170,12 +177,14 @@ def _forked(log: Path, task: Any) -> None:
     task()
 
 
-def start(options: argparse.Namespace, name: str, limit: float, work: Path) -> Child:
+def start(
+    options: argparse.Namespace, name: str, limit: float, work: Path, known: Sequence[Row] = ()
+) -> Child:
     """Begin a box; what it prints is added to ``log.txt``."""
     log = options.out / "log.txt"
     if not options.fresh:
         context = multiprocessing.get_context("fork")
-        task = partial(enter, options, name, limit, work)
+        task = partial(enter, options, name, limit, work, known)
         process = context.Process(target=_forked, args=(log, task))
         process.start()
         return Child(process)
@@ -203,13 +212,13 @@ def run_box(options: argparse.Namespace, name: str, limit: float, work: Path) ->
         Whether it ended by itself and without an error.
     """
     results = Results(options.out)
-    results.begin(name, limit)
+    before = results.begin(name, limit)
     with open(options.out / "log.txt", "a") as file:
         file.write(f"\n===== {name}, {limit:.0f} s at most =====\n")
     folder = work / name
     folder.mkdir(exist_ok=True)
     began = time.monotonic()
-    child = start(options, name, limit, work)
+    child = start(options, name, limit, work, before if options.resume else ())
     status, said, error = None, "interrupted", None
     try:
         status = child.wait(limit)

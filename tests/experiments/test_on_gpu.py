@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def broken(monkeypatch):
 )
 def test_what_a_box_found_before_its_end_stays(broken, tmp_path, name, status, error, row):
     options = argparse.Namespace(
-        out=tmp_path, smoke=True, fresh=False, cifar=None, weights=None
+        out=tmp_path, smoke=True, fresh=False, cifar=None, weights=None, resume=False
     )  # fmt: skip
     limit = 3.0 if name == "hangs" else 60.0
     assert not run.run_box(options, name, limit, tmp_path)
@@ -184,6 +185,18 @@ def test_a_cell_that_raises_and_one_without_time_are_rows(tmp_path):
         {"cell": 2, "error": "ZeroDivisionError: division by zero"},
     ]
     assert rows[2]["error"] in ("left out: 50 s were left", "left out: 49 s were left")
+
+
+def test_a_cell_that_was_measured_before_is_taken_over(tmp_path):
+    results = Results(tmp_path)
+    results.begin("law", 9.0)
+    results.add("law", {"cell": 1, "value": 2.0})
+    results.add("law", {"cell": 2, "error": "left out"})
+    made, rows = context(tmp_path, 50)
+    made = replace(made, known=tuple(results.begin("law", 9.0)))
+    assert not made.cell({"cell": 1}, lambda: {"value": 3.0})
+    assert made.cell({"cell": 2}, lambda: {"value": 4.0})
+    assert rows == [{"cell": 1, "value": 2.0}, {"cell": 2, "value": 4.0}]
 
 
 def test_results_are_whole_after_every_row(tmp_path):

@@ -19,7 +19,7 @@ CELLS = (("vgg_small", 3, 64), ("resnet20", 2, 256), ("resnet56", 1, 64))
 def finetune(context: Context) -> None:
     """The digits, held in memory: what is compared is the loops."""
     quiet()
-    rounds, patience = (1, 0.0) if context.smoke else (5, 8.0)
+    rounds, patience = (1, 0.0) if context.smoke else (5, 6.0)
     cells = (("vgg_small", 1, 64),) if context.smoke else CELLS
     for name, epochs, batch in cells:
         size = 8 if context.smoke else 32
