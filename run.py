@@ -1,7 +1,7 @@
 """Run one experiment, or a sweep with -m; ``python run.py --help`` lists every option."""
 
 if __name__ == "__main__":  # and not in a process that only imports this one
-    from thinet.lifeline import begin
+    from thinet.base.lifeline import begin
 
     begin()
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 
-from thinet.guard import guarded, register_resolvers
+from thinet.app.cli_errors import guarded, register_resolvers
 
 register_resolvers()
 
@@ -17,7 +17,7 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: Any) -> Any:
     """Hand the composed configuration to thinet; torch is imported only now."""
-    from thinet.run import run
+    from thinet.app.main import run
 
     return run(cfg)
 

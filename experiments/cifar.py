@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinet.base.files import write_text_atomic
+from thinet.base.seeding import derive_seed
 from thinet.datasets.layout import class_folders, list_part
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from thinet.files import write_text_atomic
 from thinet.models import build
 from thinet.models.weights import load_weights
-from thinet.reconstruction import recalibrate_
-from thinet.seeding import derive_seed
+from thinet.pruning.reconstruction import recalibrate_
 
 BUILDERS = "thinet.models.cifar_resnet", "thinet.models.small_vgg"
 WIDTH = 0.25

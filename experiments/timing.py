@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 from thinet.metrics.memory import resident_peak_mb
 
 Times = dict[str, list[float]]

@@ -20,7 +20,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from thinet.identity import register_resolvers
+from thinet.run.identity import register_resolvers
 
 if TYPE_CHECKING:
     import torch
@@ -122,3 +122,26 @@ def fresh() -> Callable[..., Any]:
         return json.loads(done.stdout.rpartition("\nRESULT ")[2])
 
     return call
+
+
+@pytest.fixture
+def make_run(compose_tiny, tmp_path) -> Callable[..., Any]:
+    """A run as a new process would set it up, without Hydra's main function."""
+
+    def make(*overrides: str, folder: Path | None = None) -> Any:
+        from thinet.app.config import build, check
+        from thinet.engine.engine import Engine
+        from thinet.pruning.plan import make_plan
+        from thinet.run.identity import fingerprint
+        from thinet.run.session import Run
+        from thinet.run.state import RunState
+
+        cfg = compose_tiny(*overrides)
+        job = build(check(cfg))
+        folder = folder or tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        state = RunState.load(folder, fingerprint(cfg))
+        engine = Engine(job.data, job.devices, [], job.seed, state.step)
+        return Run(job, make_plan(job), engine, state, folder)
+
+    return make

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 import thinet
-from thinet.artifacts import Spec
-from thinet.checks import find_problems
-from thinet.criteria import ThiNet, ThiNetRefit
-from thinet.errors import ThinetError
-from thinet.export import export
-from thinet.reconstruction import Refit, Scale
-from thinet.statistics import Sampling
-from thinet.target import Target, Widths
+from thinet.app.checks import find_problems
+from thinet.artifacts.export import export
+from thinet.artifacts.store import Spec
+from thinet.base.errors import ThinetError
+from thinet.pruning.criteria import ThiNet, ThiNetRefit
+from thinet.pruning.reconstruction import Refit, Scale
+from thinet.pruning.statistics import Sampling
+from thinet.widths.target import Target, Widths
 
 NAN, INF = math.nan, math.inf
 IMAGES = torch.randn(6, 3, 8, 8)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import thinet
+from thinet.app.main import run
 from thinet.cli import main
-from thinet.environment import missing_packages
-from thinet.run import run
+from thinet.run.environment import missing_packages
 
 FINISHED = {}
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def test_a_finished_run_holds_everything(outputs):
 def test_a_finished_run_is_shown_again_and_not_repeated(outputs, compose_tiny, monkeypatch, capsys):
     cfg = compose_tiny(f"paths.outputs={outputs}", "name=tiny", "schedule=oneshot", "logger=wandb")
     before = (outputs / "tiny" / "result.json").read_bytes()
-    monkeypatch.setattr("thinet.run._work", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr("thinet.app.main._work", lambda *_: pytest.fail("it was run again"))
     value = run(cfg)
     assert value == json.loads(before)["slim"]["val_top1"]
     assert "resume=off runs it again" in capsys.readouterr().out

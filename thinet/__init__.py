@@ -14,20 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thinet.api import prune
-    from thinet.artifacts import load, save
-    from thinet.errors import ThinetError
+    from thinet.artifacts.store import load, save
+    from thinet.base.errors import ThinetError
     from thinet.metrics import cost
+    from thinet.pruning.prune import prune
 
 __version__ = "0.1.0"
 __all__ = ["ThinetError", "cost", "load", "prune", "save"]
 
 _HOMES = {
-    "ThinetError": "thinet.errors",
+    "ThinetError": "thinet.base.errors",
     "cost": "thinet.metrics",
-    "load": "thinet.artifacts",
-    "prune": "thinet.api",
-    "save": "thinet.artifacts",
+    "load": "thinet.artifacts.store",
+    "prune": "thinet.pruning.prune",
+    "save": "thinet.artifacts.store",
 }
 
 

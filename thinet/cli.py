@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thinet.environment import environment, missing_packages
-from thinet.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError, first_line
+from thinet.run.environment import environment, missing_packages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def _doctor(_: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from thinet.engine.loggers import has_wandb_key
+    from thinet.engine.logging.loggers import has_wandb_key
 
     table = Table("what", "found", box=None, pad_edge=False)
     found = environment()
@@ -101,8 +101,8 @@ def _list(chosen: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from thinet.files import read_json
-    from thinet.state import STATE
+    from thinet.base.files import read_json
+    from thinet.run.state import STATE
 
     states = sorted(chosen.outputs.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
     if not states:
@@ -122,7 +122,7 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _row(state: dict[str, Any], result: Path) -> list[str]:
-    from thinet.files import read_json
+    from thinet.base.files import read_json
 
     baseline = (state.get("baseline") or {}).get("top1")
     slim = left = None
@@ -136,10 +136,10 @@ def _row(state: dict[str, Any], result: Path) -> list[str]:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from thinet.places import check_links
     from thinet.report import compare_report, draw_figures, write_report
     from thinet.report.results import read_result
     from thinet.report.terminal import print_result
+    from thinet.run.folders import check_links
 
     if chosen.wandb:
         return _report_on_wandb(chosen.folders)
@@ -160,7 +160,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _report_on_wandb(folders: Sequence[Path]) -> int:
-    from thinet.engine.loggers import has_wandb_key
+    from thinet.engine.logging.loggers import has_wandb_key
     from thinet.report.wandb_report import send_report
 
     if not has_wandb_key():
@@ -173,9 +173,9 @@ def _report_on_wandb(folders: Sequence[Path]) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    from thinet.export import export
-    from thinet.places import check_links
-    from thinet.saved import SPEC
+    from thinet.artifacts.export import export
+    from thinet.artifacts.names import SPEC
+    from thinet.run.folders import check_links
 
     folder = chosen.folder
     check_links(folder)

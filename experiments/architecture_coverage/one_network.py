@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from thinet.metrics import cost
 from thinet.models.torchvision_net import torchvision_net
-from thinet.planning import Request, choose_counts, choose_groups
 from thinet.surgery import ChannelGraph, difference, masked, remove_, shared_copy, trace
+from thinet.widths.choose import Request, choose_counts, choose_groups
 
 CLASSES = 1000
 RATIO = 0.5

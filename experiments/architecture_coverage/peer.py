@@ -19,7 +19,7 @@ from experiments.architecture_coverage.one_network import (
     image_size,
     peak_mb,
 )
-from thinet.errors import first_line
+from thinet.base.errors import first_line
 from thinet.metrics import cost
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.architecture_coverage.one_network import GIB, with_thinet
 from experiments.architecture_coverage.peer import described, with_torch_pruning
 from experiments.architecture_coverage.picture import draw
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
 FIELDS = (

@@ -32,12 +32,12 @@ from experiments.cifar import (
 )
 from experiments.criteria_cifar10.figure import draw
 from experiments.criteria_cifar10.tables import tables
-from thinet.artifacts import load_state_, read_state, save
-from thinet.methods.scratch import cut_fresh_
+from thinet.artifacts.names import WEIGHTS
+from thinet.artifacts.store import load_state_, read_state, save
 from thinet.metrics import cost
-from thinet.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
-from thinet.saved import WEIGHTS
-from thinet.statistics import Sampling
+from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
+from thinet.pruning.scratch import cut_fresh_
+from thinet.pruning.statistics import Sampling
 from thinet.surgery import trace
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ class Way:
     """How to choose filters and what to do about their loss.
 
     Attributes:
-        criterion: A file of ``thinet/criteria``.
+        criterion: A file of ``thinet/pruning/criteria``.
         reconstruction: What corrects the next layer.
         each: BatchNorm statistics after each cut, not only after the last.
     """

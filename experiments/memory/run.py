@@ -66,7 +66,7 @@ def write_images(folder: Path, each: int = 8) -> None:
 
 def measure_stages(outputs: Path, blocks: int, *overrides: str) -> list[dict[str, Any]]:
     """One run with a stage for each block; a row after every stage."""
-    from thinet.methods import prune
+    from thinet.pruning import method as prune
 
     rows: list[dict[str, Any]] = []
     own = prune.log_stage
@@ -90,7 +90,7 @@ def measure_stages(outputs: Path, blocks: int, *overrides: str) -> list[dict[str
 
 def measure_sweep(outputs: Path, points: int, logger: str, *overrides: str) -> list[dict[str, Any]]:
     """A sweep over seeds in this process; a row after every point."""
-    from thinet.sweep import SweepCallback
+    from thinet.sweeps.callback import SweepCallback
 
     rows: list[dict[str, Any]] = []
     own = SweepCallback.on_job_end

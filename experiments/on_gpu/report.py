@@ -17,7 +17,7 @@ from experiments.cifar import mean_and_spread
 from experiments.on_gpu.results import Results, failed
 from experiments.slim_speed.run import draw_bars
 from experiments.timing import Row, markdown
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 from thinet.report.style import BLUE, GRID, INK, SKY, new_figure, save_png
 
 

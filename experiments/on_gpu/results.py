@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.timing import Row, write_rows
-from thinet.files import read_json, write_json_atomic
+from thinet.base.files import read_json, write_json_atomic
 
 RUNNING = "running"
 

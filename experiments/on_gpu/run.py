@@ -58,7 +58,7 @@ LEAST = 5.0
 """Seconds below which a box is not begun."""
 PRELOADED = (
     "torch", "torchvision", "pytorch_lightning", "matplotlib.figure", "sklearn.datasets",
-    "experiments.timing", "thinet.api", "thinet.run",
+    "experiments.timing", "thinet.pruning.prune", "thinet.app.main",
 )  # fmt: skip
 """What nearly every box imports: a process that is forked from this one has it for nothing."""
 

@@ -31,10 +31,10 @@ from experiments.timing import (
     write_rows,
 )
 from thinet import prune
-from thinet.api import PruneResult
 from thinet.metrics.memory import forget_peak
 from thinet.models.resnet import resnet50
 from thinet.models.vgg import vgg16
+from thinet.pruning.prune import PruneResult
 from thinet.report.style import BLUE, GRID, INK, MUTED, SKY, new_figure, save_png
 from thinet.surgery import evaluating
 

@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from torch import nn
 from torchvision.models import squeezenet1_0
 
-from thinet.config import build as build_job
-from thinet.config import check
-from thinet.identity import register_resolvers
+from thinet.app.config import build as build_job
+from thinet.app.config import check
 from thinet.metrics import cost
-from thinet.plan import make_plan
+from thinet.pruning.plan import make_plan
+from thinet.run.identity import register_resolvers
 
 CONF = Path(__file__).parents[2] / "conf"
 Costs = dict[str, Any]

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from experiments.cifar import splice
 from experiments.paper_tables.costs import cells, composed, differing, row_costs
-from thinet.errors import ThinetError
-from thinet.files import write_text_atomic
+from thinet.base.errors import ThinetError
+from thinet.base.files import write_text_atomic
 from thinet.report.results import read_result
 from thinet.report.sweep import check_protocols
 

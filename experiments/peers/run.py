@@ -30,8 +30,8 @@ from experiments.cifar import (
 from experiments.peers.figure import draw
 from experiments.peers.peer import IMPORTANCES, prune_with_peer
 from thinet.metrics import cost
-from thinet.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
-from thinet.statistics import Sampling
+from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
+from thinet.pruning.statistics import Sampling
 from thinet.surgery import trace
 
 HERE = Path(__file__).parent

@@ -28,8 +28,8 @@ from experiments.cifar import (
     splice,
 )
 from experiments.reconstruction_ingredients.figure import draw
-from thinet.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
-from thinet.statistics import Sampling
+from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
+from thinet.pruning.statistics import Sampling
 
 HERE = Path(__file__).parent
 INNER = {"resnet": ["layer*.conv1"], "vgg": "inner"}
@@ -41,7 +41,7 @@ class Recipe:
     """How to prune; the defaults are the plainest ThiNet with the paper's factors.
 
     Attributes:
-        criterion: A file of ``thinet/criteria``.
+        criterion: A file of ``thinet/pruning/criteria``.
         reconstruction: ``none``, ``scale`` or ``refit``.
         intercept: Of the refit: a constant is fitted, too.
         target: Of the refit: ``current`` or ``original``.

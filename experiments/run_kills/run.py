@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

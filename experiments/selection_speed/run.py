@@ -17,9 +17,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from thinet.criteria import greedy_removal
+from thinet.pruning.criteria import greedy_removal
+from thinet.pruning.statistics import ContributionMoments
 from thinet.report.style import BLUE, GREEN, GRID, VERMILLION, new_figure, save_png
-from thinet.statistics import ContributionMoments
 
 HERE = Path(__file__).parent
 BLOCK = 640

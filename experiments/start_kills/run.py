@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_kills.run import digest, members, start, undisturbed
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
 COLUMNS = (

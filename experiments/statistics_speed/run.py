@@ -32,6 +32,13 @@ from experiments.timing import (
 )
 from thinet.models.resnet import resnet50
 from thinet.models.vgg import vgg16
+from thinet.pruning.statistics import (
+    ContributionMoments,
+    PatchMoments,
+    Sampling,
+    Statistic,
+    collect,
+)
 from thinet.report.style import (
     BLUE,
     GRID,
@@ -42,7 +49,6 @@ from thinet.report.style import (
     new_figure,
     save_png,
 )
-from thinet.statistics import ContributionMoments, PatchMoments, Sampling, Statistic, collect
 from thinet.surgery import Group, trace
 from thinet.surgery.calls import WeightCall
 from thinet.surgery.observe import observe

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from thinet import options
-from thinet.config import build, check
-from thinet.criteria import Criterion
+from thinet.app.config import build, check
+from thinet.app.main import _method
 from thinet.datasets.module import ImageData
 from thinet.models import build as build_network
-from thinet.reconstruction import Reconstruction
-from thinet.schedule import LayerPlace, make_stages
+from thinet.pruning import registry as options
+from thinet.pruning.criteria import Criterion
+from thinet.pruning.reconstruction import Reconstruction
+from thinet.pruning.stages import LayerPlace, make_stages
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*/*.yaml"))
@@ -89,7 +89,7 @@ def test_a_model_is_built_for_its_own_image_size(option, compose):
 
 @pytest.mark.parametrize("option", options_of("method"))
 def test_a_method_is_a_function_of_its_name(option):
-    assert callable(getattr(import_module(f"thinet.methods.{option}"), option))
+    assert callable(getattr(_method(option), option))
 
 
 @pytest.mark.parametrize("option", options_of("schedule"))
@@ -104,7 +104,7 @@ def test_a_schedule_makes_stages(option, compose):
 
 @pytest.mark.parametrize("option", options_of("logger"))
 def test_a_logger_has_a_maker(option, compose):
-    from thinet.engine import loggers
+    from thinet.engine.logging import loggers
 
     chosen = check(compose(f"logger=[{option}]"))["logger"] or {}
     assert list(chosen) == ([] if option == "csv" else [option])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from thinet.base.errors import ThinetError
 from thinet.datasets import archives
 from thinet.datasets.archives import Archive, fetch, unpack_tar
-from thinet.errors import ThinetError
 
 WANTED = [Path("set/a"), Path("set/b")]
 

@@ -8,8 +8,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.module import ImageData
-from thinet.errors import ThinetError
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
 RECIPE = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.cub200 import CUB200
-from thinet.errors import ThinetError
 
 PER_CLASS = 4
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from thinet.config import check
+from thinet.app.config import check
+from thinet.base.errors import ThinetError
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.folder import Folder
 from thinet.datasets.images import ImageError, find_unreadable, read_image
 from thinet.datasets.transforms import RESIZE, Preprocessing
-from thinet.errors import ThinetError
-from thinet.identity import baseline_fingerprint, fingerprint
+from thinet.run.identity import baseline_fingerprint, fingerprint
 
 PIXELS = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 

@@ -10,9 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.digits import Digits
 from thinet.datasets.module import ImageData
-from thinet.errors import ThinetError
 
 
 def digits(**options: object) -> Digits:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.folder import Folder
-from thinet.errors import ThinetError
 
 Tree = Callable[[Mapping[str, int]], Path]
 GOOD = {"train/cat": 6, "train/dog": 6, "test/cat": 2, "test/dog": 3}

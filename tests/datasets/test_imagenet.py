@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.imagenet import ImageNet
-from thinet.errors import ThinetError
 
 
 @pytest.fixture(scope="module")

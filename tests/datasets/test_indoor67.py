@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.indoor67 import Indoor67
-from thinet.errors import ThinetError
 
 KINDS = {  # what files called .jpg are in the published archive, too
     "JPEG": "RGB", "GIF": "P", "PNG": "P", "BMP": "RGB", "grey JPEG": "L", "grey PNG": "LA",

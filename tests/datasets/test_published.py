@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision.datasets import cifar
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.cifar10 import CIFAR10
 from thinet.datasets.fashion_mnist import FashionMNIST
 from thinet.datasets.module import ImageData
-from thinet.errors import ThinetError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "batch_size": 16}
 

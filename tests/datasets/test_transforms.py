@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.transforms import CROP, RESIZE, Preprocessing
-from thinet.errors import ThinetError
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 

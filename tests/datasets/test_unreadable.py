@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.folder import Folder
 from thinet.datasets.images import ImageView
-from thinet.errors import ThinetError
 
 Tree = Callable[..., Path]
 LAYOUT = {"train/cat": 30, "train/dog": 30, "test/cat": 20, "test/dog": 20}

@@ -9,8 +9,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from thinet.datasets.digits import Digits
-from thinet.engine.classifier import Classifier
 from thinet.engine.engine import Engine
+from thinet.engine.module import Classifier
 from thinet.engine.settings import Devices, Training
 
 STEPS = 3

@@ -14,9 +14,9 @@ import pytest
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from thinet.engine.loggers import GROUP, close, make_wandb
-from thinet.run import run
-from thinet.sweep import SweepCallback
+from thinet.app.main import run
+from thinet.engine.logging.loggers import GROUP, close, make_wandb
+from thinet.sweeps.callback import SweepCallback
 
 FINISHED: dict[str, Path] = {}
 LOGGERS = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
@@ -174,7 +174,7 @@ def test_tensorboard_holds_the_same_numbers(folder, series):
 def test_mlflow_holds_the_same_numbers(folder, series, monkeypatch):
     from mlflow.tracking import MlflowClient
 
-    from thinet.engine.dashboards import local_store
+    from thinet.engine.logging.dashboards import local_store
 
     client = MlflowClient(local_store(folder))
     experiment = client.get_experiment_by_name("thinet")

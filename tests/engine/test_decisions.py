@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import thinet
+from thinet.base.errors import ThinetError
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Devices
-from thinet.errors import ThinetError
 
 # Two processes of gloo. Each writes what it learnt; the second one's own findings differ.
 SCRIPT = """
@@ -24,7 +24,7 @@ from torch import nn
 import thinet
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Devices
-from thinet.errors import DivergedError, ThinetError
+from thinet.base.errors import DivergedError, ThinetError
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.distributed.init_process_group(
@@ -82,7 +82,7 @@ for name, own in (("no images", []), ("broken images", ({}["no such key"] for _ 
 def measured(networks, shape):  # on another machine the slim one is as slow as the full one
     return [1.0 if rank else float(thinet.cost(one, shape).flops) for one in networks]
 
-thinet.planning.latencies_ms = measured
+thinet.widths.choose.latencies_ms = measured
 found["latency"] = figures(thinet.prune(net, shares, target="latency:0.6", distributed=True))
 if rank == 0:  # the other one does not call it: nothing to wait for
     found["alone"] = figures(thinet.prune(net, [images]))

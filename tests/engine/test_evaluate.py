@@ -10,7 +10,7 @@ from torch import nn
 
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Accuracy, Devices
-from thinet.schedule import Phase
+from thinet.pruning.stages import Phase
 
 
 def by_hand(network, loader):

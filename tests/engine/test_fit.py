@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from thinet.engine.classifier import Classifier
+from thinet.base.errors import ThinetError
+from thinet.engine.module import Classifier
 from thinet.engine.settings import Training
-from thinet.errors import ThinetError
-from thinet.schedule import Phase
+from thinet.pruning.stages import Phase
 from thinet.surgery import remove_, trace
 
 PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
@@ -314,7 +314,7 @@ def test_clear_removes_the_checkpoint(engine, training, make_network, tmp_path):
 
 
 def test_calibration_images_are_plain_and_ordered(engine):
-    from thinet.statistics import Sampling
+    from thinet.pruning.statistics import Sampling
 
     engine.data.setup()
     calibration = engine.calibration(Sampling(), 7)

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from thinet.engine.loggers import (
+from thinet.base.errors import ThinetError
+from thinet.base.messages import logging_to
+from thinet.engine.logging.loggers import (
     RunCSVLogger,
     close,
     has_wandb_key,
@@ -24,9 +26,7 @@ from thinet.engine.loggers import (
     make_wandb,
 )
 from thinet.engine.settings import Training
-from thinet.errors import ThinetError
-from thinet.messages import logging_to
-from thinet.schedule import Phase
+from thinet.pruning.stages import Phase
 
 TRAINING = Training(partial(torch.optim.SGD, lr=1.0))
 ROWS = [

@@ -8,10 +8,10 @@ import pytorch_lightning.accelerators.cuda
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from thinet import config
+from thinet.app import config
+from thinet.base.errors import ThinetError
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Devices
-from thinet.errors import ThinetError
 
 SLURM = {
     "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "2",

@@ -21,21 +21,21 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from torch import nn
-from thinet import planning
-from thinet.artifacts import dump_state
+from thinet.widths import choose as planning
+from thinet.artifacts.store import dump_state
 from thinet.datasets.digits import Digits
-from thinet.engine.classifier import Classifier
+from thinet.engine.module import Classifier
 from thinet.engine.engine import Engine
-from thinet.engine.probe import Probe
-from thinet.engine.quiet import quiet
+from thinet.engine.subset import Probe
+from thinet.engine.log_levels import quiet
 from thinet.engine.settings import Devices, Training
-from thinet.errors import Terminated
-from thinet.methods.widths import find_counts
+from thinet.base.errors import Terminated
+from thinet.pruning.find_widths import find_counts
 from thinet.metrics import cost
-from thinet.planning import Request
-from thinet.schedule import Phase
-from thinet.statistics import Sampling
-from thinet.target import Target, Widths
+from thinet.widths.choose import Request
+from thinet.pruning.stages import Phase
+from thinet.pruning.statistics import Sampling
+from thinet.widths.target import Target, Widths
 
 STEPS = 12  # an epoch; after 8 of them the processes ask each other whether one was told to stop
 
@@ -147,7 +147,7 @@ def both(tmp_path_factory) -> list[dict]:
 @pytest.fixture(scope="module")
 def alone() -> dict:
     """What one process finds."""
-    from thinet import planning
+    from thinet.widths import choose as planning
 
     script: dict = {"__name__": "script"}
     exec(SCRIPT, script)

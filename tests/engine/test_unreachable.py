@@ -15,13 +15,19 @@ import pytest
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from tests.engine.wandb_server import WandbServer, serving
-from thinet.engine import loggers as sent
-from thinet.engine.loggers import close, log_stage, make_mlflow, make_tensorboard, make_wandb
-from thinet.engine.steady import Steady
-from thinet.errors import ThinetError
-from thinet.files import read_json
-from thinet.messages import logging_to
-from thinet.run import run
+from thinet.app.main import run
+from thinet.base.errors import ThinetError
+from thinet.base.files import read_json
+from thinet.base.messages import logging_to
+from thinet.engine.logging import loggers as sent
+from thinet.engine.logging.background import Steady
+from thinet.engine.logging.loggers import (
+    close,
+    log_stage,
+    make_mlflow,
+    make_tensorboard,
+    make_wandb,
+)
 
 wandb = pytest.importorskip("wandb")
 
@@ -144,7 +150,7 @@ def test_a_run_whose_dashboards_all_fail_ends_as_without_them(
     def no_folder_can_be_made(*_):
         (folder / "tensorboard").write_text("here")
 
-    monkeypatch.setattr("thinet.run._record", no_folder_can_be_made)  # what a run does first
+    monkeypatch.setattr("thinet.app.main._record", no_folder_can_be_made)  # what a run does first
     original = sent._send_result
 
     def refused(*args):

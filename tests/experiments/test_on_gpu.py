@@ -27,10 +27,10 @@ from experiments.on_gpu.boxes.slim import _cells
 from experiments.on_gpu.context import Context
 from experiments.on_gpu.images import unpack_into, wait_for, write_classes
 from experiments.on_gpu.results import Results
-from thinet.criteria import Criterion
 from thinet.models.cifar_resnet import CifarResNet
-from thinet.options import names
-from thinet.reconstruction import Reconstruction
+from thinet.pruning.criteria import Criterion
+from thinet.pruning.reconstruction import Reconstruction
+from thinet.pruning.registry import names
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.paper_tables.costs import cells, differing
 from experiments.paper_tables.run import finished, lines, main, read_tables
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 
 TABLES = {table["name"]: table for table in read_tables()}
 

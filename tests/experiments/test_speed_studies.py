@@ -25,8 +25,8 @@ from thinet.datasets.digits import Digits
 from thinet.metrics import cost
 from thinet.metrics.memory import forget_peak
 from thinet.models.small_vgg import vgg_small
-from thinet.schedule import Phase
-from thinet.statistics import ContributionMoments, Sampling, collect
+from thinet.pruning.stages import Phase
+from thinet.pruning.statistics import ContributionMoments, Sampling, collect
 from thinet.surgery import trace
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from thinet.config import build, check
-from thinet.plan import make_plan
+from thinet.app.config import build, check
+from thinet.pruning.plan import make_plan
 
 
 def plan(compose, model, ratio, *more):
@@ -115,7 +115,7 @@ def test_rows_state_what_each_layer_costs_in_the_end(compose):
 
 
 def test_the_dry_run_prints_them(compose, tmp_path, capsys):
-    from thinet.run import run
+    from thinet.app.main import run
 
     cfg = compose("dataset=imagenet", "model=vgg16", "dry_run=true")
     assert run(cfg) is None

@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.metrics import cost, layer_costs
-from thinet.ratio import kept_count
 from thinet.surgery import remove_, trace
+from thinet.widths.ratio import kept_count
 
 SHAPE = (3, 224, 224)
 PAPER = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21]  # conv1_1 to conv4_3

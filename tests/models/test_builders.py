@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.models import build
 
 CONF = Path(__file__).parents[2] / "conf" / "model"

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.models import build
 from thinet.models.weights import load_weights
 

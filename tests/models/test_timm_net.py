@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from thinet.artifacts import Spec, load, save
-from thinet.errors import ThinetError
+from thinet.artifacts.store import Spec, load, save
+from thinet.base.errors import ThinetError
 from thinet.models import build
 from thinet.models.weights import load_weights
 

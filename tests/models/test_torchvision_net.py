@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from thinet.artifacts import Spec, load, save
-from thinet.errors import ThinetError
+from thinet.artifacts.store import Spec, load, save
+from thinet.base.errors import ThinetError
 from thinet.models import build
 
 TARGET = "thinet.models.torchvision_net.torchvision_net"

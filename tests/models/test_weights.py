@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.models import build
 from thinet.models.weights import load_weights
 

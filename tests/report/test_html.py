@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.report.html import compare_report, write_report
 
 Make = Callable[..., dict[str, Any]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.report import results
 
 Make = Callable[..., dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.report.compare_page import compare_page
 from thinet.report.comparison import gather
 from thinet.report.html import compare_report

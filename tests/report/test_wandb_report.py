@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from thinet.base.errors import ThinetError
 from thinet.cli import main
-from thinet.errors import ThinetError
 from thinet.report.wandb_report import SUMMARY_PANELS, logged_runs, make_report, send_report
 
 Make = Callable[..., dict[str, Any]]

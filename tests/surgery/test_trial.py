@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.surgery import check_weights, settle, shared_copy, trace, try_cut
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))

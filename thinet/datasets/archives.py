@@ -18,8 +18,8 @@ from typing import IO
 
 from torchvision.datasets.utils import download_url
 
-from thinet.errors import ThinetError
-from thinet.places import new_folders, remove_empty
+from thinet.base.errors import ThinetError
+from thinet.run.folders import new_folders, remove_empty
 
 _LARGEST = 2**30
 """Bytes that one file of a small published data set can have."""

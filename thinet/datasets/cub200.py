@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.images import FileImages
 from thinet.datasets.layout import data_root
 from thinet.datasets.module import ImageData, Parts
-from thinet.errors import ThinetError
 
 NAME = "CUB_200_2011"
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")

@@ -9,8 +9,8 @@ from importlib import import_module
 from PIL import Image
 from torch import Tensor
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.images import Reader, read_image
-from thinet.errors import ThinetError
 
 LOADERS = ("pil", "torchcodec")
 JPEG = b"\xff\xd8\xff"

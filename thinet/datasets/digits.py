@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torchvision.transforms.v2 import functional
 
+from thinet.base.seeding import derive_seed
 from thinet.datasets.images import TensorImages
 from thinet.datasets.module import ImageData, Parts
 from thinet.datasets.split import stratified_split
-from thinet.seeding import derive_seed
 
 TEST_FRACTION = 0.2
 

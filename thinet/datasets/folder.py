@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.layout import (
     EXPECTED,
     check_part,
@@ -14,7 +15,6 @@ from thinet.datasets.layout import (
     nested_root,
 )
 from thinet.datasets.module import ImageData, Parts
-from thinet.errors import ThinetError
 
 
 class Folder(ImageData):

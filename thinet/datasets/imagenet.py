@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.layout import check_part, check_same_classes, data_root, is_image, list_part
 from thinet.datasets.module import ImageData, Parts
-from thinet.errors import ThinetError
 
 LAYOUT = "expected <root>/train/<wnid>/*.JPEG and <root>/val/<wnid>/*.JPEG, 1000 wnids"
 CLASSES = 1000

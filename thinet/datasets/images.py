@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.unreadable import Unreadable
-from thinet.errors import ThinetError
 
 Reader = Callable[[str], Image.Image | Tensor]
 """From a file to an image with three channels: a Pillow image, or uint8 (3, H, W)."""

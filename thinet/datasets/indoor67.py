@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.images import FileImages
 from thinet.datasets.layout import data_root
 from thinet.datasets.module import ImageData, Parts
-from thinet.errors import ThinetError
 
 ARCHIVE = "indoorCVPR_09.tar"
 TRAIN, TEST = "TrainImages.txt", "TestImages.txt"

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from unicodedata import category
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.images import FileImages, Reader, read_image
-from thinet.errors import ThinetError
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}

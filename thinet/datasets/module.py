@@ -12,6 +12,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from thinet.base.errors import ThinetError
+from thinet.base.seeding import derive_seed
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.images import Images, ImageView, find_unreadable
 from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
@@ -19,8 +21,6 @@ from thinet.datasets.sampler import EpochSampler, eval_batches
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
 from thinet.datasets.unreadable import Unreadable, UnreadableImages
-from thinet.errors import ThinetError
-from thinet.seeding import derive_seed
 
 
 @dataclass(frozen=True)

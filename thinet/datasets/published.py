@@ -11,10 +11,10 @@ from typing import Any
 
 from torchvision.datasets import VisionDataset
 
+from thinet.base.errors import ThinetError
 from thinet.datasets.archives import Archive, fetch
 from thinet.datasets.images import TensorImages
 from thinet.datasets.module import ImageData, Parts
-from thinet.errors import ThinetError
 
 # What archives raise; their MD5 has been compared with the published one before they are opened.
 _DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError)

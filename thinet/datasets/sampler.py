@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from thinet.seeding import derive_seed
+from thinet.base.seeding import derive_seed
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from thinet.seeding import derive_seed
+from thinet.base.seeding import derive_seed
 
 
 def stratified_split(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from thinet.errors import ThinetError
-from thinet.messages import say
+from thinet.base.errors import ThinetError
+from thinet.base.messages import say
 
 SHOWN = 5
 

@@ -17,9 +17,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from thinet.accidents import accident
-from thinet.errors import Terminated, ThinetError, first_line
-from thinet.files import write_bytes_atomic
+from thinet.base.errors import Terminated, ThinetError, first_line
+from thinet.base.files import write_bytes_atomic
+from thinet.base.system_errors import accident
 
 EVERY = 8
 """Batches between two questions to all processes of a run whether one was told to stop."""

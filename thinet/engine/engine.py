@@ -14,22 +14,22 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from thinet.artifacts import dump_state
+from thinet.artifacts.store import dump_state
+from thinet.base.collective import decided, of_first
+from thinet.base.errors import Terminated, ThinetError
+from thinet.base.seeding import derive_seed
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
 from thinet.engine.checkpoints import StageCheckpoint, damaged
-from thinet.engine.classifier import Classifier
 from thinet.engine.heads import head_apart
-from thinet.engine.loggers import RunCSVLogger
+from thinet.engine.logging.loggers import RunCSVLogger
+from thinet.engine.module import Classifier
 from thinet.engine.processes import start_others
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.engine.trainers import call, make_trainer
-from thinet.errors import Terminated, ThinetError
-from thinet.pruning import Calibration
-from thinet.schedule import Phase, learning_rate
-from thinet.seeding import derive_seed
-from thinet.statistics import Sampling
-from thinet.together import decided, of_first
+from thinet.pruning.group import Calibration
+from thinet.pruning.stages import Phase, learning_rate
+from thinet.pruning.statistics import Sampling
 
 CHECKPOINT = "last.ckpt"
 

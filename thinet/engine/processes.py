@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from thinet import lifeline
+from thinet.base import lifeline
 
 
 def start_others(trainer: Trainer) -> None:

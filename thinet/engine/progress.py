@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 
 MODES = ("auto", "bar", "lines", "off")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thinet.engine.classifier import MakeOptimizer
+from thinet.engine.module import MakeOptimizer
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinet.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError, first_line
+from thinet.base.values import image_shape
 from thinet.surgery import check_network, shared_copy
-from thinet.values import image_shape
 
 _COUNTED = (nn.modules.conv._ConvNd, nn.Linear)
 

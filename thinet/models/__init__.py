@@ -9,8 +9,8 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from thinet.errors import ThinetError
-from thinet.trust import PLACES, VARIABLE, find_target, is_below, trusted
+from thinet.base.allowlist import PLACES, VARIABLE, find_target, is_below, trusted
+from thinet.base.errors import ThinetError
 
 SMALL_IMAGE = 64
 """Up to this image size (pixels) ImageNet networks get a stem or pool for small inputs."""

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from thinet.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError, first_line
 
 
 def check_name(library: str, name: str, names: Collection[str], listing: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thinet.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError, first_line
 from thinet.models.library import check_name, check_runs
 
 LISTING = "python -c 'import timm; print(timm.list_models())'"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG
 from torchvision.models.vgg import cfgs, make_layers
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.models import SMALL_IMAGE
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -17,8 +17,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from thinet.errors import ThinetError
-from thinet.headers import read_header
+from thinet.base.errors import ThinetError
+from thinet.base.safetensors_header import read_header
 from thinet.models.fit import State, drop_foreign_heads_, fit_
 from thinet.models.timm_net import is_timm, published_state
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
 from thinet.report import numbers
 from thinet.report.results import pruned_layers, read_result
 from thinet.report.sweep import WAYS, find_runs, read_row, tell_apart, varied

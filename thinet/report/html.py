@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 from thinet.report import numbers, style
 from thinet.report.compare_page import compare_page
 from thinet.report.comparison import gather

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from thinet.files import write_text_atomic
+from thinet.base.files import write_text_atomic
 
 COLUMNS = (
     "stage", "layer", "filters_before", "filters_after", "ratio", "flops_before", "flops_after",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinet.errors import ThinetError
-from thinet.files import read_json
+from thinet.base.errors import ThinetError
+from thinet.base.files import read_json
 from thinet.report import numbers
 
 FORMAT = 1

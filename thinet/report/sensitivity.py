@@ -11,10 +11,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thinet.files import write_text_atomic
-from thinet.ratio import SUGGESTION
+from thinet.base.files import write_text_atomic
 from thinet.report import numbers
 from thinet.report.results import command
+from thinet.widths.ratio import SUGGESTION
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinet.files import write_bytes_atomic
+from thinet.base.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

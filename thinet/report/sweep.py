@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thinet.errors import ThinetError
-from thinet.files import read_json, write_text_atomic
+from thinet.base.errors import ThinetError
+from thinet.base.files import read_json, write_text_atomic
 from thinet.report import numbers, style
 from thinet.report.results import read_result
 

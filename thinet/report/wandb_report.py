@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from thinet.errors import ThinetError
-from thinet.files import read_json
+from thinet.base.errors import ThinetError
+from thinet.base.files import read_json
 from thinet.report.results import read_result
 from thinet.report.sweep import find_runs, read_row
 

@@ -1,6 +1,5 @@
 """Which channels belong together, and how to remove them."""
 
-from thinet.surgery.choose import resolve_counts, resolve_layers, rounded
 from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
 from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating, without_autocast
@@ -8,6 +7,7 @@ from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
 from thinet.surgery.trial import check_network, check_weights, settle, try_cut
 from thinet.surgery.verify import difference, masked
+from thinet.widths.resolve import resolve_counts, resolve_layers, rounded
 
 __all__ = [
     "ChannelGraph",

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from thinet.errors import ThinetError
+from thinet.base.errors import ThinetError
+from thinet.base.values import shown
 from thinet.surgery.graph import ChannelGraph
 from thinet.surgery.modes import full_float32
 from thinet.surgery.slim import remove_, shared_copy
 from thinet.surgery.verify import difference, masked
-from thinet.values import shown
 
 TOLERANCE = 1e-4
 """Largest relative difference between zeroing and removing that float32 rounding explains."""

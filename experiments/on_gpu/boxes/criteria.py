@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import thinet
 from experiments.on_gpu.context import Context
 from experiments.timing import Row
-from thinet.api import PruneResult
-from thinet.criteria import Criterion
 from thinet.models.small_vgg import vgg_small
-from thinet.options import names
-from thinet.reconstruction import Reconstruction
+from thinet.pruning.criteria import Criterion
+from thinet.pruning.prune import PruneResult
+from thinet.pruning.reconstruction import Reconstruction
+from thinet.pruning.registry import names
 from thinet.surgery import difference
 
 LAYERS = ["features.3", "features.10"]

@@ -14,7 +14,7 @@ from experiments.input_speed.run import ClockedFolder, Fit, Setting
 from experiments.on_gpu.context import Context
 from experiments.on_gpu.images import multiply
 from experiments.timing import Row
-from thinet.engine.quiet import quiet
+from thinet.engine.log_levels import quiet
 from thinet.engine.settings import Devices
 
 CELLS = (  # network, precision, loader, workers, steps

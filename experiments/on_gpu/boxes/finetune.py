@@ -8,9 +8,9 @@ from experiments.finetuning_throughput.run import NETWORKS, Setting, measure
 from experiments.on_gpu.context import Context
 from experiments.timing import Row
 from thinet.datasets.digits import Digits
-from thinet.engine.quiet import quiet
+from thinet.engine.log_levels import quiet
 from thinet.models.small_vgg import vgg_small
-from thinet.schedule import Phase
+from thinet.pruning.stages import Phase
 
 CELLS = (("vgg_small", 3, 64), ("resnet20", 2, 256), ("resnet56", 1, 64))
 """Network, epochs of a fit, images a batch."""

@@ -10,7 +10,7 @@ import torchvision
 
 from experiments.on_gpu.context import Context
 from experiments.timing import Row, default_threads, hardware
-from thinet.environment import environment
+from thinet.run.environment import environment
 
 
 def machine(context: Context) -> None:

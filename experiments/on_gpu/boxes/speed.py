@@ -13,8 +13,8 @@ from experiments.on_gpu.context import Context
 from experiments.oneshot_speed import run as study
 from experiments.statistics_speed import run as looks
 from experiments.timing import Row, synchroniser
-from thinet.criteria.thinet import ThiNet
 from thinet.models.cifar_resnet import resnet20
+from thinet.pruning.criteria.thinet import ThiNet
 from thinet.surgery import trace
 
 TINY = {"resnet20": resnet20}

@@ -1,0 +1,97 @@
+"""``python run.py`` on a machine with a (pretended) GPU: Lightning and thinet believe in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import thinet
+from thinet.pruning import method as prune
+from thinet.widths import choose as planning
+
+METHODS = {
+    "prune, inspected": ["inspect=true", "keep_stages=true"],
+    "prune at once, by error": ["schedule=oneshot", "allocation=error", "target=flops:0.5"],
+    "prune towards the original": [
+        "reconstruction=refit", "reconstruction.build.target=original", "target=latency:0.9",
+        "reconstruction.recalibrate_bn=each", "schedule=blockwise",
+    ],
+    "train": ["method=train"],
+    "scratch": ["method=scratch"],
+    "sensitivity": ["method=sensitivity", "method.ratios=[0.5]", "method.trials=2"],
+    "bf16": ["trainer.precision=bf16-mixed", "criterion=taylor", "schedule=oneshot"],
+    "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def result(type_, tiny, tmp_path, gpu, monkeypatch):
+    """``result(...)``: run it with success, and give its folder and ``result.json``.
+
+    A latency target is one of FLOPs here: what a pretended GPU takes says nothing.
+    """
+
+    def as_many_as_flops(networks, shape):
+        return [thinet.cost(network, shape).flops for network in networks]
+
+    monkeypatch.setattr(planning, "latencies_ms", as_many_as_flops)
+
+    def run(*arguments, trainer="gpu", of=tiny):
+        outcome = type_(*of, f"trainer={trainer}", "traceback=true", *arguments)
+        assert outcome.code == 0, outcome.err[-3000:]
+        files = (tmp_path / "outputs").glob("*/result.json")
+        latest = max(files, key=lambda file: file.stat().st_mtime_ns)
+        return latest.parent, json.loads(latest.read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_every_method(result, what):
+    folder, found = result(*METHODS[what])
+    assert (folder / "report.html").exists()
+    assert found["environment"]["device"] == "1 x pretended GPU"
+    for stage in found.get("stages") or ():
+        assert stage["peak_memory_of"] == "GPU"
+
+
+def test_it_chooses_what_the_cpu_chooses(result):
+    kept = [
+        [layer["kept"] for layer in result("schedule=oneshot", trainer=trainer)[1]["layers"]]
+        for trainer in ("cpu", "auto")
+    ]
+    assert kept[0] == kept[1]
+    assert all(kept[0])
+
+
+def test_all_layers_of_a_residual_network(result, tiny):
+    small = [text for text in tiny if not text.startswith("model.")]
+    _, found = result(
+        "model=resnet20", "layers=all", "schedule=oneshot", "criterion=l2", "reconstruction=none",
+        "finetune=none", of=small,
+    )  # fmt: skip
+    assert {"layer1.0.conv1", "layer3.2.conv1"} <= {row["layer"] for row in found["layers"]}
+
+
+def test_an_interrupted_run_goes_on(result, type_, tiny, monkeypatch):
+    finish = prune._finish
+
+    def interrupted(run, network, stage, *rest):
+        if stage.index == 1:
+            raise KeyboardInterrupt
+        finish(run, network, stage, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune, "_finish", interrupted)
+        assert type_(*tiny, "trainer=gpu").code == 130
+    folder, found = result()
+    assert "resuming after 1 of 3 stages" in (folder / "run.log").read_text()
+    assert len(found["stages"]) == 3
+
+
+def test_a_finished_run_is_where_another_begins(result):
+    first, before = result("schedule=oneshot")
+    second, after = result("schedule=oneshot", f"model.weights={first}", "ratio=0.7")
+    assert after["baseline"]["flops"] == before["slim"]["flops"]
+    assert not any(one.is_cuda for one in thinet.load(second / "model").parameters())

@@ -1,0 +1,43 @@
+"""What README tells people to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from thinet.app.config import build, check
+from thinet.pruning.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)).replace("\\\n", " ")
+RUNS = [line for line in BLOCKS.splitlines() if line.startswith("python run.py")]
+EXPERIMENTS = [
+    line.removeprefix("# ")
+    for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+    for line in path.read_text().splitlines()
+    if line.startswith("# python run.py")
+]
+
+
+def test_there_are_exactly_two_set_up_commands():
+    section = TEXT.partition("## Set-up")[2].partition("\n## ")[0]
+    assert len(re.findall(r"```bash\n", section)) == 2
+    assert "<!-- run command -->" in section
+    assert "<!-- test command -->" in section
+
+
+@pytest.mark.parametrize("line", RUNS + EXPERIMENTS)
+def test_its_runs_are_valid(line, compose, tmp_path, monkeypatch):
+    # Files and folders in the examples are the reader's own.
+    mine = re.sub(r"=\S*<[^>]*>|=resnet56.safetensors", "=MINE", line).replace(" ...", "")
+    words = shlex.split(mine, comments=True)[2:]
+    flags = {"-m", "--help", "--cfg", "job"}
+    overrides = [word.split(",")[0] if "-m" in words else word for word in words]
+    overrides = [word for word in overrides if word not in flags and word != "dataset.root=MINE"]
+    overrides = ["model.weights=none" if "weights=MINE" in word else word for word in overrides]
+    config = check(compose(*overrides, "trainer=cpu", "++dataset.num_classes=10"))
+    assert make_plan(build(config)).rows

@@ -1,0 +1,376 @@
+"""The pruning recipe on a tiny network: what it returns and writes, and how it resumes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import thinet
+from thinet.artifacts.store import read_spec
+from thinet.base.errors import ThinetError
+from thinet.engine.engine import Engine
+from thinet.pruning import method
+from thinet.pruning.method import prune
+from thinet.pruning.plan import try_stages
+from thinet.pruning.stages import Stage
+from thinet.run.state import RunState
+
+METRICS = {
+    "top1", "top5", "val_top1", "val_top5", "flops", "macs", "params", "weights", "size_mb",
+    "latency_ms",
+}  # fmt: skip
+STAGE = {
+    "index", "name", "layers", "epochs", "seconds", "compression_rate", "flops", "macs", "params",
+    "weights", "size_mb", "latency_ms", "top1_plain", "top5_plain", "top1_recalibrated",
+    "top5_recalibrated", "top1", "top5", "peak_memory_mb", "peak_memory_of",
+}  # fmt: skip
+LAYER = {
+    "stage", "layer", "filters_before", "filters_after", "ratio", "kept", "flops_before",
+    "flops_after", "params_before", "params_after", "rows", "error", "error_corrected",
+}  # fmt: skip
+TIMES = {"seconds", "latency_ms", "peak_memory_mb"}
+
+
+class KilledError(BaseException):
+    """Stands for kill -9."""
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def without_times(content):
+    if isinstance(content, dict):
+        return {k: without_times(v) for k, v in content.items() if k not in TIMES}
+    return [without_times(v) for v in content] if isinstance(content, list) else content
+
+
+def test_what_it_returns(make_run):
+    run = make_run()
+    found = prune(run)
+    assert set(found) >= {"baseline", "slim", "before_finetuning", "stages", "layers"}
+    assert set(found["baseline"]) == set(found["slim"]) == METRICS
+    assert all(set(row) == STAGE for row in found["stages"])
+    assert all(set(row) == LAYER for row in found["layers"])
+    for when in ("plain", "recalibrated"):
+        assert set(found["before_finetuning"][when]) == {"top1", "top5"}
+    assert json.loads(json.dumps(found)) == found
+    names = ["features.0", "features.3", "features.7"]
+    assert [row["name"] for row in found["stages"]] == names
+    assert [row["layers"] for row in found["stages"]] == [[name] for name in names]
+    assert [row["layer"] for row in found["layers"]] == names
+    assert [row["stage"] for row in found["layers"]] == [0, 1, 2]
+    assert [(row["filters_before"], row["filters_after"]) for row in found["layers"]] == [
+        (4, 2), (4, 2), (8, 4),
+    ]  # fmt: skip
+
+
+def test_its_figures_agree_with_each_other_and_with_the_network(make_run):
+    run = make_run()
+    found = prune(run)
+    slim = thinet.load(run.folder / "model")
+    cost = thinet.cost(slim, (3, 8, 8))
+    last = found["stages"][-1]
+    for key in ("flops", "macs", "params", "weights", "size_mb"):
+        assert found["slim"][key] == last[key] == getattr(cost, key)
+        if key != "size_mb":
+            assert found["slim"][key] == run.plan.totals[f"{key}_after"], "the plan was kept"
+    rates = [row["compression_rate"] for row in found["stages"]]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(1 - found["slim"]["flops"] / found["baseline"]["flops"])
+    assert (last["top1"], last["top5"]) == (found["slim"]["val_top1"], found["slim"]["val_top5"])
+    again = run.engine.evaluate(slim, "test")
+    assert (again.top1, again.top5) == (found["slim"]["top1"], found["slim"]["top5"])
+    for row in found["layers"]:
+        assert len(row["kept"]) == row["filters_after"] == len(set(row["kept"]))
+        assert slim.get_submodule(row["layer"]).out_channels == row["filters_after"]
+        assert 0 <= row["error_corrected"] <= row["error"] <= 1
+        assert row["rows"] >= 5 * row["filters_before"]
+    spec = read_spec(run.folder / "model")
+    assert spec.keep == {row["layer"]: row["kept"] for row in found["layers"]}
+    assert spec.classes == [str(digit) for digit in range(10)]
+    assert spec.metrics == found["slim"]
+    assert tuple(spec.mean) == run.job.data.mean
+
+
+def test_state_is_written_after_every_stage(make_run, monkeypatch):
+    written = []
+    original = RunState.save
+
+    def save(self, folder):
+        original(self, folder)
+        written.append(json.loads((folder / "state.json").read_text()))
+
+    monkeypatch.setattr(RunState, "save", save)
+    run = make_run()
+    prune(run)
+    assert [len(one["stages"]) for one in written] == [0, 1, 2, 3]
+    assert [one["step"] for one in written] == [2, 4, 6, 8]
+    assert {one["status"] for one in written} == {"running"}
+    assert written[0]["baseline"]["flops"] > 0
+    assert list(written[2]["kept"]) == ["features.0", "features.3"]
+    assert written[-1]["seconds"] > written[0]["seconds"] > 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_left_of_the_stages(keep, make_run):
+    run = make_run(f"keep_stages={str(keep).lower()}")
+    prune(run)
+    found = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*.*") if p.is_file()}
+    last = {f"stages/00{k}/model.safetensors" for k in ((0, 1, 2) if keep else (2,))}
+    own = {"state.json", "model/model.safetensors", "model/spec.json", *last}
+    assert found == own | ({"stages/baseline.safetensors"} if keep else set())
+
+
+# -- kills
+
+POINTS = [
+    "Engine.fit", "Engine.evaluate", "RunState.save", "prune_group_", "evaluate_fully", "measure",
+    "write_bytes_atomic", "write_json_atomic", "_clean_up", "log_stage", "save",
+]  # fmt: skip
+
+
+def arm(monkeypatch, points, before, after):
+    """Die at the n-th passage of one of these functions, before or after it does its work."""
+    passed = []
+
+    def wrap(original, name):
+        def call(*args, **kwargs):
+            passed.append(name)
+            number = len(passed)
+            if number == before:
+                raise KilledError
+            result = original(*args, **kwargs)
+            if number == after:
+                raise KilledError
+            return result
+
+        return call
+
+    for name in points:
+        owner, _, leaf = name.rpartition(".")
+        place = {"Engine": Engine, "RunState": RunState}.get(owner, method)
+        monkeypatch.setattr(place, leaf, wrap(getattr(place, leaf), name))
+    return passed
+
+
+WHOLE = {}
+
+
+@pytest.fixture
+def uninterrupted(make_run, tmp_path_factory):
+    """What a run that nobody disturbs returns and leaves; made once."""
+    if not WHOLE:
+        root = tmp_path_factory.mktemp("whole")
+        run = make_run(f"paths.cache={root}/cache", folder=root / "run")
+        WHOLE["found"] = copy.deepcopy(prune(run)), run.folder
+    return WHOLE["found"]
+
+
+def test_repeated_kills_everywhere_end_in_the_same_bits(
+    make_run, uninterrupted, tmp_path, monkeypatch
+):
+    wanted, whole = uninterrupted
+    kills = 0
+    for attempt in range(40):
+        with monkeypatch.context() as patch:
+            place = 3 + 4 * attempt % 11  # 3, 7, 11, 4, 8, 12, ...
+            arm(patch, POINTS, *((place, 0) if attempt % 2 else (0, place)))
+            torch.manual_seed(attempt)
+            try:
+                found = prune(make_run())
+            except KilledError:
+                kills += 1
+                continue
+            break
+    assert kills >= 5
+    assert without_times(found) == without_times(wanted)
+    assert weights_of(tmp_path / "run") == weights_of(whole)
+    assert set((tmp_path / "run").rglob("*.ckpt")) == set()
+
+
+@pytest.mark.parametrize(
+    ("point", "number", "moment"),
+    [("prune_group_", 2, "after"), ("write_json_atomic", 2, "before"),
+     ("write_json_atomic", 2, "after"), ("RunState.save", 3, "before"),
+     ("RunState.save", 3, "after"), ("RunState.save", 4, "before"), ("evaluate_fully", 1, "before"),
+     ("save", 1, "before"), ("save", 1, "after"), ("Engine.fit", 4, "after"),
+     ("_clean_up", 1, "before")],
+)  # fmt: skip
+def test_a_kill_at_each_critical_moment(
+    point, number, moment, make_run, uninterrupted, tmp_path, monkeypatch
+):
+    wanted, whole = uninterrupted
+    with monkeypatch.context() as patch:
+        arm(patch, [point], *((number, 0) if moment == "before" else (0, number)))
+        with pytest.raises(KilledError):
+            prune(make_run())
+    run = make_run()
+    found = prune(run)
+    assert without_times(found) == without_times(wanted)
+    assert weights_of(run.folder) == weights_of(whole)
+
+
+def test_finished_stages_are_not_repeated(make_run, uninterrupted, monkeypatch):
+    with monkeypatch.context() as patch:
+        arm(patch, ["RunState.save"], 0, 3)
+        with pytest.raises(KilledError):
+            prune(make_run())
+    passed = arm(monkeypatch, ["Engine.fit", "prune_group_"], 0, 0)
+    prune(make_run())
+    assert passed == ["prune_group_", "Engine.fit"]
+
+
+def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
+    with monkeypatch.context() as patch:
+        arm(patch, ["Engine.fit"], 3, 0)
+        with pytest.raises(KilledError):
+            prune(make_run())
+    passed = arm(monkeypatch, ["prune_group_"], 0, 0)
+    prune(make_run())
+    assert passed == ["prune_group_"]
+
+
+def test_a_lost_stage_file_is_reported(make_run, monkeypatch):
+    with monkeypatch.context() as patch:
+        arm(patch, ["RunState.save"], 0, 3)
+        with pytest.raises(KilledError):
+            prune(make_run())
+    run = make_run()
+    (run.stage_folder(1) / "model.safetensors").unlink()
+    with pytest.raises(ThinetError, match=r"001/model\.safetensors does not exist"):
+        prune(run)
+
+
+def test_the_state_of_another_configuration_is_refused(make_run):
+    run = make_run()
+    run.state.save(run.folder)
+    with pytest.raises(ThinetError, match="another configuration"):
+        make_run("ratio=0.25")
+    (run.folder / "state.json").write_text("{")
+    with pytest.raises(ThinetError, match="cannot be read as JSON"):
+        make_run()
+    (run.folder / "state.json").write_text('{"a": 1}')
+    with pytest.raises(ThinetError, match="resume=off"):
+        make_run()
+
+
+# -- variants
+
+
+def test_oneshot_without_fine_tuning(make_run, monkeypatch):
+    passed = arm(monkeypatch, ["Engine.fit"], 0, 0)
+    overrides = ["schedule=oneshot", "finetune.final.epochs=0",
+                 "reconstruction.recalibrate_bn=false",
+                 "baseline.epochs=0"]  # fmt: skip
+    run = make_run(*overrides)
+    found = prune(run)
+    (row,) = found["stages"]
+    assert passed == []
+    assert row["epochs"] == 0
+    assert row["layers"] == ["features.0", "features.3", "features.7"]
+    assert (row["top1_recalibrated"], row["top5_recalibrated"]) == (None, None)
+    assert row["top1"] == row["top1_plain"] == found["slim"]["val_top1"]
+    assert found["before_finetuning"]["recalibrated"] is None
+    assert found["before_finetuning"]["plain"]["top1"] == found["slim"]["top1"]
+    assert found["before_finetuning"]["plain"] == accuracies_apart(run)
+
+
+def accuracies_apart(run):
+    """The figures on test images of the network that was saved; on others they are other ones."""
+    network = thinet.load(run.folder / "model")
+    test, val = (asdict(run.engine.evaluate(network, split)) for split in ("test", "val"))
+    assert test["top1"] != val["top1"]
+    return test
+
+
+def test_recalibrated_accuracy_is_that_of_the_final_network_without_fine_tuning(make_run):
+    run = make_run("schedule=oneshot", "finetune.final.epochs=0", "ratio=0.25")
+    found = prune(run)
+    (row,) = found["stages"]
+    assert row["top1_recalibrated"] != row["top1_plain"], "any of the two would do"
+    assert row["top1"] == row["top1_recalibrated"] == found["slim"]["val_top1"]
+    assert found["before_finetuning"]["recalibrated"]["top1"] == found["slim"]["top1"]
+    assert found["before_finetuning"]["recalibrated"] == accuracies_apart(run)
+
+
+def test_figures_after_fine_tuning_are_those_of_the_network_that_is_saved(make_run):
+    run = make_run("schedule=oneshot")
+    found = prune(run)
+    test = accuracies_apart(run)
+    assert {key: found["slim"][key] for key in test} == test
+    assert found["before_finetuning"]["recalibrated"] != test
+
+
+def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatch):
+    tried = []
+
+    def refuse(network, stages, images):
+        tried.append([stage.name for stage in stages])
+        if len(tried) in (1, 3):
+            raise ThinetError("this network cannot be cut as planned")
+
+    monkeypatch.setattr(method, "try_stages", refuse)
+    cut = arm(monkeypatch, ["prune_group_"], 0, 2)
+    with pytest.raises(ThinetError, match="as planned"):
+        prune(make_run())
+    assert cut == []
+    with pytest.raises(KilledError):  # in the second stage
+        prune(make_run())
+    with pytest.raises(ThinetError, match="as planned"):
+        prune(make_run())
+    names = ["features.0", "features.3", "features.7"]
+    assert tried == [names, names, names[1:]]
+    assert len(cut) == 2
+
+
+def test_trying_the_rest_of_a_plan_cuts_a_copy():
+    """Three filters are where the network's own code differs; five are not."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(3, 10, 1), torch.nn.Conv2d(10, 4, 1)
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.b(x * (2.0 if x.shape[1] == 3 else 1.0)).mean((2, 3))
+
+    net, images = Odd(), torch.randn(2, 3, 6, 6)
+    try_stages(net, [Stage(0, "a", {"a": 5}, ())], images)
+    with pytest.raises(ThinetError, match="cannot be cut as planned"):
+        try_stages(net, [Stage(0, "a", {"a": 3}, ())], images)
+    assert net.a.out_channels == 10
+
+
+@pytest.mark.parametrize("criterion", ["thinet_omp", "weight_sum", "apoz", "random"])
+def test_any_criterion_with_any_reconstruction(criterion, make_run, tmp_path):
+    for kind in ("none", "scale", "refit"):
+        overrides = [f"criterion={criterion}", f"reconstruction={kind}", "schedule=oneshot",
+                     "finetune.final.epochs=0", "baseline.epochs=0"]  # fmt: skip
+        found = prune(make_run(*overrides, folder=tmp_path / kind))
+        assert [row["filters_after"] for row in found["layers"]] == [2, 2, 4]
+        if criterion == "weight_sum":
+            assert (found["layers"][0]["error"] is None) == (kind != "scale")
+
+
+def test_a_run_depends_on_its_seed_alone(make_run, tmp_path):
+    same = make_run(folder=tmp_path / "a"), make_run(folder=tmp_path / "b")
+    found = [without_times(prune(run)) for run in same]
+    assert found[0] == found[1]
+    other = without_times(prune(make_run("seed=1", folder=tmp_path / "c")))
+    assert other["slim"] != found[0]["slim"]
+
+
+def test_figures_before_fine_tuning_are_those_of_the_last_cut(make_run):
+    """With fine-tuning between the stages and none after the last."""
+    run = make_run("finetune.final.epochs=0")
+    found = prune(run)
+    test = accuracies_apart(run)
+    assert {key: found["slim"][key] for key in test} == test
+    assert found["before_finetuning"]["recalibrated"] == test

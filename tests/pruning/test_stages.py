@@ -1,0 +1,191 @@
+"""The course of the learning rate, and what is cut when, against tables written by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from thinet.app.config import build, check
+from thinet.base.errors import ThinetError
+from thinet.pruning.plan import make_plan
+from thinet.pruning.stages import LayerPlace, Phase, learning_rate, make_stages
+
+VGG16 = [
+    ("features.0", 224), ("features.2", 224), ("features.5", 112), ("features.7", 112),
+    ("features.10", 56), ("features.12", 56), ("features.14", 56), ("features.17", 28),
+    ("features.19", 28), ("features.21", 28),
+]  # fmt: skip
+STAGE, GROUP_END, FINAL = Phase(1, 1e-3), Phase(2, 1e-4), Phase(12, 1e-3, "step")
+
+
+def test_a_constant_phase():
+    rate = learning_rate([Phase(2, 0.3)])
+    assert [rate(epoch) for epoch in (0, 0.5, 1, 1.99, 2)] == [0.3] * 5
+
+
+def test_steps_are_thirds_as_in_the_paper():
+    """12 epochs at 1e-3, 1e-4, 1e-5."""
+    rate = learning_rate([FINAL])
+    table = {0: 1e-3, 3.99: 1e-3, 4: 1e-4, 7.99: 1e-4, 8: 1e-5, 11.99: 1e-5, 12: 1e-5}
+    assert [rate(epoch) for epoch in table] == pytest.approx(list(table.values()))
+
+
+@pytest.mark.parametrize("epochs", range(1, 31))
+def test_every_third_begins_at_its_own_step(epochs):
+    rate = learning_rate([Phase(epochs, 1.0, "step")])
+    found = [rate(step / 300) for step in range(0, 300 * epochs, 10)]
+    assert [round(math.log10(one)) for one in found] == [
+        -(3 * step // (300 * epochs)) for step in range(0, 300 * epochs, 10)
+    ]
+
+
+def test_cosine():
+    rate = learning_rate([Phase(4, 0.2, "cosine")])
+    table = {0: 0.2, 1: 0.1 * (1 + math.sqrt(0.5)), 2: 0.1, 3: 0.1 * (1 - math.sqrt(0.5)), 4: 0.0}
+    assert [rate(epoch) for epoch in table] == pytest.approx(list(table.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine", "step"])
+def test_warm_up_rises_in_a_line_from_almost_nothing(decay):
+    rate = learning_rate([Phase(8, 0.4, decay, warmup=1.6)])
+    assert 0 < rate(0) < 0.001
+    assert rate(0.8) == pytest.approx(0.2, rel=2e-3)
+    steps = [rate(epoch / 10) for epoch in range(16)]
+    assert [b - a for a, b in itertools.pairwise(steps)] == pytest.approx(
+        [steps[1] - steps[0]] * 15
+    )
+    assert rate(1.6) == 0.4
+    assert rate(7.99) <= 0.4
+
+
+def test_warm_up_shortens_the_rest_and_does_not_move_the_end():
+    rate = learning_rate([Phase(5, 1.0, "cosine", warmup=1)])
+    assert rate(3) == pytest.approx(0.5)
+    assert rate(5) == pytest.approx(0.0)
+
+
+def test_phases_follow_each_other():
+    rate = learning_rate([STAGE, GROUP_END, Phase(3, 0.01, "step")])
+    table = {0: 1e-3, 0.999: 1e-3, 1: 1e-4, 2.5: 1e-4, 3: 0.01, 4: 1e-3, 5: 1e-4, 6: 1e-4, 60: 1e-4}
+    assert [rate(epoch) for epoch in table] == pytest.approx(list(table.values()))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": -1}, {"epochs": 1.5}, {"epochs": True}, {"epochs": "3"}, {"epochs": None},
+     {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"lr": math.inf}, {"lr": "1e-3"}, {"lr": None},
+     {"lr": True}, {"decay": "linear"}, {"decay": None}, {"warmup": -1}, {"warmup": "a"},
+     {"warmup": math.nan}, {"warmup": None}],
+    ids=str,
+)  # fmt: skip
+def test_bad_values_are_refused(wrong):
+    (key,) = wrong
+    with pytest.raises(ThinetError, match=f"^{key}="):
+        Phase(**{"epochs": 1, "lr": 0.1, **wrong})
+
+
+def places(layers, in_sequence=True):
+    return [LayerPlace(name, in_sequence, (size, size)) for name, size in layers]
+
+
+def stages(kind, layers, in_sequence=True, phases=(STAGE, GROUP_END, FINAL)):
+    counts = {name: place + 1 for place, (name, _) in enumerate(layers)}
+    return make_stages(kind, places(layers, in_sequence), counts, *phases)
+
+
+def test_layerwise_vgg16_as_the_paper():
+    """One more phase after conv1_2, conv2_2 and conv3_3; conv4_3 is the last and gets final."""
+    found = stages("layerwise", VGG16)
+    assert [stage.name for stage in found] == [name for name, _ in VGG16]
+    assert [stage.counts for stage in found] == [
+        {name: place + 1} for place, (name, _) in enumerate(VGG16)
+    ]
+    ends = [stage.name for stage in found if stage.phases == (STAGE, GROUP_END)]
+    assert ends == ["features.2", "features.7", "features.14"]
+    assert [stage.name for stage in found if stage.phases == (FINAL,)] == ["features.21"]
+    assert sum(stage.phases == (STAGE,) for stage in found) == 6
+    assert [stage.epochs for stage in found] == [1, 3, 1, 3, 1, 1, 3, 1, 1, 12]
+    assert [stage.index for stage in found] == list(range(10))
+
+
+def test_blockwise_vgg16():
+    found = stages("blockwise", VGG16)
+    assert [stage.name for stage in found] == [
+        "features.0-2", "features.5-7", "features.10-14", "features.17-21",
+    ]  # fmt: skip
+    assert [len(stage.counts) for stage in found] == [2, 2, 3, 3]
+    assert [stage.phases for stage in found] == [(STAGE, GROUP_END)] * 3 + [(FINAL,)]
+
+
+def test_oneshot():
+    (stage,) = stages("oneshot", VGG16)
+    assert stage.name == "oneshot"
+    assert list(stage.counts) == [name for name, _ in VGG16]
+    assert stage.phases == (FINAL,)
+
+
+def test_a_block_is_a_group_whatever_its_sizes():
+    """The stride in the middle of a bottleneck does not split it."""
+    layers = [("layer2.0.conv1", 56), ("layer2.0.conv2", 28), ("layer2.1.conv1", 28)]
+    found = stages("blockwise", layers, in_sequence=False)
+    assert [(stage.name, list(stage.counts)) for stage in found] == [
+        ("layer2.0", ["layer2.0.conv1", "layer2.0.conv2"]),
+        ("layer2.1", ["layer2.1.conv1"]),
+    ]
+
+
+def test_a_lone_layer_of_a_sequence_keeps_its_name():
+    found = stages("blockwise", [("features.0", 8), ("features.4", 4)])
+    assert [stage.name for stage in found] == ["features.0", "features.4"]
+
+
+def test_phases_of_no_epochs_are_left_out():
+    nothing = Phase(0, 1e-3)
+    found = stages("layerwise", VGG16, phases=(nothing, GROUP_END, nothing))
+    assert [stage.epochs for stage in found] == [0, 2, 0, 2, 0, 0, 2, 0, 0, 0]
+    assert found[0].phases == ()
+
+
+def test_unknown_schedule():
+    with pytest.raises(ThinetError, match="choose among layerwise, blockwise, oneshot"):
+        stages("all_at_once", VGG16)
+
+
+def plan(compose, *overrides):
+    return make_plan(build(check(compose("dataset=imagenet", *overrides))))
+
+
+def test_the_plan_of_vgg16(compose):
+    found = plan(compose, "model=vgg16", "finetune=paper_vgg")
+    assert [stage.name for stage in found.stages] == [name for name, _ in VGG16]
+    assert [stage.epochs for stage in found.stages] == [1, 2, 1, 2, 1, 1, 2, 1, 1, 12]
+    assert found.stages[1].phases == (Phase(1, 1e-3), Phase(1, 1e-4))
+    assert found.stages[-1].phases == (Phase(12, 1e-3, "step"),)
+    assert [len(s.counts) for s in plan(compose, "model=vgg16", "schedule=blockwise").stages] == [
+        2, 2, 3, 3,
+    ]  # fmt: skip
+
+
+def test_the_plan_of_resnet50_is_one_stage_a_block(compose):
+    found = plan(compose, "model=resnet50_v1", "schedule=blockwise", "finetune=paper_resnet")
+    blocks = [f"layer{s}.{b}" for s, n in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True)
+              for b in range(n)]  # fmt: skip
+    assert [stage.name for stage in found.stages] == blocks
+    assert all(
+        list(stage.counts) == [f"{stage.name}.conv1", f"{stage.name}.conv2"]
+        for stage in found.stages
+    )
+    assert [stage.epochs for stage in found.stages] == [1] * 15 + [9]
+    layerwise = plan(compose, "model=resnet50_v1")
+    assert len(layerwise.stages) == 32
+
+
+@pytest.mark.parametrize("kind", ["blockwise", "layerwise", "oneshot"])
+def test_the_plan_of_resnet56(kind, compose):
+    found = plan(compose, "model=resnet56", "dataset=cifar10", f"schedule={kind}")
+    convs = [f"layer{s}.{b}.conv1" for s in (1, 2, 3) for b in range(9)]
+    names = {"blockwise": [name[:-6] for name in convs], "layerwise": convs, "oneshot": ["oneshot"]}
+    assert [stage.name for stage in found.stages] == names[kind]
+    assert [name for stage in found.stages for name in stage.counts] == convs

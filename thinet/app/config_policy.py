@@ -1,0 +1,294 @@
+"""What a composed configuration may ask of Hydra: judged before Hydra acts on it.
+
+Hydra makes callbacks, launchers and log handlers by name, writes where the configuration says and
+sets environment variables. Any recipe in ``conf/`` can set all of that, and it may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.base import Container
+from omegaconf.errors import OmegaConfBaseException
+
+from thinet.app import expansion
+from thinet.app.destinations import check_folders, check_places_of_hydra, check_stores, check_typed
+from thinet.app.launcher_policy import check_launcher, check_sweeper
+from thinet.app.yaml_limits import check_yaml
+from thinet.base.allowlist import PLACES, VARIABLE, check_target, find_class, is_single_name
+from thinet.base.errors import ThinetError
+
+_ENVIRONMENT = re.compile(
+    r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
+)
+_SETTABLE = re.compile(
+    r"((OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)|TZ"
+    r"|NCCL_(DEBUG|SOCKET_IFNAME|IB_DISABLE|P2P_DISABLE)|WANDB_MODE)"
+)
+SWEEP_CALLBACK = "thinet.sweeps.callback.SweepCallback"
+SEVERAL = ("logger",)
+"""Groups that take several options at once."""
+_HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+
+def install() -> None:
+    """Put the gate between the files and Hydra, in this process; twice is once."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import ConfigRepository
+
+    _wrap(ConfigLoaderImpl, "load_configuration", _judged)
+    _wrap(ConfigLoaderImpl, "_process_config_searchpath", _search_path_judged)
+    _wrap(ConfigRepository, "load_config", _file_judged)
+    _wrap(Container, "resolve_parse_tree", expansion.resolve)
+    _wrap(Container, "_resolve_node_interpolation", expansion.refer)
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
+    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
+        OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
+
+
+def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+    inner = getattr(owner, name)
+    if getattr(inner, "judged", False):
+        return
+
+    @wraps(inner)
+    def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(inner, self, *args, **kwargs)
+
+    outer.judged = True  # type: ignore[attr-defined]
+    setattr(owner, name, outer)
+
+
+def _judged(inner: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -> DictConfig:
+    with expansion.metered():
+        cfg: DictConfig = inner(loader, *args, **kwargs)
+    check_typed(cfg, kwargs["overrides"] if "overrides" in kwargs else args[1])
+    check_composed(cfg)
+    check_choices(cfg, loader.repository.group_exists)
+    return cfg
+
+
+def _search_path_judged(
+    inner: Callable[..., Any], loader: Any, config_name: Any, overrides: Any, repo: Any
+) -> None:
+    loaded = None if config_name is None else repo.load_config(config_path=config_name)
+    asked = [] if loaded is None else OmegaConf.select(loaded.config, "hydra.searchpath") or []
+    typed = [one.value() for one in overrides if one.get_key_element() == "hydra.searchpath"]
+    for path in [*asked, *(path for paths in typed if isinstance(paths, list) for path in paths)]:
+        if "://" in str(path) and not str(path).startswith("file://"):
+            raise ThinetError(
+                f"hydra.searchpath={path} is refused, because looking for files in a Python "
+                "package runs it: give a folder, hydra.searchpath=[file:///path/to/conf]."
+            )
+    inner(loader, config_name, overrides, repo)
+
+
+def _file_judged(inner: Callable[..., Any], repository: Any, config_path: str) -> Any:
+    for source in repository.get_sources():
+        if source.scheme() == "file":
+            path = Path(source.path) / source._normalize_file_name(config_path)
+            if path.is_file():  # Hydra has its own words for a missing one
+                check_yaml(path)
+    return inner(repository, config_path)
+
+
+def check_composed(cfg: DictConfig) -> None:
+    """Judge a whole configuration.
+
+    Raises:
+        ThinetError: With one sentence about the first thing that is refused.
+    """
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    hydra = raw.pop("hydra", None)
+    expansion.check_expansion(cfg)
+    for place, key, value in walk(raw):
+        if key == "_target_":
+            if place not in PLACES:
+                raise ThinetError(
+                    f"{place}._target_={str(value)[:60]!r} is refused, because nothing is made "
+                    f"at this place: only {', '.join(PLACES)} name classes."
+                )
+            check_target(value, PLACES[place], f"{place}._target_")
+        elif key.startswith("_") and key.endswith("_"):
+            raise ThinetError(
+                f"{place}.{key} is refused, because Hydra would take it as a command: leave it out."
+            )
+    _check_method(raw)
+    _check_name(cfg)
+    check_folders(cfg)
+    if hydra is not None:
+        _check_hydra(cfg, hydra)
+        check_stores(raw, hydra)
+
+
+def check_choices(cfg: DictConfig, is_group: Callable[[str], bool]) -> None:
+    """Refuse a list of options where one is wanted: Hydra would merge them, and the last one wins.
+
+    Args:
+        cfg: The composed configuration. Hydra notes which option of each group was chosen, but
+            nothing of a group that was given a list.
+        is_group: Whether there is a group of that name.
+
+    Raises:
+        ThinetError: Naming the group.
+    """
+    if "hydra" not in cfg:
+        return
+    choices = cfg.hydra.runtime.choices
+    nodes = [*(str(key) for key in cfg if key != "hydra"), *(f"hydra/{key}" for key in cfg.hydra)]
+    # The options of some groups leave no node of that name.
+    overrides: Any = OmegaConf.to_container(cfg.hydra.overrides, resolve=False)
+    pairs = [text.partition("=") for part in overrides.values() for text in part]
+    listed = [key.strip("+ ").partition("@")[0] for key, _, value in pairs if value[:1] == "["]
+    for name in [*nodes, *listed]:
+        if name not in (*SEVERAL, *choices) and is_group(name):
+            raise ThinetError(
+                f"{name} takes one option and was given a list, of which only the last would "
+                f"count: type {name}=<one of them>, or several with commas between them and -m to "
+                "run one after the other."
+            )
+
+
+def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every key below a node, as the dotted place of its mapping, the key and the value."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield place, str(key), value
+            yield from walk(value, f"{place}.{key}".removeprefix("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from walk(value, place)
+
+
+def _check_method(raw: Mapping[str, Any]) -> None:
+    method = raw.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else None
+    if isinstance(name, str) and not re.fullmatch(r"[a-z_]+", name):
+        raise ThinetError(
+            f"method.name={name[:60]!r} is not a method: choose one with method=prune, "
+            "method=scratch, method=train or method=sensitivity."
+        )
+
+
+def _check_name(cfg: DictConfig) -> None:
+    if "name" not in cfg:
+        return
+    try:
+        name = str(cfg.name)
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):
+        return  # thinet.app.config.check has the words for it
+    if not is_single_name(name):
+        raise ThinetError(
+            f"name={name[:60]!r} cannot be the name of a run's folder: type a name without "
+            "slashes and special characters, and the place with paths.outputs=<folder>."
+        )
+
+
+def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
+    for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+        _refuse_references(cfg.hydra.get(part), f"hydra.{part}")
+    callbacks = hydra.get("callbacks") or {}
+    for name, node in callbacks.items():
+        _check_callback(f"hydra.callbacks.{name}", node)
+    # It is also what brings this gate into the processes of a sweep.
+    own = any(node["_target_"] == SWEEP_CALLBACK for node in callbacks.values())
+    if "paths" in cfg and not own:
+        raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")
+    check_launcher(hydra.get("launcher"))
+    check_sweeper(hydra.get("sweeper"))
+    job = hydra.get("job") or {}
+    runs = job.get("config_name") is not None  # not so for Hydra's own help
+    for part in ("job_logging", "hydra_logging") if runs else ():
+        _check_logging(hydra.get(part), f"hydra.{part}")
+    for name in job.get("env_set") or {}:
+        if not _SETTABLE.fullmatch(str(name)):
+            raise ThinetError(
+                f"hydra.job.env_set.{name} is refused, because such a variable can make programs "
+                "run others: set it in the shell, before python run.py."
+            )
+    if not is_single_name(str(job.get("name", "run"))):
+        raise ThinetError("hydra.job.name is refused: give the run a name with name=<name>.")
+    if runs:
+        check_places_of_hydra(hydra)
+
+
+def _refuse_references(node: Any, place: str) -> None:
+    """Refuse nodes that are taken from elsewhere in the configuration, past the checks here."""
+    if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
+        return
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
+        inside = f"{place}.{key}"
+        if not OmegaConf.is_interpolation(node, key):
+            _refuse_references(node._get_node(key), inside)
+            continue
+        text = str(raw[key])
+        try:
+            scalar = not OmegaConf.is_config(node[key])
+        except OmegaConfBaseException:  # what Hydra fills in later
+            scalar = re.fullmatch(r"\$\{hydra[.:][\w.]+\}", text) is not None or text[-1:] != "}"
+        if not scalar:
+            raise ThinetError(f"{inside}={text[:60]} is refused: write its value in full.")
+
+
+def _check_callback(place: str, node: Any) -> None:
+    from hydra.experimental.callback import Callback
+
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ThinetError(f"{place} is refused: a callback is a mapping with a _target_.")
+    for where, key, value in walk(node):
+        if key == "_target_" and not where:
+            find_class(value, Callback, ("thinet",), f"{place}._target_")
+        elif key.startswith("_"):
+            raise ThinetError(f"{place}.{where}{key} is refused: leave it out.")
+
+
+def _check_logging(node: Any, place: str) -> None:
+    if node is None:
+        return
+    for where, key, value in walk(node if isinstance(node, Mapping) else {place: node}):
+        inside = f"{place}.{where}.{key}".replace("..", ".")
+        wrong = (
+            key in ("()", ".")
+            or (key == "class" and not (where.startswith("handlers.") and value in _HANDLERS))
+            or key == "filename"
+            or any("ext://" in str(v) and v not in _STREAMS for v in _leaves(value))
+            or any("cfg://" in str(v) for v in _leaves(value))
+        )
+        if wrong:
+            raise ThinetError(
+                f"{inside} is refused, because it could run code or write elsewhere: choose "
+                f"{place.replace('.', '/')}=none, stdout or disabled."
+            )
+
+
+def _leaves(value: Any) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if not isinstance(one, (Mapping, list))]
+
+
+def _environment(name: Any, *default: Any) -> Any:
+    """What ``${oc.env:NAME}`` stands for: no key or password gets into a run's records."""
+    if not _ENVIRONMENT.fullmatch(str(name)):
+        raise ThinetError(
+            f"${{oc.env:{str(name)[:60]}}} is refused, because configurations are written to files "
+            'and dashboards: give the value on the command line, key="$NAME".'
+        )
+    if str(name) not in os.environ and not default:
+        raise ThinetError(f"the environment variable {name} is not set: export {name}=<value>.")
+    return os.environ.get(str(name), *default)
+
+
+def _refuse_resolver(*_: Any) -> Any:
+    raise ThinetError(
+        "${oc.create:...} and ${oc.decode:...} are refused in a configuration: write the value "
+        f"itself ({VARIABLE} does not change this)."
+    )

@@ -1,0 +1,1 @@
+"""Networks on disk: weights, and the spec that says how to build them."""

@@ -1,0 +1,78 @@
+"""The tensors of a network that are written to a file, and reading them back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor, nn
+
+from thinet.base.errors import ThinetError
+from thinet.base.safetensors_header import read_header
+
+
+def check_savable(network: nn.Module) -> None:
+    """Refuse a network with state that is no tensor, which no file of tensors holds.
+
+    Raises:
+        ThinetError: Naming the module that has it.
+    """
+    for name, module in network.named_modules():
+        own = type(module).get_extra_state is not nn.Module.get_extra_state
+        if own and module.get_extra_state() is not None:
+            raise ThinetError(
+                f"{name or 'the network'} ({type(module).__name__}) has state beside its tensors "
+                "(get_extra_state), which cannot be saved: keep it in a buffer, or take that "
+                "module out."
+            )
+
+
+def dump_state(network: nn.Module) -> bytes:
+    """Parameters and persistent buffers as the bytes of a safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in named_state(network).items():
+        own = tensor.detach().cpu().contiguous()
+        where = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if where in memory else own  # two views of one memory
+        memory.add(where)
+    return dump_tensors(tensors, metadata={"format": "pt"})
+
+
+def named_state(network: nn.Module, held: Collection[str] = ()) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, those that are the same object once.
+
+    Args:
+        network: The network.
+        held: Names in a file. A buffer among them belongs to the state even if the constructor did
+            not mean it to: once channels are removed from it, it has to be kept.
+    """
+    unique: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for path, module in network.named_modules():
+        passing = module._non_persistent_buffers_set
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            full = f"{path}.{name}" if path else name
+            kept = name not in passing or full in held
+            if tensor is not None and kept and id(tensor) not in unique:
+                unique.add(id(tensor))
+                state[full] = tensor
+    return state
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        ThinetError: If the file is missing or damaged.
+    """
+    read_header(path)
+    try:
+        return load_tensors(Path(path).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ThinetError(
+            f"{path} is damaged or not a safetensors file ({error}): copy it again or run again."
+        ) from error

@@ -1,1 +1,0 @@
-"""Recipes that read from top to bottom: one method a file."""

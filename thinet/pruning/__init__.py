@@ -1,0 +1,1 @@
+"""Fewer filters: criteria, statistics, reconstructions, and the methods made of them."""

@@ -1,0 +1,38 @@
+"""Widths that only the trained network and its data can tell: by error, or by latency."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from thinet.base.messages import say
+from thinet.engine.engine import Engine
+from thinet.pruning.loss_curves import loss_curves
+from thinet.run.setup import Job
+from thinet.surgery import trace
+from thinet.widths.choose import choose_counts, choose_groups
+
+
+def find_counts(job: Job, engine: Engine, network: nn.Module) -> dict[str, int]:
+    """The units that each group keeps, the same on every process.
+
+    Args:
+        job: The run.
+        engine: Gives the calibration images and the device.
+        network: The full, trained network.
+
+    Raises:
+        ThinetError: If the target is out of reach.
+    """
+    widths = job.request.widths
+    network.to(engine.device)
+    calibration = engine.calibration(job.sampling, job.batch_size)
+    few = next(iter(calibration.batches()))[:2].to(engine.device)
+    graph = trace(network, few[:1])
+    names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
+    losses = None
+    if widths.allocation == "error":
+        say(f"plan: predicting the loss of {len(names)} layers at every width")
+        losses = loss_curves(network, graph, names, job.criterion, job.reconstruction, calibration)
+    shape = tuple(job.data.input_shape)
+    # Measured times differ from process to process, so one of them decides, or refuses for all.
+    return engine.decide(lambda: choose_counts(network, graph, names, job.request, shape, losses))

@@ -1,0 +1,238 @@
+"""``thinet.prune``: any classifier, in one call, without fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from thinet.base.collective import decided
+from thinet.base.errors import ThinetError, first_line
+from thinet.base.values import flag, layer_names, shown, whole
+from thinet.datasets.batches import gathered, shared
+from thinet.metrics import Cost, cost
+from thinet.pruning.criteria import Candidates, Criterion
+from thinet.pruning.group import Calibration, LayerRecord, prune_group_
+from thinet.pruning.loss_curves import loss_curves
+from thinet.pruning.reconstruction import Reconstruction, recalibrate_
+from thinet.pruning.registry import choose
+from thinet.pruning.statistics import Reference, Sampling
+from thinet.surgery import check_network, check_weights, evaluating, trace, without_autocast
+from thinet.widths.choose import Request, check_cut, choose_counts, choose_groups
+from thinet.widths.ratio import check_ratio
+from thinet.widths.target import Target, Widths, recalibration
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What :func:`prune` returns.
+
+    Attributes:
+        model: The slim network; the network that was given is left as it was.
+        layers: A record for each pruned layer, in order.
+        before: Cost of the network that was given.
+        after: Cost of the slim network.
+        skipped: Layers that were asked for by ``all`` or a glob but left whole, and why.
+        input_shape: ``(C, H, W)`` of the calibration images.
+    """
+
+    model: nn.Module
+    layers: list[LayerRecord]
+    before: Cost
+    after: Cost
+    skipped: dict[str, str] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = ()
+
+
+@torch.inference_mode(False)  # where nothing could be traced, nor the result trained
+@without_autocast  # statistics are not taken from rounded activations, and the trace sees no casts
+def prune(
+    model: nn.Module,
+    batches: Iterable[Any],
+    ratio: float | Mapping[str, float] = 0.5,
+    criterion: str | Criterion = "thinet",
+    reconstruction: str | Reconstruction = "scale",
+    layers: str | Sequence[str] = "inner",
+    *,
+    target: str | Target | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    recalibrate_bn: str | bool = "after",
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    distributed: bool = False,
+) -> PruneResult:
+    """Prune a network in one shot, group by group, without fine-tuning.
+
+    Args:
+        model: Any classifier; left as it was. The slim network is a copy on the same device.
+        batches: Calibration images: an iterable of tensors ``(N, C, H, W)`` or of tuples
+            ``(images, labels, ...)``, for example a ``DataLoader``. A few hundred images are
+            enough; labels are needed for criteria that look at the loss.
+        ratio: Fraction of filters **kept**, in (0, 1], or a mapping from layer names or globs.
+        criterion: The name of a file in ``thinet/pruning/criteria`` (``thinet``,
+            ``weight_sum``, ...) or a :class:`thinet.pruning.criteria.Criterion`.
+        reconstruction: A name (``none``, ``scale``, ``refit``) or a
+            :class:`thinet.pruning.reconstruction.Reconstruction`.
+        layers: ``"inner"`` (layers whose output is not added to that of others), ``"all"``
+            (residual streams too), a name or glob, or a list of those.
+        target: A budget instead of ``ratio``: ``"flops:0.5"``, ``"params:0.4"`` or
+            ``"latency:0.6"``, the fraction of the network's cost that may be left.
+        allocation: ``"uniform"`` (one ratio that meets the target) or ``"error"`` (the target is
+            met where the loss for each unit of cost is least).
+        round_to: Widths become multiples of this, where a layer is wide enough.
+        recalibrate_bn: Re-estimate BatchNorm statistics on the calibration images: ``"after"`` all
+            cuts (or True), after ``"each"`` cut, or ``"never"`` (or False).
+        sampling: How much of each image the statistics look at.
+        batch_size: Images in a forward pass; the result does not depend on it.
+        distributed: Every process of the ``torch.distributed`` group makes this call, each with its
+            own share of the images: all shares count, and all networks are cut alike. By default a
+            call waits for no other process. With NCCL each has to call
+            ``torch.cuda.set_device`` before.
+
+    Returns:
+        The slim network, a record for each layer, and the costs before and after.
+
+    Raises:
+        ThinetError: If the request makes no sense or the network cannot be pruned as asked.
+
+    Example:
+        >>> import torch, torchvision, thinet
+        >>> net = torchvision.models.resnet18(num_classes=10)
+        >>> result = thinet.prune(net, [torch.randn(8, 3, 64, 64)], ratio=0.5)
+        >>> result.after.flops < result.before.flops
+        True
+    """
+    criterion = choose("criteria", criterion, Criterion)  # type: ignore[type-abstract]
+    base = Reconstruction
+    reconstruction = choose("reconstruction", reconstruction, base)  # type: ignore[type-abstract]
+    request = _request(layers, ratio, target, allocation, round_to)
+    recalibrate = recalibration(recalibrate_bn)
+    sampling = Sampling() if sampling is None else sampling
+    if not isinstance(sampling, Sampling):
+        raise ThinetError(
+            f"sampling={shown(sampling)} is no thinet.pruning.statistics.Sampling: pass for "
+            "example sampling=Sampling(locations=10)."
+        )
+    batch_size = whole("batch_size", batch_size, "64")
+    device = _device(model)
+    gather = shared if flag("distributed", distributed) else gathered
+    images, labels, rank, world = gather(batches)
+    shape = tuple(images[0].shape)
+    slim = _copy(model)
+    few = torch.stack(list(images[:2])).to(device)
+    check_weights(slim)
+    _check_runs(slim, few)
+    graph = trace(slim, few[:1])
+    calibration = Calibration(
+        images,
+        sampling,
+        batch_size,
+        rank,
+        world,
+        labels=labels,
+        reference=Reference(model) if reconstruction.aims_at_original else None,
+    )
+    names, skipped = choose_groups(slim, graph, request, few)
+    for name in names:
+        criterion.check(Candidates.of(slim, graph.groups[name]))
+    losses = None
+    if allocation == "error":
+        losses = loss_curves(slim, graph, names, criterion, reconstruction, calibration)
+    counts = decided(  # measured times differ from process to process
+        lambda: choose_counts(slim, graph, names, request, shape, losses),
+        rank == 0,
+        calibration.agree,
+    )
+    check_cut(slim, graph, counts, few)
+    records: list[LayerRecord] = []
+    order = list(counts)
+    if calibration.reference is not None:
+        calibration.reference.expect([graph.groups[name] for name in order], graph, len(images))
+    for number, (name, count) in enumerate(counts.items()):
+        found, graph = prune_group_(
+            slim,
+            graph,
+            name,
+            count,
+            criterion,
+            reconstruction,
+            calibration,
+            recalibrate=recalibrate == "each",
+            following=order[number + 1] if number + 1 < len(order) else None,
+        )
+        records += found
+    if recalibrate == "after":
+        recalibrate_(slim, calibration.batches())
+    return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
+
+
+def _request(
+    layers: str | Sequence[str],
+    ratio: float | Mapping[str, float],
+    target: str | Target | None,
+    allocation: str,
+    round_to: int,
+) -> Request:
+    """What was asked for, checked as the command line's settings are."""
+    layer_names(layers)
+    check_ratio(ratio)
+    budget = target if target is None or isinstance(target, Target) else Target.parse(target)
+    return Request(layers, ratio, Widths(budget, allocation, round_to))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever the network holds
+        raise ThinetError(
+            f"the network cannot be copied ({first_line(error)}): if it uses nn.utils.weight_norm, "
+            "replace that by nn.utils.parametrizations.weight_norm."
+        ) from error
+
+
+def _device(network: nn.Module) -> torch.device:
+    check_network(network)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ThinetError(
+            "a TorchScript network cannot be pruned: pass the nn.Module that it was made from."
+        )
+    parameter = next(iter(network.parameters()), None)
+    if parameter is None:
+        raise ThinetError("this network has no parameters, so there is nothing to prune.")
+    return parameter.device
+
+
+@torch.no_grad()
+def _check_runs(network: nn.Module, images: Tensor) -> None:
+    """Refuse images that the network does not take, before any long work."""
+    dtype = next(network.parameters()).dtype
+    if images.dtype != dtype:
+        raise ThinetError(
+            f"the images are {_short(images.dtype)} but the network's weights are {_short(dtype)}: "
+            f"pass images.to(torch.{_short(dtype)}) or convert the network."
+        )
+    try:
+        with evaluating(network):
+            output = network(images)
+    except Exception as error:  # whatever the network's own code raises
+        raise ThinetError(
+            f"the network does not run on images of shape {tuple(images.shape)} "
+            f"({first_line(error)}): pass images of the size and type that it was made for."
+        ) from error
+    if not all(
+        bool(leaf.isfinite().all()) for leaf in tree_leaves(output) if torch.is_tensor(leaf)
+    ):
+        raise ThinetError(
+            "the network's output for the first images is not finite: look for NaN or huge values "
+            "in them, or train the network again with a smaller learning rate."
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""One run: its setup, its state, its folder, its identity."""

@@ -1,0 +1,108 @@
+"""What a run has finished so far, on disk, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from thinet.base.errors import ThinetError
+from thinet.base.files import read_json, write_json_atomic
+
+STATE = "state.json"
+_KINDS: dict[str, Any] = {
+    "fingerprint": str, "run_id": str, "status": str, "step": int, "seconds": (int, float),
+    "baseline": (dict, NoneType), "stages": list, "layers": list, "kept": dict,
+    "counts": (dict, NoneType), "data": (dict, NoneType), "cells": list,
+}  # fmt: skip
+
+
+@dataclass
+class RunState:
+    """The finished part of a run.
+
+    Attributes:
+        fingerprint: Of the configuration.
+        run_id: Names this run on dashboards, over all its attempts.
+        status: ``running`` or ``complete``.
+        step: Optimizer steps done.
+        seconds: Time spent, over all attempts.
+        baseline: Figures of the full network.
+        before_finetuning: Test accuracy in the last stage, before its fine-tuning.
+        stages: A row for each finished stage.
+        layers: A row for each cut layer.
+        kept: Kept filters of each cut layer in original coordinates.
+        counts: Kept units of each group, where they were found from the data.
+        data: For each part of the data set what it was when the run began.
+        cells: What ``method=sensitivity`` measured: a row for each layer and ratio.
+    """
+
+    fingerprint: str
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    status: str = "running"
+    step: int = 0
+    seconds: float = 0.0
+    baseline: dict[str, Any] | None = None
+    before_finetuning: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, int] | None = None
+    data: dict[str, str] | None = None
+    cells: list[dict[str, Any]] = field(default_factory=list)
+
+    def check_data(self, identity: dict[str, str]) -> None:
+        """Take note of the data set, or compare it with that of the run's earlier attempts.
+
+        Args:
+            identity: See :meth:`thinet.datasets.module.ImageData.identity`.
+
+        Raises:
+            ThinetError: If it has changed.
+        """
+        before = self.data
+        if before is not None and before != identity:
+            changed = [name for name in identity if identity[name] != before.get(name)]
+            differences = "; ".join(
+                f"{name} was {before.get(name, 'absent')}, is {identity[name]}" for name in changed
+            )
+            raise ThinetError(
+                f"the data set has changed since this run began ({differences}): restore it, or "
+                "type resume=off to start anew."
+            )
+        self.data = identity
+
+    def save(self, folder: Path) -> None:
+        """Write ``state.json``."""
+        write_json_atomic(folder / STATE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path, fingerprint: str) -> RunState:
+        """The state in ``folder``, or a fresh one if there is none.
+
+        Raises:
+            ThinetError: If it is damaged or of another configuration.
+        """
+        if not (folder / STATE).exists():
+            return cls(fingerprint)
+        content = read_json(folder / STATE)
+        try:
+            state = cls(**content)
+            if not all(isinstance(getattr(state, name), kind) for name, kind in _KINDS.items()):
+                raise TypeError
+            if not re.fullmatch(r"[\w-]{1,64}", state.run_id):  # dashboards name folders by it
+                raise TypeError
+        except TypeError as error:
+            raise ThinetError(
+                f"{folder / STATE} is not the state of a run: type resume=off to start anew."
+            ) from error
+        if state.fingerprint != fingerprint:
+            raise ThinetError(
+                f"{folder} holds a run of another configuration ({state.fingerprint}, not "
+                f"{fingerprint}): repeat its own command, choose another name with name=<name>, "
+                "or leave out resume=<folder>."
+            )
+        return state

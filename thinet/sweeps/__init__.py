@@ -1,0 +1,1 @@
+"""Many runs: what Hydra calls before, between and after them."""

@@ -1,0 +1,1 @@
+"""Networks at full width: where they come from and how they are trained."""
