@@ -28,7 +28,7 @@ def test_all_problems_are_reported_at_once(compose):
         "ratio=1.5", "layers=[]", "finetune.stage.epochs=-1", "finetune.final.lr=0",
         "baseline.decay=linear", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
         "baseline.train=perhaps", "finetune.batch_size=0", "calibration.batch_size=x",
-        "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_stages=3", "resume=nowhere",
+        "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_steps=3", "resume=nowhere",
         "model.weights=missing/file.pth", "finetune.stage.warmup=-1", "trainer.progress=loud",
         "trainer.max_steps_per_epoch=0", "trainer.accelerator=abacus",
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_all_problems_are_reported_at_once(compose):
         "ratio=1.5", "layers=[]", "finetune.stage.epochs=1", "finetune.final.lr=1e-3",
         "decay=linear", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
         "baseline.train=perhaps", "finetune.batch_size=0", "calibration.batch_size=x",
-        "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_stages=3", "resume=nowhere",
+        "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_steps=3", "resume=nowhere",
         "model.weights=missing/file.pth", "trainer.progress=loud",
         "trainer.max_steps_per_epoch=0", "trainer.accelerator=abacus",
     }  # fmt: skip
@@ -112,7 +112,7 @@ def test_the_name_of_a_run_tells_what_it_is(compose):
 
 SAME = [
     "logger=tensorboard", "logger=[wandb,tensorboard]", "paths.cache=elsewhere", "note=hello",
-    "trainer.progress=off", "resume=off", "traceback=true", "keep_stages=true", "dry_run=true",
+    "trainer.progress=off", "resume=off", "traceback=true", "keep_steps=true", "dry_run=true",
     "name=mine", "paths.outputs=elsewhere",
 ]  # fmt: skip
 OTHER = [
@@ -154,7 +154,7 @@ def baseline(compose, *overrides, weights=None):
     ["criterion=random", "ratio=0.1", "ratio={features.0:0.5}", "reconstruction=none",
      "schedule=oneshot", "layers=all", "finetune.final.epochs=9", "calibration.locations=3",
      "dataset.calibration_per_class=3", "logger=wandb", "note=x", "method=train",
-     "trainer.progress=off", "keep_stages=true", "model.paper_layers=[features.0]",
+     "trainer.progress=off", "keep_steps=true", "model.paper_layers=[features.0]",
      "finetune=none"],
 )  # fmt: skip
 def test_points_of_a_sweep_share_a_baseline(override, compose):

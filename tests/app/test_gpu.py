@@ -11,7 +11,7 @@ from thinet.pruning import method as prune
 from thinet.widths import choose as planning
 
 METHODS = {
-    "prune, inspected": ["inspect=true", "keep_stages=true"],
+    "prune, inspected": ["inspect=true", "keep_steps=true"],
     "prune at once, by error": ["schedule=oneshot", "allocation=error", "target=flops:0.5"],
     "prune towards the original": [
         "reconstruction=refit", "reconstruction.build.target=original", "target=latency:0.9",

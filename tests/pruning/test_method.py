@@ -119,7 +119,7 @@ def test_state_is_written_after_every_stage(make_run, monkeypatch):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_what_is_left_of_the_stages(keep, make_run):
-    run = make_run(f"keep_stages={str(keep).lower()}")
+    run = make_run(f"keep_steps={str(keep).lower()}")
     prune(run)
     found = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*.*") if p.is_file()}
     last = {f"stages/00{k}/model.safetensors" for k in ((0, 1, 2) if keep else (2,))}

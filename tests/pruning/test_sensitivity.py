@@ -49,7 +49,7 @@ def uninterrupted(whole, make_run, tmp_path_factory):
     """What a run that nobody disturbs returns, its folder and its job; made once."""
     if not whole:
         root = tmp_path_factory.mktemp("whole")
-        run = make_run(*SMALL, "keep_stages=true", f"paths.cache={root}/cache", folder=root / "run")
+        run = make_run(*SMALL, "keep_steps=true", f"paths.cache={root}/cache", folder=root / "run")
         whole["it"] = sensitivity(run)["sensitivity"], run
     return whole["it"]
 

@@ -13,7 +13,7 @@ from thinet.training.method import train
 
 @pytest.fixture
 def first(make_run, tmp_path):
-    run = make_run("keep_stages=true", folder=tmp_path / "first")
+    run = make_run("keep_steps=true", folder=tmp_path / "first")
     run.job.data.check()
     return run, prune(run)
 

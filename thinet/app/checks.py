@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thinet.app.methods import check_method
 from thinet.artifacts.names import SPEC, saved_folder
-from thinet.base.errors import ThinetError, first_line
-from thinet.base.values import flag, is_number, is_whole, layer_names, whole
+from thinet.base.errors import first_line, problems_of
+from thinet.base.values import flag, is_number, is_whole, whole
 from thinet.pruning.stages import Phase
-from thinet.widths.ratio import check_ratio, read_ratio
-from thinet.widths.target import Target, Widths, recalibration
 
 
 def find_problems(config: Mapping[str, Any]) -> list[str]:
     """One sentence for each problem in a configuration of plain containers."""
     problems: list[str] = []
-    for part in (_check_pruning, _check_training, _check_devices, _check_run, _check_sensitivity):
+    for part in (check_method, _check_training, _check_devices, _check_run):
         try:
             problems += part(config)
         except (KeyError, TypeError, AttributeError) as error:
@@ -28,69 +27,15 @@ def find_problems(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _problem(function: Any, *args: Any, **kwargs: Any) -> list[str]:
-    try:
-        function(*args, **kwargs)
-    except ThinetError as error:
-        return [str(error)]
-    return []
-
-
-def _check_pruning(config: Mapping[str, Any]) -> list[str]:
-    problems = _problem(lambda: check_ratio(read_ratio(config["ratio"])))
-    problems += _problem(layer_names, config["layers"])
-    problems += _problem(read_widths, config)
-    problems += _problem(read_layer_ratio, config)
-    for problem in _problem(recalibration, config["reconstruction"]["recalibrate_bn"]):
-        problems.append(f"reconstruction.{problem}")
-    return problems
-
-
-def read_widths(config: Mapping[str, Any]) -> Widths:
-    """The budget that a configuration asks for.
-
-    Raises:
-        ThinetError: If a part of it is unknown.
-    """
-    target = config["target"]
-    parsed = None if target is None else Target.parse(target)
-    return Widths(parsed, config["allocation"], config["round_to"])
-
-
-def read_layer_ratio(config: Mapping[str, Any]) -> dict[int, float]:
-    """Ratios by the place of a layer in the plan, as a search gives them.
-
-    Raises:
-        ThinetError: If they are none, or other settings speak against them.
-    """
-    given = config.get("layer_ratio") or {}
-    example = "type for example '+layer_ratio.0=0.5' '+layer_ratio.1=0.8'"
-    if not isinstance(given, Mapping) or not all(str(place).isdigit() for place in given):
-        raise ThinetError(
-            f"layer_ratio={given} is no mapping from places in the plan, from 0, to ratios: "
-            f"{example}."
-        )
-    check_ratio({f"layer {place}": ratio for place, ratio in given.items()})
-    if given and not is_number(config["ratio"]):
-        raise ThinetError(
-            "layer_ratio and a ratio by names contradict each other: give the ratios of all "
-            "layers in one of them."
-        )
-    if given and config["allocation"] == "error":
-        raise ThinetError(
-            "layer_ratio and allocation=error contradict each other: type allocation=uniform."
-        )
-    return {int(place): ratio for place, ratio in given.items()}
-
-
 def _check_training(config: Mapping[str, Any]) -> list[str]:
     problems = []
-    for part in ("stage", "group_end", "final"):
-        for problem in _problem(Phase, **config["finetune"][part]):
+    reads = config["method"]["reads"]
+    for part in ("stage", "group_end", "final") if "finetune" in reads else ():
+        for problem in problems_of(Phase, **config["finetune"][part]):
             problems.append(problem.replace("finetune.stage", f"finetune.{part}"))
-    for problem in _problem(baseline_phase, config):
+    for problem in problems_of(baseline_phase, config):
         problems.append(problem.replace("finetune.stage.", "baseline."))
-    for group in ("finetune", "baseline"):
+    for group in ("finetune", "baseline") if "finetune" in reads else ("baseline",):
         clip = config[group]["clip_norm"]
         if clip is not None and (not is_number(clip) or clip <= 0):
             problems.append(
@@ -112,9 +57,9 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
     train = config["baseline"]["train"]
     if train not in ("auto", "always", "never"):
         problems.append(f"baseline.train={train} is unknown: choose auto, always or never.")
-    for group in ("finetune", "calibration"):
+    for group in ("finetune", "calibration"):  # both have a say in how images are loaded
         size = config[group]["batch_size"]
-        problems += _problem(whole, f"{group}.batch_size", size, "64")
+        problems += problems_of(whole, f"{group}.batch_size", size, "64")
     return problems
 
 
@@ -130,7 +75,7 @@ def _check_devices(config: Mapping[str, Any]) -> list[str]:
     for key in ("devices", "num_nodes"):
         count = trainer[key]
         if count != "auto":
-            problems += _problem(whole, f"trainer.{key}", count, "1")
+            problems += problems_of(whole, f"trainer.{key}", count, "1")
     precisions = ("32-true", "bf16-mixed", "16-mixed")
     if trainer["precision"] not in precisions:
         problems.append(
@@ -170,9 +115,9 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
         f"{key} is not given, and this recipe needs it: type {key}={value}."
         for key, value in _left_open({key: config[key] for key in ("model", "dataset")})
     ]
-    problems += _problem(whole, "seed", config["seed"], "0", least=0)
-    for key in ("dry_run", "traceback", "keep_stages", "inspect"):
-        problems += _problem(flag, key, config[key])
+    problems += problems_of(whole, "seed", config["seed"], "0", least=0)
+    for key in ("dry_run", "traceback", "keep_steps", "inspect"):
+        problems += problems_of(flag, key, config[key])
     for key, value in config["paths"].items():
         if not isinstance(value, str) or not value:
             problems.append(
@@ -184,12 +129,6 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
             f"resume={resume} is not the folder of a run (it holds no state.json): type "
             "resume=auto, resume=off or the folder of an unfinished run."
         )
-    epochs = config["method"].get("epochs")
-    if epochs is not None and (not is_whole(epochs) or epochs < 1):
-        problems.append(
-            f"method.epochs={epochs} is not a whole number of at least 1: type for example "
-            "method.epochs=20, or method.epochs=null for as many as pruning takes."
-        )
     weights = str(config["model"]["weights"])
     is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
     if is_file and not Path(weights).is_file() and saved_folder(weights) is None:
@@ -199,42 +138,3 @@ def _check_run(config: Mapping[str, Any]) -> list[str]:
             "folder of a finished run, or model.weights=none to train from scratch."
         )
     return problems
-
-
-def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
-    method = config["method"]
-    if method["name"] != "sensitivity":
-        return []
-    problems = []
-    ratios = method["ratios"]
-    good = isinstance(ratios, list) and all(is_number(one) and 0 < one < 1 for one in ratios)
-    if not good or not ratios or len(set(ratios)) < len(ratios):
-        problems.append(
-            f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
-            "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
-        )
-    for problem in _problem(read_budget, method["budget"]):
-        problems.append(problem.replace("target=", "method.budget="))
-    problems += _problem(whole, "method.trials", method["trials"], "12", least=0)
-    images = method["images"]
-    if images is not None and (not is_whole(images) or images < 1):
-        problems.append(
-            f"method.images={images} is not a whole number of at least 1: type method.images=2000, "
-            "or method.images=null for all validation images."
-        )
-    return problems
-
-
-def read_budget(text: str) -> Target:
-    """The budget of a suggestion, which is worked out and not measured.
-
-    Raises:
-        ThinetError: If it is none, or one of latency.
-    """
-    budget = Target.parse(text)
-    if budget.kind == "latency":
-        raise ThinetError(
-            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
-            f"target=params:{budget.fraction:g}."
-        )
-    return budget

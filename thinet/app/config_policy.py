@@ -21,7 +21,14 @@ from thinet.app import expansion
 from thinet.app.destinations import check_folders, check_places_of_hydra, check_stores, check_typed
 from thinet.app.launcher_policy import check_launcher, check_sweeper
 from thinet.app.yaml_limits import check_yaml
-from thinet.base.allowlist import PLACES, VARIABLE, check_target, find_class, is_single_name
+from thinet.base.allowlist import (
+    PLACES,
+    VARIABLE,
+    check_target,
+    find_class,
+    is_single_name,
+    packages_of,
+)
 from thinet.base.errors import ThinetError
 
 _ENVIRONMENT = re.compile(
@@ -110,12 +117,12 @@ def check_composed(cfg: DictConfig) -> None:
     expansion.check_expansion(cfg)
     for place, key, value in walk(raw):
         if key == "_target_":
-            if place not in PLACES:
+            if not packages_of(place):
                 raise ThinetError(
                     f"{place}._target_={str(value)[:60]!r} is refused, because nothing is made "
                     f"at this place: only {', '.join(PLACES)} name classes."
                 )
-            check_target(value, PLACES[place], f"{place}._target_")
+            check_target(value, packages_of(place), f"{place}._target_")
         elif key.startswith("_") and key.endswith("_"):
             raise ThinetError(
                 f"{place}.{key} is refused, because Hydra would take it as a command: leave it out."

@@ -6,21 +6,27 @@ import os
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from thinet.app import config as configuration
-from thinet.app import processes as placement
+from thinet.app import processes
 from thinet.base import lifeline
 from thinet.base.errors import ThinetError
-from thinet.base.files import read_json, write_json_atomic, write_text_atomic
+from thinet.base.files import write_json_atomic, write_text_atomic
 from thinet.base.messages import is_first_process, logging_to, say
+from thinet.base.records import from_json, to_json
 from thinet.run.folders import RECORDS, taken, unshare
-from thinet.run.identity import fingerprint, run_folder
+from thinet.run.identity import fingerprint, part_read, run_folder, settings_of
 from thinet.run.lock import run_lock
+from thinet.run.result import MODEL, RESULT, Result, RunRecord, read_result
+from thinet.run.state import STATE, RunState
 
-RESULT = "result.json"
+if TYPE_CHECKING:
+    from thinet.run.method import Method
+    from thinet.run.result import Outcome
+    from thinet.run.setup import Setup
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -38,7 +44,7 @@ def run(cfg: DictConfig) -> float | None:
     folder, mark = run_folder(cfg), fingerprint(cfg)
     if config["dry_run"]:
         with logging_to(None):
-            _dry_run(configuration.build(config), folder)
+            _dry_run(config, folder)
         return None
     if not is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +70,7 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
     if not _in_sweep():
         return
     launcher, trainer = HydraConfig.get().launcher, config["trainer"]
-    launched = placement.launched_processes(os.environ)
+    launched = processes.launched_processes(os.environ)
     if launched is None:
         if trainer["devices"] != 1 or trainer["num_nodes"] != 1:
             raise ThinetError(
@@ -74,7 +80,7 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
             )
         worker = any(name in launcher["_target_"] for name in ("joblib", "ray"))
         if worker and trainer["accelerator"] != "cpu" and not config["dry_run"]:
-            placement.claim_gpu(os.environ)
+            processes.claim_gpu(os.environ)
         return
     wanted = trainer["devices"] if trainer["devices"] == "auto" else _world(trainer)
     if launched != wanted:
@@ -83,72 +89,49 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
             f"{trainer['devices']} (on {trainer['num_nodes']} machines) needs others: give "
             "trainer.devices as one number for the whole sweep, not as one of its values."
         )
-    placement.name_ranks(os.environ)
-    placement.limit_threads(os.environ, launcher)
+    processes.name_ranks(os.environ)
+    processes.limit_threads(os.environ, launcher)
 
 
 def _world(trainer: dict[str, Any]) -> int:
     return int(trainer["devices"]) * int(trainer["num_nodes"])
 
 
-def _plan(job: Any, counts: dict[str, int] | None = None) -> Any:
-    """Make the plan and print it.
-
-    Returns:
-        None if it takes the trained network to make it, or if the method cuts nothing.
-    """
-    from thinet.pruning.plan import make_plan, needs_network, show_costs, show_plan
-
-    if not _method(job.method).CUTS:
-        if is_first_process():
-            show_costs(job)
-        return None
-    if counts is None and needs_network(job):
-        return None
-    plan = make_plan(job, counts)
-    if is_first_process():
-        show_plan(plan)
-    return plan
-
-
-def _dry_run(job: Any, folder: Path) -> None:
+def _dry_run(config: dict[str, Any], folder: Path) -> None:
     """Print the plan. Without the network's data it can be made only if ratios are given."""
-    from thinet.engine.engine import Engine
-    from thinet.engine.log_levels import quiet
-    from thinet.pruning.find_widths import find_counts
-    from thinet.training.source import prepare_baseline
+    setup, method = configuration.build(config)
 
-    _method(job.method).check(job)
-    if _plan(job) is not None or not _method(job.method).CUTS:
-        return
-    quiet()
-    job.data.check()
-    say("plan: it depends on the trained network, so the baseline comes first")
-    engine = Engine(job.data, job.devices, [], job.seed)
-    engine.start_processes()
-    network = prepare_baseline(job, engine, folder)
-    _plan(job, find_counts(job, engine, network))
+    def trained() -> tuple[Any, Any]:
+        from thinet.engine.engine import Engine
+        from thinet.engine.log_levels import quiet
+        from thinet.training.source import prepare_network
+
+        quiet()
+        setup.data.check()
+        engine = Engine(setup.data, setup.devices, [], setup.seed)
+        engine.start_processes()
+        return engine, prepare_network(setup, engine, folder)
+
+    method.preview(setup, trained)
 
 
 def _run(cfg: DictConfig, config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
-    from thinet.run.state import RunState
-
     say(f"run: {folder}")
     if config["resume"] == "off" and is_first_process():
         for leftover in ("state.json", RESULT, "metrics.csv", "layers.csv", "failure.json"):
             (folder / leftover).unlink(missing_ok=True)
-        shutil.rmtree(folder / "stages", ignore_errors=True)
+        shutil.rmtree(folder / "steps", ignore_errors=True)
     anew = config["resume"] == "off"  # another process may not have removed the old state yet
     state = RunState(fingerprint) if anew else RunState.load(folder, fingerprint)
     done = state.status == "complete" and (folder / RESULT).exists()
-    if done and not placement.launched_together(os.environ):
-        return _show_again(read_json(folder / RESULT), folder)
+    if done and not processes.launched_together(os.environ):
+        return _show_again(read_result(folder), folder)
     if is_first_process() and not done:
         _record(cfg, folder / RECORDS)
     return _work(config, state, folder, done)
 
 
-def _show_again(result: dict[str, Any], folder: Path) -> float:
+def _show_again(result: Result, folder: Path) -> float:
     say("this configuration has been run before; resume=off runs it again")
     return _show(result, folder)
 
@@ -165,46 +148,58 @@ def _record(cfg: DictConfig, folder: Path) -> None:
         write_text_atomic(folder / f"{name}.yaml", OmegaConf.to_yaml(content))
 
 
-def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float | None:
+def _work(config: dict[str, Any], state: RunState, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.log_levels import quiet
     from thinet.engine.logging.loggers import close, log_config
-    from thinet.run.session import Run
+    from thinet.run.session import Session
 
     quiet()
-    job = configuration.build(config)
-    _method(job.method).check(job)
-    engine = Engine(job.data, job.devices, [], job.seed)
-    if placement.launched_together(os.environ):
+    setup, method = configuration.build(config)
+    engine = Engine(setup.data, setup.devices, [], setup.seed)
+    progress = _progress(method, state, folder)
+    plan = method.plan(setup, progress)
+    if processes.launched_together(os.environ):
         # Each process came here by itself, and may not see yet what another one has written.
         engine.start_processes()
-        state, done = engine.agree((state, done))
+        state, progress, done = engine.agree((state, progress, done))
         if done:
-            return _show_again(engine.decide(lambda: read_json(folder / RESULT)), folder)
-        _compare_images(engine.gather(job.data.identity()))
-    state.check_data(job.data.identity())
-    plan = _plan(job, state.counts)
+            return _show_again(engine.decide(lambda: read_result(folder)), folder)
+        _compare_images(engine.gather(setup.data.identity()))
+        plan = method.plan(setup, progress)
+    state.check_data(setup.data.identity())
     if is_first_process():
+        method.show(plan)
         state.save(folder)  # before anything else lies in the folder, which says whose it is
     engine.loggers, engine.step = _loggers(config, folder, state), state.step
     status = "failed"
     try:
-        log_config(engine.loggers, config)
-        work = Run(job, plan, engine, state, folder)
-        found = getattr(_method(job.method), job.method)(work)
-        work.count_time()
-        state = work.state
-        result = _result(job, config, found, state)
-        left_out = engine.gather(list(job.data.unreadable.found))
-        result["unreadable_images"] = sorted({path for paths in left_out for path in paths})
+        log_config(engine.loggers, part_read(config))
+        session = Session(setup, engine, state, folder, progress)
+        outcome = method.run(session, plan)
+        session.count_time()
+        state = session.state
+        left_out = engine.gather(list(setup.data.unreadable.found))
+        unreadable = sorted({path for paths in left_out for path in paths})
+        result = make_result(config, setup, outcome, state, tuple(unreadable))
         objective = _report(result, folder, engine.loggers) if is_first_process() else None
         state.status = "complete"
-        work.save_state()
+        session.save()
         status = "success"
     finally:
         with lifeline.patiently():  # dashboards are waited for as long as the configuration says
             close(engine.loggers, status)
     return objective
+
+
+def _progress(method: Method[Any, Any], state: RunState, folder: Path) -> Any:
+    """What the method remembers of an earlier attempt."""
+    try:
+        return from_json(method.remembers, state.progress)
+    except ValueError as error:
+        raise ThinetError(
+            f"{folder / STATE} is not the state of a run: type resume=off to start anew."
+        ) from error
 
 
 def _compare_images(found: list[dict[str, str]]) -> None:
@@ -215,21 +210,6 @@ def _compare_images(found: list[dict[str, str]]) -> None:
             f"processes 0 and {other} of this run see different images: give all machines the same "
             "dataset.root."
         )
-
-
-def _method(name: str) -> Any:
-    """The module of a method.
-
-    It has the method itself, under its own name; ``CUTS``, whether that cuts filters as planned;
-    and ``check(job)``, which refuses what the method cannot do.
-    """
-    from importlib import import_module
-
-    return import_module(
-        {"prune": "thinet.pruning.method", "train": "thinet.training.method"}.get(
-            name, f"thinet.pruning.{name}"
-        )
-    )
 
 
 def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
@@ -243,30 +223,41 @@ def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
     return made
 
 
-def _result(job: Any, config: dict[str, Any], found: dict[str, Any], state: Any) -> dict[str, Any]:
+def make_result(
+    config: dict[str, Any],
+    setup: Setup,
+    outcome: Outcome,
+    state: RunState,
+    unreadable: tuple[str, ...] = (),
+) -> Result:
+    """Everything about a finished run."""
     from thinet.run.environment import environment
 
-    return {
-        "format": 1,
-        "method": job.method,
-        "name": job.name,
-        "model": job.model.name,
-        **{
-            key: config[key]["name"]
-            for key in ("dataset", "criterion", "reconstruction", "schedule")
-        },
-        "ratio": config["target"] or config["ratio"],
-        "allocation": config["allocation"],
-        "protocol": job.data.preprocessing.protocol(),
-        "images": job.data.identity(),
-        "seed": job.seed,
-        "note": config["note"],
-        "command": _command(),
-        "config": config,
-        "environment": environment(),
-        "seconds": state.seconds,
-        **found,
-    }
+    return Result(
+        run=RunRecord(
+            name=setup.name,
+            method=config["method"]["name"],
+            model=setup.source.name,
+            dataset=config["dataset"]["name"],
+            seed=setup.seed,
+            command=_command(),
+            seconds=state.seconds,
+            note=config["note"],
+            weights_by_process=outcome.weights_by_process,
+            unreadable_images=unreadable,
+        ),
+        settings=settings_of(config),
+        sizes=tuple(key for key in config["method"]["sizes"]),
+        protocol=setup.data.preprocessing.protocol(),
+        images=setup.data.identity(),
+        reference=outcome.reference,
+        reference_is=outcome.reference_is,
+        model=outcome.model,
+        steps=tuple(state.steps),
+        details={family: to_json(part) for family, part in outcome.details.items()},
+        config=part_read(config),
+        environment=dict(environment()),
+    )
 
 
 def _command() -> str:
@@ -276,24 +267,23 @@ def _command() -> str:
     return shlex.join(["python", "run.py", *overrides])
 
 
-def _report(result: dict[str, Any], folder: Path, loggers: list[Any]) -> float:
+def _report(result: Result, folder: Path, loggers: list[Any]) -> float:
     """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
     from thinet.engine.logging.loggers import log_result
-    from thinet.report import draw_figures, write_layers, write_report
+    from thinet.report import draw_figures, write_files, write_report
 
-    write_json_atomic(folder / RESULT, result)
-    write_layers(result, folder)
+    write_json_atomic(folder / RESULT, to_json(result))
+    write_files(result, folder)
     figures = draw_figures(result, folder / "figures")
     write_report(result, folder)
-    log_result(loggers, result, figures, folder / "model")
+    log_result(loggers, result, figures, folder / MODEL)
     return _show(result, folder)
 
 
-def _show(result: dict[str, Any], folder: Path) -> float:
+def _show(result: Result, folder: Path) -> float:
     from thinet.report.terminal import print_result
 
-    final = result["slim"] or result["baseline"]
     if is_first_process():
         print_result(result)
-        say(f"network: {folder / 'model'}   report: {folder / 'report.html'}")
-    return float(final["val_top1"])
+        say(f"network: {folder / MODEL}   report: {folder / 'report.html'}")
+    return float(result.final.val_top1 or 0.0)

@@ -23,11 +23,9 @@ The word ``shell`` in it allows a configuration to hold shell lines for a cluste
 """
 SHELL = "shell"
 PLACES = {
-    "criterion.build": ("thinet",),
-    "reconstruction.build": ("thinet",),
+    "*.build": ("thinet",),
     "dataset.data": ("thinet",),
-    "finetune.optimizer": ("torch.optim", "timm.optim", "thinet"),
-    "baseline.optimizer": ("torch.optim", "timm.optim", "thinet"),
+    "*.optimizer": ("torch.optim", "timm.optim", "thinet"),
     "model.build": ("thinet.models", "torchvision.models"),
 }
 """The only keys below which ``_target_`` may stand, and where its name may lie."""
@@ -38,6 +36,12 @@ def trusted() -> tuple[str, ...]:
     """The user's own packages, from the environment."""
     words = (word.strip() for word in os.environ.get(VARIABLE, "").split(","))
     return tuple(word for word in words if word)
+
+
+def packages_of(place: str) -> tuple[str, ...]:
+    """Where the name of a class may lie that is made at a place; empty where none is made."""
+    general = f"*.{place.rpartition('.')[2]}" if place.count(".") == 1 else ""
+    return PLACES.get(place, PLACES.get(general, ()))
 
 
 def is_below(name: str, packages: Sequence[str]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 
 class ThinetError(Exception):
     """Something the user can put right: one sentence that says what is wrong and what to type.
@@ -46,3 +49,12 @@ class Unread(BaseException):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def problems_of(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[str]:
+    """What a check has to say, as a list of no sentence or one."""
+    try:
+        check(*args, **kwargs)
+    except ThinetError as error:
+        return [str(error)]
+    return []

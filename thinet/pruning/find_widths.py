@@ -7,32 +7,36 @@ from torch import nn
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
 from thinet.pruning.loss_curves import loss_curves
-from thinet.run.setup import Job
+from thinet.pruning.settings import Choosing
 from thinet.surgery import trace
-from thinet.widths.choose import choose_counts, choose_groups
+from thinet.widths.choose import Request, choose_counts, choose_groups
 
 
-def find_counts(job: Job, engine: Engine, network: nn.Module) -> dict[str, int]:
+def find_counts(
+    request: Request, choosing: Choosing, engine: Engine, network: nn.Module
+) -> dict[str, int]:
     """The units that each group keeps, the same on every process.
 
     Args:
-        job: The run.
+        request: Layers, ratios, budget.
+        choosing: How filters are chosen.
         engine: Gives the calibration images and the device.
         network: The full, trained network.
 
     Raises:
         ThinetError: If the target is out of reach.
     """
-    widths = job.request.widths
     network.to(engine.device)
-    calibration = engine.calibration(job.sampling, job.batch_size)
+    calibration = engine.calibration(choosing.sampling, choosing.batch_size)
     few = next(iter(calibration.batches()))[:2].to(engine.device)
     graph = trace(network, few[:1])
-    names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
+    names, _ = engine.decide(lambda: choose_groups(network, graph, request, few))
     losses = None
-    if widths.allocation == "error":
+    if request.widths.allocation == "error":
         say(f"plan: predicting the loss of {len(names)} layers at every width")
-        losses = loss_curves(network, graph, names, job.criterion, job.reconstruction, calibration)
-    shape = tuple(job.data.input_shape)
+        losses = loss_curves(
+            network, graph, names, choosing.criterion, choosing.reconstruction, calibration
+        )
+    shape = tuple(engine.data.input_shape)
     # Measured times differ from process to process, so one of them decides, or refuses for all.
-    return engine.decide(lambda: choose_counts(network, graph, names, job.request, shape, losses))
+    return engine.decide(lambda: choose_counts(network, graph, names, request, shape, losses))

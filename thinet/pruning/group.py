@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from thinet.surgery import ChannelGraph, Group, remove_, shrink
 from thinet.surgery.observe import observe
 
 T = TypeVar("T")
+Watch = Callable[[nn.Module, Group], Callable[[nn.Module, Sequence[int]], None]]
 
 RECALIBRATION_BATCH = 64
 """Most images in a batch that BatchNorm statistics are re-estimated on."""
@@ -111,56 +112,139 @@ class Calibration:
         )  # fmt: skip
 
 
-def prune_group_(
+@dataclass(frozen=True)
+class Ranked:
+    """A group whose units have been ranked.
+
+    Attributes:
+        order: Its units, the first to keep first: int64 ``(units,)`` on the CPU, the same on every
+            process.
+        evidence: The statistics that were collected of it.
+    """
+
+    order: Tensor
+    evidence: Evidence
+
+    def kept(self, count: int) -> Tensor:
+        """The ``count`` units that stay: int64, sorted."""
+        return self.order[:count].sort().values
+
+
+def rank_groups(
+    network: nn.Module,
+    groups: Sequence[Group],
+    criterion: Criterion,
+    needs: Iterable[type[Statistic[Any]]],
+    calibration: Calibration,
+) -> dict[str, Ranked]:
+    """Collect statistics of some groups in one pass over the images, and rank the units of each.
+
+    Args:
+        network: The network.
+        groups: Each judged as if it alone were cut.
+        criterion: Ranks the units.
+        needs: Statistics to collect beside those of the criterion.
+        calibration: The images.
+
+    Returns:
+        What was found of each group, by its name.
+
+    Raises:
+        ThinetError: If activations are not finite.
+    """
+    evidence = calibration.collect(network, groups, {*criterion.needs, *needs})
+    found = {}
+    for group in groups:
+        seed = derive_seed(calibration.sampling.seed, "select", group.name)
+        order = criterion.rank(Candidates.of(network, group), evidence[group.name], seed)
+        found[group.name] = Ranked(calibration.agree(order), evidence[group.name])
+    return found
+
+
+def cut_group_(
     network: nn.Module,
     graph: ChannelGraph,
     name: str,
     count: int,
-    criterion: Criterion,
+    ranked: Ranked,
     reconstruction: Reconstruction,
-    calibration: Calibration,
-    recalibrate: bool = False,
-    following: str | None = None,
+    reference: Reference | None = None,
 ) -> tuple[list[LayerRecord], ChannelGraph]:
-    """Choose the units of one group, correct the layers that read it, and cut, in place.
+    """Correct the layers that read a ranked group, and cut it, in place.
 
     Args:
         network: The network, changed in place.
         graph: Its trace.
         name: Of the group.
         count: How many units stay.
-        criterion: Chooses them.
+        ranked: What :func:`rank_groups` found of it.
         reconstruction: Corrects the consumers' weights.
-        calibration: The images.
-        recalibrate: Re-estimate BatchNorm statistics right after the cut, so that the next group is
-            judged on a network whose activations have kept their scale.
-        following: The group that is cut next by the same criterion, if any: BatchNorms that it does
-            not see are not re-estimated before its turn.
+        reference: The original network, which takes note of the cut.
 
     Returns:
         A record for each layer of the group, and the graph of the network as it is now.
 
     Raises:
-        ThinetError: If activations or corrected weights are not finite.
+        ThinetError: If corrected weights are not finite.
     """
-    group = graph.groups[name]
-    needs = {*criterion.needs, *reconstruction.needs}
-    evidence = calibration.collect(network, [group], needs)[name]
-    seed = derive_seed(calibration.sampling.seed, "select", name)
-    candidates = Candidates.of(network, group)
-    keep = calibration.agree(criterion.select(candidates, evidence, count, seed))
-    _correct_(network, group, keep, reconstruction, evidence)
-    records = _records(group, keep, reconstruction, evidence)
+    group, keep = graph.groups[name], ranked.kept(count)
+    _correct_(network, group, keep, reconstruction, ranked.evidence)
+    records = _records(group, keep, reconstruction, ranked.evidence)
     units = [int(unit) for unit in keep]
     remove_(network, graph, {name: units})
-    if calibration.reference is not None:
+    if reference is not None:
         for layer in group.layers:
-            calibration.reference.note(layer, layer.kept(units))
-    graph = shrink(graph, {name: units})
-    if recalibrate:
-        short = following is not None and GateGradients not in criterion.needs
-        forward = _as_far_as(network, graph.groups[following]) if short and following else None
-        recalibrate_(network, calibration.batches(), forward)
+            reference.note(layer, layer.kept(units))
+    return records, shrink(graph, {name: units})
+
+
+def prune_groups_(
+    network: nn.Module,
+    graph: ChannelGraph,
+    counts: Mapping[str, int],
+    criterion: Criterion,
+    reconstruction: Reconstruction,
+    calibration: Calibration,
+    recalibrate: bool = False,
+    watch: Watch | None = None,
+) -> tuple[list[LayerRecord], ChannelGraph]:
+    """Rank, correct and cut one group after the other, in place.
+
+    Args:
+        network: The network, changed in place.
+        graph: Its trace.
+        counts: How many units stay, by group, in order.
+        criterion: Ranks the units.
+        reconstruction: Corrects the consumers' weights.
+        calibration: The images.
+        recalibrate: Re-estimate BatchNorm statistics after each cut, so that the next group is
+            judged on a network whose activations have kept their scale: those that the next group
+            sees, and all after the last one.
+        watch: Called before each cut; what it returns is called after it, with the kept filters of
+            the group's first layer.
+
+    Returns:
+        A record for each layer, and the graph of the network as it is now.
+
+    Raises:
+        ThinetError: If activations or corrected weights are not finite.
+    """
+    records: list[LayerRecord] = []
+    names = list(counts)
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        group = graph.groups[name]
+        after = None if watch is None else watch(network, group)
+        ranked = rank_groups(network, [group], criterion, reconstruction.needs, calibration)[name]
+        found, graph = cut_group_(
+            network, graph, name, counts[name], ranked, reconstruction, calibration.reference
+        )
+        if recalibrate:
+            short = following is not None and GateGradients not in criterion.needs
+            forward = _as_far_as(network, graph.groups[following]) if short and following else None
+            recalibrate_(network, calibration.batches(), forward)
+        if after is not None:
+            after(network, found[0].kept)
+        records += found
     return records, graph
 
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from thinet.pruning.group import Watch
 from thinet.report.inspection import View, save_inspection
-from thinet.run.session import Run
+from thinet.run.session import Session
 from thinet.surgery import Consumer, Group, evaluating
 from thinet.surgery.calls import WeightCall
 from thinet.surgery.observe import observe
@@ -40,22 +41,19 @@ class Seen:
     reads_image: bool
 
 
-def inspecting(run: Run, images: Sequence[Tensor]) -> Callable[..., Callable[..., None]]:
+def inspecting(session: Session[Any], images: Sequence[Tensor]) -> Watch | None:
     """What to call before each cut; what that returns is to be called after it.
 
-    Only the first process looks and writes, and only if the run asks for it.
+    Only the first process looks and writes, and only if the run asks for it: None otherwise.
 
     Args:
-        run: The run.
+        session: Of the run.
         images: Calibration images; the first is shown.
     """
-
-    def nothing(*_: Any) -> Callable[..., None]:
-        return lambda *_: None
-
-    if not run.job.config["inspect"] or not run.writes:
-        return nothing
-    few = torch.stack(list(images[:IMAGES])).to(run.engine.device)
+    if not session.setup.inspect or not session.writes:
+        return None
+    few = torch.stack(list(images[:IMAGES])).to(session.engine.device)
+    data = session.setup.data
 
     def before(network: nn.Module, group: Group) -> Callable[[nn.Module, Sequence[int]], None]:
         full = look(network, group, few)
@@ -64,9 +62,9 @@ def inspecting(run: Run, images: Sequence[Tensor]) -> Callable[..., Callable[...
 
         def after(slim: nn.Module, kept: Sequence[int]) -> None:
             seen = look(slim, group, few, errors_only=True)
-            image = _shown(few[0].cpu(), run.job.data.mean, run.job.data.std)
+            image = _shown(few[0].cpu(), data.mean, data.std)
             view = make_view(group, weight, full, seen.output, kept, image)
-            save_inspection(view, run.folder / "figures")
+            save_inspection(view, session.folder / "figures")
 
         return after
 

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thinet.base.seeding import derive_seed
 from thinet.pruning.criteria import Candidates, Criterion
-from thinet.pruning.group import Calibration
+from thinet.pruning.group import Calibration, Ranked, rank_groups
 from thinet.pruning.reconstruction import Reconstruction
-from thinet.pruning.statistics import Evidence, PatchMoments
+from thinet.pruning.statistics import PatchMoments
 from thinet.surgery import ChannelGraph, Group, evaluating
 from thinet.surgery.joins import Join
 from thinet.surgery.observe import observe
@@ -49,19 +48,17 @@ def loss_curves(
         error of the consumers' outputs times the share that these outputs have in the activation
         that they are added to.
     """
-    needs = {*criterion.needs, *reconstruction.loss_needs}
     # The full network has nothing to gain, and aiming would hold the patches of all groups at once.
     calibration = replace(calibration, reference=None)
     groups = [graph.groups[name] for name in names]
     share = shares(network, groups, calibration)
     losses = {}
+    needs = {*criterion.needs, *reconstruction.loss_needs}
     for part in _parts(groups, heavy=PatchMoments in needs or calibration.sampling.exact):
-        evidence = calibration.collect(network, part, needs)
+        found = rank_groups(network, part, criterion, reconstruction.loss_needs, calibration)
         for group in part:
-            candidates = Candidates.of(network, group)
-            seed = derive_seed(calibration.sampling.seed, "select", group.name)
-            order = criterion.rank(candidates, evidence[group.name], seed)
-            curve = _curve(candidates, order, reconstruction, evidence[group.name])
+            ranked = found[group.name]
+            curve = _curve(Candidates.of(network, group), ranked, reconstruction)
             parts = [share.get(consumer.weight, 1.0) for consumer in group.consumers]
             losses[group.name] = curve * (sum(parts) / len(parts))
     return losses
@@ -137,12 +134,12 @@ def _parts(groups: Sequence[Group], heavy: bool) -> Iterator[list[Group]]:
 
 
 def _curve(
-    candidates: Candidates, order: torch.Tensor, reconstruction: Reconstruction, evidence: Evidence
+    candidates: Candidates, ranked: Ranked, reconstruction: Reconstruction
 ) -> NDArray[np.float64]:
     units = candidates.units
     counts = sorted({max(1, round(units * k / POINTS)) for k in range(1, POINTS)} | {1})
     losses = [
-        reconstruction.loss(candidates.readers, order[:count].sort().values, evidence)
+        reconstruction.loss(candidates.readers, ranked.kept(count), ranked.evidence)
         for count in counts
     ]
     # Keeping more cannot lose more by an optimal choice; the greedy path may stumble.

@@ -2,298 +2,325 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from thinet.artifacts.store import dump_state, save
-from thinet.base.errors import DivergedError
+from thinet.artifacts.store import Spec, dump_state, read_state, save
 from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.base.messages import say
-from thinet.engine.logging.loggers import log_stage
-from thinet.engine.settings import Accuracy
-from thinet.metrics import PeakMemory, latencies_ms
+from thinet.base.records import from_json, to_json
+from thinet.metrics import latencies_ms
 from thinet.pruning.find_widths import find_counts
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.inspection import inspecting
-from thinet.pruning.plan import make_plan, show_plan, try_stages
+from thinet.pruning.plan import Plan, make_plan, needs_network, show_plan, try_stages
 from thinet.pruning.reconstruction import recalibrate_
+from thinet.pruning.settings import Choosing, Finetuning, read_request
 from thinet.pruning.stages import Stage
 from thinet.pruning.statistics import Reference
-from thinet.run.session import Run
-from thinet.run.setup import Job
+from thinet.report.sections.pruning import Accuracy, BeforeFinetuning, LayerRow, PruningDetails
+from thinet.run.method import Method, Trained
+from thinet.run.result import MODEL, Measurement, Outcome
+from thinet.run.session import Session
+from thinet.run.settings import Settings
+from thinet.run.setup import Setup
+from thinet.run.steps import BASELINE, Done, Keeping, Step, run_steps
 from thinet.surgery import trace
-from thinet.training.last_good import BASELINE, keep_last_good, last_good
-from thinet.training.source import (
-    baseline_metrics,
-    build_network,
-    evaluate_fully,
-    measure,
-    network_spec,
-    prepare_baseline,
-    restore_network,
-)
-
-CUTS = True
+from thinet.training.measurement import evaluate_fully, measure
+from thinet.training.source import build_network, network_spec, rebuilt_network
+from thinet.training.start import restore, start
+from thinet.widths.choose import Request
 
 
-def check(job: Job) -> None:
-    """Every configuration will do."""
+@dataclass
+class Progress:
+    """What a pruning run has to remember.
 
-
-def prune(run: Run) -> dict[str, Any]:
-    """Run the method; finished stages of an earlier attempt are not repeated.
-
-    Returns:
-        ``baseline``, ``slim``, ``before_finetuning``, ``stages`` and ``layers`` of the result, and
-        ``weights_by_process``: the digest of the final weights on each process.
+    Attributes:
+        counts: Kept units of each group, where they were found from the data.
+        kept: Kept filters of each cut layer, numbered as in the network that the run began with.
+        layers: A record for each cut layer, with the stage it was cut in.
+        before_finetuning: Test accuracy in the last stage, before its fine-tuning.
     """
-    network = _start(run)
-    if run.found_plan is None:
-        run.state.counts = find_counts(run.job, run.engine, network)
-        run.found_plan = make_plan(run.job, run.state.counts)
-        if run.writes:
-            show_plan(run.found_plan)
-        run.save_state()
-    left = run.plan.stages[len(run.state.stages) :]
-    run.engine.decide(lambda: try_stages(network, left, run.job.data.examples()))
-    for stage in left:
-        network = _stage(run, network, stage)
-    slim = _slim_metrics(run, network)
-    assert run.state.baseline is not None
-    # Side by side: the baseline's first figure was taken minutes or days ago.
-    full = build_network(run.job).to(run.engine.device)
-    pair = latencies_ms([full, network], tuple(run.job.data.input_shape))
-    run.state.baseline["latency_ms"], slim["latency_ms"] = pair
-    if run.writes:
-        spec = network_spec(run.job, run.state.kept, metrics=slim)
-        save(network, run.folder / "model", spec)
-    run.engine.barrier()
-    return {
-        "weights_by_process": run.engine.digests(network),
-        "baseline": run.state.baseline,
-        "slim": slim,
-        "before_finetuning": run.state.before_finetuning,
-        "stages": run.state.stages,
-        "layers": _final_layers(run),
-    }
+
+    counts: dict[str, int] | None = None
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    layers: list[tuple[int, LayerRecord]] = field(default_factory=list)
+    before_finetuning: BeforeFinetuning | None = None
 
 
-def _slim_metrics(run: Run, network: nn.Module) -> dict[str, Any]:
-    """Figures of the final network; those measured right after the last cut may still hold."""
-    last, known = run.state.stages[-1], run.state.before_finetuning
-    if last["epochs"] or known is None:
-        return evaluate_fully(run.job, run.engine, network)
-    return {
-        **(known["recalibrated"] or known["plain"]),
-        "val_top1": last["top1"],
-        "val_top5": last["top5"],
-        **measure(run.engine, network, tuple(run.job.data.input_shape)),
-    }
+@dataclass(frozen=True)
+class Cut:
+    """What a cut left behind, before any fine-tuning.
+
+    Attributes:
+        layers: What happened to each layer.
+        plain: Accuracy on validation images, as cut.
+        recalibrated: The same with BatchNorm re-estimated; None if it was not.
+        test: Accuracy on test images, after the last cut only.
+    """
+
+    layers: tuple[LayerRecord, ...]
+    plain: Accuracy
+    recalibrated: Accuracy | None = None
+    test: BeforeFinetuning | None = None
+
+    @property
+    def best_known(self) -> Accuracy:
+        """With BatchNorm re-estimated, where it was."""
+        return self.recalibrated or self.plain
 
 
-def _start(run: Run) -> nn.Module:
-    """The network as the last finished stage left it, or the baseline."""
-    run.begin()
-    done = len(run.state.stages)
-    if run.state.baseline is None:
-        network = prepare_baseline(run.job, run.engine, run.folder)
-        run.state.baseline = baseline_metrics(run.job, run.engine, network)
-        if run.writes:
-            write_bytes_atomic(run.folder / BASELINE, dump_state(network))
-        run.save_state()
-    else:
-        network = restore_network(run.job, run.engine, last_good(run))
-        planned = f" of {len(run.plan.stages)}" if run.found_plan is not None else ""
-        say(f"resuming after {done}{planned} stages")
-    say(f"baseline: test top-1 {100 * run.state.baseline['top1']:.2f} %")
-    return network
+@dataclass(frozen=True)
+class Prune(Method[Progress, Plan | None]):
+    """Alternate cuts and fine-tuning.
+
+    Attributes:
+        request: Layers, ratios and budget.
+        choosing: How filters are chosen, and what replaces them.
+        finetuning: Between the cuts, and after the last.
+        schedule: What is cut between two fine-tunings.
+    """
+
+    request: Request
+    choosing: Choosing
+    finetuning: Finetuning
+    schedule: str
+    remembers = Progress
+
+    @classmethod
+    def configure(cls, settings: Settings) -> Prune:
+        """From the groups and keys that its yaml names."""
+        return cls(
+            read_request(settings), Choosing.read(settings), Finetuning.read(settings),
+            settings["schedule.name"],
+        )  # fmt: skip
+
+    def plan(self, setup: Setup, progress: Progress) -> Plan | None:
+        """The plan; None if it takes the trained network to make it."""
+        if progress.counts is None and needs_network(self.request):
+            return None
+        return self._plan(setup, progress.counts)
+
+    def _plan(self, setup: Setup, counts: dict[str, int] | None) -> Plan:
+        return make_plan(setup, self.request, self.schedule, self.finetuning, self.choosing, counts)
+
+    def show(self, plan: Plan | None) -> None:
+        """Print it, if there is one."""
+        if plan is not None:
+            show_plan(plan)
+
+    def preview(self, setup: Setup, trained: Trained) -> None:
+        """Print the plan, after the baseline's training where it depends on that."""
+        plan = self.plan(setup, Progress())
+        if plan is None:
+            say("plan: it depends on the trained network, so the baseline comes first")
+            engine, network = trained()
+            plan = self._plan(setup, find_counts(self.request, self.choosing, engine, network))
+        self.show(plan)
+
+    def run(self, session: Session[Progress], plan: Plan | None) -> Outcome:
+        """Prune; finished stages of an earlier attempt are not repeated."""
+        network = start(session, None if plan is None else len(plan.stages))
+        if plan is None:
+            plan = self._find_plan(session, network)
+        left = plan.stages[len(session.state.steps) :]
+        session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
+        return _Pruning(self, session, plan).run(network)
+
+    def _find_plan(self, session: Session[Progress], network: nn.Module) -> Plan:
+        progress = session.progress
+        if progress.counts is None:
+            counts = find_counts(self.request, self.choosing, session.engine, network)
+            progress.counts = counts
+            session.save()
+        plan = self._plan(session.setup, progress.counts)
+        if session.writes:
+            show_plan(plan)
+        return plan
 
 
-def _stage(run: Run, network: nn.Module, stage: Stage) -> nn.Module:
-    began, memory = time.monotonic(), PeakMemory(run.engine.device)
-    folder = run.stage_folder(stage.index)
-    network, cut = _cut(run, network, stage, folder)
-    accuracy = _best_known(cut)
-    if stage.phases:
-        try:
-            accuracy = run.engine.fit(
-                network, stage.phases, run.job.training, f"stage {stage.name}", folder / "fit"
-            )
-        except DivergedError as error:
-            raise keep_last_good(run, error) from error
-    _finish(run, network, stage, cut, accuracy, time.monotonic() - began, memory)
-    return network
+@dataclass(frozen=True)
+class _Pruning:
+    """A pruning run under way."""
 
+    method: Prune
+    session: Session[Progress]
+    plan: Plan
 
-def _cut(
-    run: Run, network: nn.Module, stage: Stage, folder: Path
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Cut the stage's layers, or take up the cut that an earlier attempt made."""
-    record, weights = folder / "cut.json", folder / "cut.safetensors"
-    if run.engine.exists(record):
-        cut: dict[str, Any] = run.engine.decide(lambda: read_json(record))
-        return restore_network(run.job, run.engine, weights), cut
-    network.to(run.engine.device)
-    calibration = run.engine.calibration(run.job.sampling, run.job.batch_size)
-    if run.job.reconstruction.aims_at_original:
-        calibration = replace(calibration, reference=_reference(run))
-    graph = trace(network, calibration.images[0][None].to(run.engine.device))
-    layers: list[dict[str, Any]] = []
-    before_cut = inspecting(run, calibration.images)
-    for name, count in stage.counts.items():
-        after_cut = before_cut(network, graph.groups[name])
-        records, graph = prune_group_(
-            network,
-            graph,
-            name,
-            count,
-            run.job.criterion,
-            run.job.reconstruction,
-            calibration,
-            recalibrate=run.job.recalibrate_bn == "each",
+    def run(self, network: nn.Module) -> Outcome:
+        session, setup = self.session, self.session.setup
+        keeping = Keeping(
+            baseline=self.method.choosing.reconstruction.aims_at_original,
+            spec=self._spec,
+            restore=lambda path: rebuilt_network(setup, read_state(path), path),
         )
-        after_cut(network, records[0].kept)
-        layers += [asdict(record) for record in records]
-        for layer in layers[-len(records) :]:
-            say(_describe(stage, layer, run))
-    cut = {"layers": layers, **_judge_cut(run, network, stage, calibration)}
-    if run.writes:
-        write_bytes_atomic(weights, dump_state(network))
-        write_json_atomic(record, cut)
-    run.engine.barrier()
-    return network, cut
+        steps = [Step(stage.name, partial(self._stage, stage)) for stage in self.plan.stages]
+        network = run_steps(session, steps, network, keeping)
+        model = self._final(network)
+        # Side by side: the baseline's first figure was taken minutes or days ago.
+        full = build_network(setup).to(session.engine.device)
+        before, after = latencies_ms([full, network], tuple(setup.data.input_shape))
+        reference = session.state.reference = replace(session.reference, latency_ms=before)
+        model = replace(model, latency_ms=after)
+        if session.writes:
+            save(network, session.folder / MODEL, self._spec(model))
+        session.engine.barrier()
+        digests = session.engine.digests(network)
+        details = {"pruning": PruningDetails(self._rows(), session.progress.before_finetuning)}
+        return Outcome(reference, model, details, tuple(digests))
 
+    def _spec(self, model: Measurement | None = None) -> Spec:
+        metrics = {} if model is None else model.figures()
+        return network_spec(self.session.setup, self.session.progress.kept, metrics=metrics)
 
-def _reference(run: Run) -> Reference:
-    """The full network, and which of its filters are left by now."""
-    network = restore_network(run.job, run.engine, run.folder / BASELINE).to(run.engine.device)
-    layers = trace(network, torch.zeros(1, *run.job.data.input_shape).to(run.engine.device)).layers
-    reference = Reference(network)
-    for name, kept in run.state.kept.items():
-        reference.note(layers[name], kept)
-    return reference
+    def _final(self, network: nn.Module) -> Measurement:
+        """Figures of the last network; those measured right after its cut may still hold."""
+        session = self.session
+        last, known = session.state.steps[-1], session.progress.before_finetuning
+        if last.epochs or known is None:
+            return evaluate_fully(session.setup, session.engine, network)
+        test = known.recalibrated or known.plain
+        return replace(
+            measure(session.setup, session.engine, network),
+            top1=test.top1, top5=test.top5,
+            val_top1=last.figures["top1"], val_top5=last.figures["top5"],
+        )  # fmt: skip
 
+    def _stage(self, stage: Stage, network: nn.Module, folder: Path) -> Done:
+        """Cut, fine-tune, measure."""
+        session, total = self.session, len(self.plan.stages)
+        network, cut = self._cut(stage, network, folder)
+        accuracy = cut.best_known
+        if stage.phases:
+            training = self.method.finetuning.training
+            found = session.engine.fit(
+                network, stage.phases, training, f"stage {stage.name}", folder / "fit"
+            )
+            accuracy = Accuracy(found.top1, found.top5)
+        figures = self._figures(network, cut, accuracy)
+        before = f"{100 * cut.plain.top1:.2f} % before"
+        if cut.recalibrated is not None:
+            before += f" ({100 * cut.recalibrated.top1:.2f} % recalibrated)"
+        said = (
+            f"stage {stage.index + 1}/{total}: validation top-1 {before}, "
+            f"{100 * accuracy.top1:.2f} % after {stage.epochs} epochs of fine-tuning; "
+            f"{100 * (figures['compression_rate'] or 0):.1f} % of the FLOPs removed"
+        )
+        return Done(network, figures, stage.epochs, said, partial(self._note, stage, cut))
 
-def _judge_cut(
-    run: Run, network: nn.Module, stage: Stage, calibration: Calibration
-) -> dict[str, Any]:
-    """Accuracy before fine-tuning, without and with recalibrated BatchNorm."""
-    last = stage.index == len(run.plan.stages) - 1
-    found: dict[str, Any] = {"recalibrated": None, "test_recalibrated": None, "test_plain": None}
-    found["plain"] = asdict(run.engine.evaluate(network, "val"))
-    if last:
-        found["test_plain"] = asdict(run.engine.evaluate(network, "test"))
-    network.to(run.engine.device)
-    if run.job.recalibrate_bn != "never" and recalibrate_(network, calibration.batches()):
-        found["recalibrated"] = asdict(run.engine.evaluate(network, "val"))
-        if last:
-            found["test_recalibrated"] = asdict(run.engine.evaluate(network, "test"))
-    return found
+    def _note(self, stage: Stage, cut: Cut) -> None:
+        progress = self.session.progress
+        for layer in cut.layers:
+            progress.kept[layer.layer] = layer.kept
+            progress.layers.append((stage.index, layer))
+        if cut.test is not None:
+            progress.before_finetuning = cut.test
 
-
-def _best_known(cut: dict[str, Any]) -> Accuracy:
-    return Accuracy(**(cut["recalibrated"] or cut["plain"]))
-
-
-def _describe(stage: Stage, layer: dict[str, Any], run: Run) -> str:
-    text = (
-        f"stage {stage.index + 1}/{len(run.plan.stages)}: {layer['layer']} keeps "
-        f"{len(layer['kept'])} of {layer['filters_before']} filters"
-    )
-    if layer["rows"] is not None:
-        text += f", from {layer['rows']} rows"
-    if layer["error"] is not None:
-        text += f", relative error {layer['error']:.3f}"
-    if layer["error_corrected"] is not None:
-        text += f" ({layer['error_corrected']:.3f} corrected)"
-    return text
-
-
-def _finish(
-    run: Run,
-    network: nn.Module,
-    stage: Stage,
-    cut: dict[str, Any],
-    accuracy: Accuracy,
-    seconds: float,
-    memory: PeakMemory,
-) -> None:
-    """Record a finished stage; only then is what it needed to resume removed."""
-    state, baseline = run.state, run.state.baseline
-    assert baseline is not None
-    costs = measure(run.engine, network, tuple(run.job.data.input_shape))
-    recalibrated = cut["recalibrated"] or {"top1": None, "top5": None}
-    row = {
-        "index": stage.index,
-        "name": stage.name,
-        "layers": list(stage.counts),
-        "epochs": stage.epochs,
-        "seconds": seconds,
-        "peak_memory_mb": memory.mb(),
-        "peak_memory_of": memory.of,
-        "compression_rate": 1 - costs["flops"] / baseline["flops"],
-        **costs,
-        **{f"{key}_plain": value for key, value in cut["plain"].items()},
-        **{f"{key}_recalibrated": value for key, value in recalibrated.items()},
-        **asdict(accuracy),
-    }
-    for layer in cut["layers"]:
-        state.kept[layer["layer"]] = layer["kept"]
-        state.layers.append({"stage": stage.index, **layer})
-    state.stages.append(row)
-    if cut["test_plain"] is not None:
-        state.before_finetuning = {
-            "plain": cut["test_plain"],
-            "recalibrated": cut["test_recalibrated"],
+    def _figures(self, network: nn.Module, cut: Cut, accuracy: Accuracy) -> dict[str, float | None]:
+        costs = measure(self.session.setup, self.session.engine, network)
+        again = cut.recalibrated
+        return {
+            "compression_rate": 1 - costs.flops / self.session.reference.flops,
+            **{key: value for key, value in costs.figures().items() if "top" not in key},
+            "top1_plain": cut.plain.top1,
+            "top5_plain": cut.plain.top5,
+            "top1_recalibrated": None if again is None else again.top1,
+            "top5_recalibrated": None if again is None else again.top5,
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
         }
-    folder = run.stage_folder(stage.index)
-    if run.writes:
-        write_bytes_atomic(folder / "model.safetensors", dump_state(network))
-    run.save_state()
-    _clean_up(run, stage.index)
-    log_stage(run.engine.loggers, row, run.engine.step)
-    before = f"{100 * row['top1_plain']:.2f} % before"
-    if row["top1_recalibrated"] is not None:
-        before += f" ({100 * row['top1_recalibrated']:.2f} % recalibrated)"
-    say(
-        f"stage {stage.index + 1}/{len(run.plan.stages)}: validation top-1 {before}, "
-        f"{100 * row['top1']:.2f} % after {stage.epochs} epochs of fine-tuning; "
-        f"{100 * row['compression_rate']:.1f} % of the FLOPs removed"
-    )
 
+    def _cut(self, stage: Stage, network: nn.Module, folder: Path) -> tuple[nn.Module, Cut]:
+        """Cut the stage's layers, or take up the cut that an earlier attempt made."""
+        session, choosing = self.session, self.method.choosing
+        engine, record, weights = session.engine, folder / "cut.json", folder / "cut.safetensors"
+        if engine.exists(record):
+            cut = engine.decide(lambda: from_json(Cut, read_json(record)))
+            return restore(session, weights), cut
+        network.to(engine.device)
+        calibration = engine.calibration(choosing.sampling, choosing.batch_size)
+        if choosing.reconstruction.aims_at_original:
+            calibration = replace(calibration, reference=self._original())
+        graph = trace(network, calibration.images[0][None].to(engine.device))
+        layers, _ = prune_groups_(
+            network, graph, stage.counts, choosing.criterion, choosing.reconstruction, calibration,
+            recalibrate=choosing.recalibrate_bn == "each",
+            watch=inspecting(session, calibration.images),
+        )  # fmt: skip
+        for layer in layers:
+            say(self._describe(stage, layer))
+        cut = self._judge(stage, network, tuple(layers), calibration)
+        if session.writes:
+            write_bytes_atomic(weights, dump_state(network))
+            write_json_atomic(record, to_json(cut))
+        engine.barrier()
+        return network, cut
 
-def _clean_up(run: Run, index: int) -> None:
-    if not run.writes:
-        return
-    folder = run.stage_folder(index)
-    run.engine.clear(folder / "fit")
-    (folder / "cut.json").unlink(missing_ok=True)
-    (folder / "cut.safetensors").unlink(missing_ok=True)
-    if not run.job.keep_stages:
-        last = index == len(run.plan.stages) - 1
-        done = [run.stage_folder(index - 1) / "model.safetensors"]
-        if last or not run.job.reconstruction.aims_at_original:
-            done.append(run.folder / BASELINE)
-        for path in done:
-            path.unlink(missing_ok=True)
+    def _original(self) -> Reference:
+        """The full network, and which of its filters are left by now."""
+        session = self.session
+        network = restore(session, session.folder / BASELINE).to(session.engine.device)
+        image = torch.zeros(1, *session.setup.data.input_shape).to(session.engine.device)
+        layers = trace(network, image).layers
+        reference = Reference(network)
+        for name, kept in session.progress.kept.items():
+            reference.note(layers[name], kept)
+        return reference
 
+    def _judge(
+        self,
+        stage: Stage,
+        network: nn.Module,
+        layers: tuple[LayerRecord, ...],
+        calibration: Calibration,
+    ) -> Cut:
+        """Accuracy before fine-tuning, without and with recalibrated BatchNorm."""
+        engine = self.session.engine
+        last = stage.index == len(self.plan.stages) - 1
 
-def _final_layers(run: Run) -> list[dict[str, Any]]:
-    """The layer records with what the layers cost in the end."""
-    planned = {row["layer"]: row for row in run.plan.rows}
-    return [
-        {
-            "stage": layer["stage"],
-            **planned[layer["layer"]],
-            "kept": layer["kept"],
-            "rows": layer["rows"],
-            "error": layer["error"],
-            "error_corrected": layer["error_corrected"],
-        }
-        for layer in run.state.layers
-    ]
+        def accuracy(split: str) -> Accuracy:
+            return Accuracy(**asdict(engine.evaluate(network, split)))
+
+        plain = accuracy("val")
+        test_plain = accuracy("test") if last else None
+        recalibrated = test_recalibrated = None
+        network.to(engine.device)
+        never = self.method.choosing.recalibrate_bn == "never"
+        if not never and recalibrate_(network, calibration.batches()):
+            recalibrated = accuracy("val")
+            test_recalibrated = accuracy("test") if last else None
+        test = None if test_plain is None else BeforeFinetuning(test_plain, test_recalibrated)
+        return Cut(layers, plain, recalibrated, test)
+
+    def _describe(self, stage: Stage, layer: LayerRecord) -> str:
+        text = (
+            f"stage {stage.index + 1}/{len(self.plan.stages)}: {layer.layer} keeps "
+            f"{len(layer.kept)} of {layer.filters_before} filters"
+        )
+        if layer.rows is not None:
+            text += f", from {layer.rows} rows"
+        if layer.error is not None:
+            text += f", relative error {layer.error:.3f}"
+        if layer.error_corrected is not None:
+            text += f" ({layer.error_corrected:.3f} corrected)"
+        return text
+
+    def _rows(self) -> tuple[LayerRow, ...]:
+        """The layer records with what the layers cost in the end."""
+        planned = {row.layer: row for row in self.plan.rows}
+        return tuple(
+            LayerRow(
+                stage=stage,
+                **asdict(planned[layer.layer]),
+                kept=tuple(layer.kept),
+                rows=layer.rows,
+                error=layer.error,
+                error_corrected=layer.error_corrected,
+            )
+            for stage, layer in self.session.progress.layers
+        )

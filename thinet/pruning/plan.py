@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from thinet.artifacts.inherit import narrow_
-from thinet.artifacts.names import saved_folder
-from thinet.metrics import cost, layer_costs
-from thinet.models import build
+from thinet.metrics import Cost, cost, layer_costs
 from thinet.pruning.criteria import Candidates
+from thinet.pruning.settings import Choosing, Finetuning
 from thinet.pruning.stages import LayerPlace, Stage, make_stages
-from thinet.run.setup import Job
+from thinet.run.setup import Setup
 from thinet.surgery import ChannelGraph, check_weights, remove_, shared_copy, trace
-from thinet.widths.choose import check_cut, choose_counts, choose_groups
+from thinet.training.source import on_paper
+from thinet.widths.choose import Request, check_cut, choose_counts, choose_groups
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One layer to cut.
+
+    Attributes:
+        layer: Module path.
+        filters_before: Of the network that the run begins with.
+        filters_after: That stay.
+        ratio: Fraction that stays.
+        flops_before: Of the layer.
+        flops_after: Of the layer in the end, when its neighbours are cut too.
+        params_before: Of the layer.
+        params_after: Of the layer in the end.
+    """
+
+    layer: str
+    filters_before: int
+    filters_after: int
+    ratio: float
+    flops_before: int
+    flops_after: int
+    params_before: int
+    params_after: int
 
 
 @dataclass(frozen=True)
@@ -26,73 +49,74 @@ class Plan:
 
     Attributes:
         stages: The stages, in order.
-        rows: For each layer to cut ``layer``, ``filters_before``, ``filters_after``, ``ratio``,
-            and ``flops_*`` and ``params_*`` before and after the whole run.
-        totals: ``flops_*``, ``macs_*``, ``params_*``, ``weights_*`` of the network.
+        rows: The layers to cut.
+        before: Cost of the network that the run begins with.
+        after: Cost of the network in the end.
         skipped: Layers met by a glob that cannot be pruned, and why.
     """
 
     stages: tuple[Stage, ...]
-    rows: tuple[dict[str, Any], ...]
-    totals: dict[str, Any]
+    rows: tuple[PlanRow, ...]
+    before: Cost
+    after: Cost
     skipped: dict[str, str]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kept units of each group."""
+        return {name: count for stage in self.stages for name, count in stage.counts.items()}
 
-def needs_network(job: Job) -> bool:
+
+def needs_network(request: Request) -> bool:
     """Whether the widths can only be found with the trained network and its data at hand."""
-    widths = job.request.widths
+    widths = request.widths
     measured = widths.target is not None and widths.target.kind == "latency"
     return measured or widths.allocation == "error"
 
 
-def make_plan(job: Job, counts: Mapping[str, int] | None = None) -> Plan:
+def make_plan(
+    setup: Setup,
+    request: Request,
+    schedule: str,
+    finetuning: Finetuning,
+    choosing: Choosing | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> Plan:
     """Plan a run on a network without data (``meta`` device).
 
     Args:
-        job: The run.
+        setup: Of the run.
+        request: Layers, ratios, budget.
+        schedule: See :func:`thinet.pruning.stages.make_stages`.
+        finetuning: Between the cuts.
+        choosing: How filters are chosen, which may refuse a group; None if they are not.
         counts: Kept units of each group, if they have been found already.
 
     Raises:
         ThinetError: If layers, ratios or target make no sense for this network.
     """
-    shape = (3, job.image_size, job.image_size)
-    network, images = on_paper(job)
+    shape = (3, setup.image_size, setup.image_size)
+    network, images = on_paper(setup)
     graph = trace(network, images[:1])
-    names, skipped = choose_groups(network, graph, job.request, images)
+    names, skipped = choose_groups(network, graph, request, images)
     if counts is None:
-        counts = choose_counts(network, graph, names, job.request, shape)
-    check_statistics(network, graph, job, counts)
+        counts = choose_counts(network, graph, names, request, shape)
+    if choosing is not None:
+        check_statistics(network, graph, choosing, counts)
     keep = {name: range(count) for name, count in counts.items()}
     slim = remove_(shared_copy(network), graph, keep)
-    stages = make_stages(
-        job.schedule,
-        [_place(network, graph, name) for name in counts],
-        counts,
-        job.stage,
-        job.group_end,
-        job.final,
-    )
+    places = [_place(network, graph, name) for name in counts]
     return Plan(
-        stages=tuple(stages),
+        stages=tuple(make_stages(schedule, places, counts, finetuning)),
         rows=tuple(_rows(network, slim, graph, counts, shape)),
-        totals=_totals(network, slim, shape),
+        before=cost(network, shape),
+        after=cost(slim, shape),
         skipped=skipped,
     )
 
 
-def on_paper(job: Job) -> tuple[nn.Module, torch.Tensor]:
-    """The network that the run begins with, and two images, on the ``meta`` device."""
-    shape = (3, job.image_size, job.image_size)
-    arguments = {"num_classes": job.data.num_classes, "image_size": job.image_size}
-    with torch.device("meta"):
-        network = build(job.model.target, **job.model.arguments, **arguments)
-        images = torch.empty(2, *shape)
-    folder = saved_folder(job.model.weights)
-    return network if folder is None else narrow_(network, folder, shape), images
-
-
 def check_statistics(
-    network: nn.Module, graph: ChannelGraph, job: Job, names: Iterable[str]
+    network: nn.Module, graph: ChannelGraph, choosing: Choosing, names: Iterable[str]
 ) -> None:
     """Let criterion, statistics and reconstruction refuse a group before any long work.
 
@@ -101,10 +125,10 @@ def check_statistics(
     """
     for name in names:
         group = graph.groups[name]
-        job.criterion.check(Candidates.of(network, group))
+        choosing.criterion.check(Candidates.of(network, group))
         with torch.device("meta"):
-            for kind in {*job.criterion.needs, *job.reconstruction.needs}:
-                kind.for_group(group, job.sampling, images=1_000_000)
+            for kind in {*choosing.criterion.needs, *choosing.reconstruction.needs}:
+                kind.for_group(group, choosing.sampling, images=1_000_000)
 
 
 def show_plan(plan: Plan) -> None:
@@ -112,15 +136,12 @@ def show_plan(plan: Plan) -> None:
     from thinet.report.terminal import print_plan
 
     skipped = [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
-    print_plan([*plan.rows, *skipped], plan.totals)
-
-
-def show_costs(job: Job) -> None:
-    """Print what the network costs that the run begins with, for methods that cut nothing."""
-    from thinet.report.terminal import print_costs
-
-    network, images = on_paper(job)
-    print_costs(asdict(cost(network, tuple(images.shape[1:]))))
+    totals = {
+        f"{key}_{when}": value
+        for when, one in (("before", plan.before), ("after", plan.after))
+        for key, value in asdict(one).items()
+    }
+    print_plan([*map(asdict, plan.rows), *skipped], totals)
 
 
 def _place(network: nn.Module, graph: ChannelGraph, name: str) -> LayerPlace:
@@ -135,31 +156,17 @@ def _rows(
     graph: ChannelGraph,
     counts: Mapping[str, int],
     shape: tuple[int, ...],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlanRow]:
     before, after = layer_costs(network, shape), layer_costs(slim, shape)
     for name, count in counts.items():
         for layer in graph.groups[name].layers:
             kept = len(layer.kept(range(count)))
             # A weight that no module owns has no costs of its own there.
             old, new = before.get(layer.name, (0, 0)), after.get(layer.name, (0, 0))
-            yield {
-                "layer": layer.name,
-                "filters_before": layer.filters,
-                "filters_after": kept,
-                "ratio": kept / layer.filters,
-                "flops_before": old[0],
-                "flops_after": new[0],
-                "params_before": old[1],
-                "params_after": new[1],
-            }
-
-
-def _totals(network: nn.Module, slim: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        f"{key}_{when}": value
-        for when, one in (("before", network), ("after", slim))
-        for key, value in asdict(cost(one, shape)).items()
-    }
+            yield PlanRow(
+                layer.name, layer.filters, kept, kept / layer.filters,
+                old[0], new[0], old[1], new[1],
+            )  # fmt: skip
 
 
 def try_stages(network: nn.Module, stages: Sequence[Stage], images: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from thinet.base.values import flag, layer_names, shown, whole
 from thinet.datasets.batches import gathered, shared
 from thinet.metrics import Cost, cost
 from thinet.pruning.criteria import Candidates, Criterion
-from thinet.pruning.group import Calibration, LayerRecord, prune_group_
+from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.loss_curves import loss_curves
 from thinet.pruning.reconstruction import Reconstruction, recalibrate_
 from thinet.pruning.registry import choose
@@ -150,23 +150,12 @@ def prune(
         calibration.agree,
     )
     check_cut(slim, graph, counts, few)
-    records: list[LayerRecord] = []
-    order = list(counts)
     if calibration.reference is not None:
-        calibration.reference.expect([graph.groups[name] for name in order], graph, len(images))
-    for number, (name, count) in enumerate(counts.items()):
-        found, graph = prune_group_(
-            slim,
-            graph,
-            name,
-            count,
-            criterion,
-            reconstruction,
-            calibration,
-            recalibrate=recalibrate == "each",
-            following=order[number + 1] if number + 1 < len(order) else None,
-        )
-        records += found
+        calibration.reference.expect([graph.groups[name] for name in counts], graph, len(images))
+    records, _ = prune_groups_(
+        slim, graph, counts, criterion, reconstruction, calibration,
+        recalibrate=recalibrate == "each",
+    )  # fmt: skip
     if recalibrate == "after":
         recalibrate_(slim, calibration.batches())
     return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)

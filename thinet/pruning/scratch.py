@@ -9,87 +9,132 @@ as many FLOPs instead, for half the FLOPs twice the epochs).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thinet.artifacts.names import saved_folder
-from thinet.artifacts.store import save
+from thinet.artifacts.store import Spec, save
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
-from thinet.pruning.plan import needs_network
+from thinet.pruning.plan import Plan, make_plan, needs_network, show_plan
+from thinet.pruning.settings import Finetuning, read_request
 from thinet.pruning.stages import Phase
-from thinet.run.session import Run
-from thinet.run.setup import Job
+from thinet.report.sections.pruning import LayerRow, PruningDetails
+from thinet.run.method import Method
+from thinet.run.result import MODEL, Measurement, Outcome
+from thinet.run.session import Session
+from thinet.run.settings import Settings
+from thinet.run.setup import Setup
+from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
 from thinet.surgery import remove_, trace
-from thinet.training.source import build_network, evaluate_fully, measure, network_spec
+from thinet.training.measurement import evaluate_fully, measure
+from thinet.training.source import build_network, network_spec
+from thinet.training.start import restore
+from thinet.widths.choose import Request
 
-CUTS = True
+
+@dataclass
+class Progress:
+    """Nothing: there is one step."""
 
 
-def scratch(run: Run) -> dict[str, Any]:
-    """Run the method; see :func:`thinet.pruning.method.prune` for what it returns.
+@dataclass(frozen=True)
+class Scratch(Method[Progress, Plan]):
+    """Train a network of the pruned network's widths from random weights.
 
-    The baseline has costs but no accuracy, since the full network is not trained.
+    Attributes:
+        request: Layers, ratios and budget.
+        finetuning: Of the pruned network, whose epochs this one gets as well.
+        schedule: Of the pruned network.
+        epochs: How many to train for; None for as many as the pruned network gets in all.
     """
-    run.begin()
-    full = build_network(run.job)
-    shape = tuple(run.job.data.input_shape)
-    accuracies = dict.fromkeys(("top1", "top5", "val_top1", "val_top5"))
-    run.state.baseline = {**accuracies, **measure(run.engine, full, shape)}
-    counts = {name: count for stage in run.plan.stages for name, count in stage.counts.items()}
-    network = cut_fresh_(full.cpu(), counts, torch.zeros(1, *shape))
-    phase = training_phase(run)
-    say(f"scratch: training the slim network for {phase.epochs} epochs from random weights")
-    own = run.stage_folder(0)
-    run.engine.fit(network, [phase], run.job.baseline.training, "scratch", own)
-    slim = evaluate_fully(run.job, run.engine, network)
-    layers = [
-        {**row, "stage": 0, "kept": list(range(row["filters_after"]))}
-        | dict.fromkeys(("rows", "error", "error_corrected"))
-        for row in run.plan.rows
-    ]
-    if run.writes:
-        kept = {row["layer"]: row["kept"] for row in layers}
-        save(network, run.folder / "model", network_spec(run.job, kept, metrics=slim))
-    run.save_state()
-    run.engine.clear(own)
-    return {
-        "weights_by_process": run.engine.digests(network),
-        "baseline": run.state.baseline,
-        "slim": slim,
-        "before_finetuning": None,
-        "stages": [],
-        "layers": layers,
-    }
+
+    request: Request
+    finetuning: Finetuning
+    schedule: str
+    epochs: int | None = None
+    remembers = Progress
+
+    @classmethod
+    def configure(cls, settings: Settings) -> Scratch:
+        """From the groups and keys that its yaml names."""
+        return cls(
+            read_request(settings), Finetuning.read(settings), settings["schedule.name"],
+            settings["method.epochs"],
+        )  # fmt: skip
+
+    def plan(self, setup: Setup, progress: Progress) -> Plan:
+        """The plan of the pruned network.
+
+        Raises:
+            ThinetError: If its widths depend on a trained network, or a slim network is given.
+        """
+        if needs_network(self.request):
+            raise ThinetError(
+                "method=scratch cannot find widths by error or latency, which take a trained "
+                "network: give the widths of a finished run with ratio=@outputs/<name>, or a plain "
+                "ratio."
+            )
+        weights = setup.source.weights
+        if saved_folder(weights) is not None:
+            raise ThinetError(
+                f"method=scratch trains from random weights, but model.weights={weights} is a "
+                "saved network: for its widths type ratio=@<its run folder> model.weights=none."
+            )
+        return make_plan(setup, self.request, self.schedule, self.finetuning)
+
+    def show(self, plan: Plan) -> None:
+        """Print it."""
+        show_plan(plan)
+
+    def phase(self, setup: Setup, plan: Plan) -> Phase:
+        """The baseline's phase, with as many epochs as baseline and fine-tuning take together."""
+        own = setup.source.phase
+        everything = own.epochs + sum(stage.epochs for stage in plan.stages)
+        return replace(own, epochs=everything if self.epochs is None else self.epochs)
+
+    def run(self, session: Session[Progress], plan: Plan) -> Outcome:
+        """Train it; the reference has costs but no accuracy, since it is not trained."""
+        session.begin()
+        setup, engine = session.setup, session.engine
+        full = build_network(setup)
+        session.state.reference = measure(setup, engine, full)
+        if session.state.steps:
+            network = restore(session, last_good(session))
+        else:
+            image = torch.zeros(1, *setup.data.input_shape)
+            network = cut_fresh_(full.cpu(), plan.counts, image)
+        rows = tuple(_row(asdict(row)) for row in plan.rows)
+        phase = self.phase(setup, plan)
+
+        def train(network: nn.Module, folder: Path) -> Done:
+            say(f"scratch: training the slim network for {phase.epochs} epochs from random weights")
+            found = engine.fit(network, [phase], setup.source.training, "scratch", folder / "fit")
+            return Done(network, {"top1": found.top1, "top5": found.top5}, phase.epochs)
+
+        network = run_steps(session, [Step("scratch", train)], network, Keeping())
+        model = evaluate_fully(setup, engine, network)
+        if session.writes:
+            save(network, session.folder / MODEL, _spec(setup, rows, model))
+        engine.barrier()
+        digests = tuple(engine.digests(network))
+        return Outcome(session.reference, model, {"pruning": PruningDetails(rows)}, digests)
 
 
-def check(job: Job) -> None:
-    """Refuse what has no answer without trained weights.
-
-    Raises:
-        ThinetError: If the widths depend on a trained network, or weights of a slim one are given.
-    """
-    if needs_network(job):
-        raise ThinetError(
-            "method=scratch cannot find widths by error or latency, which take a trained network: "
-            "give the widths of a finished run with ratio=@outputs/<name>, or a plain ratio."
-        )
-    if saved_folder(job.model.weights) is not None:
-        raise ThinetError(
-            f"method=scratch trains from random weights, but model.weights={job.model.weights} is "
-            "a saved network: for its widths type ratio=@<its run folder> model.weights=none."
-        )
+def _spec(setup: Setup, rows: tuple[LayerRow, ...], model: Measurement) -> Spec:
+    kept = {row.layer: row.kept for row in rows}
+    return network_spec(setup, kept, metrics=model.figures())
 
 
-def training_phase(run: Run) -> Phase:
-    """The baseline's phase, with as many epochs as baseline and fine-tuning take together."""
-    asked = run.job.config["method"]["epochs"]
-    own = run.job.baseline.phase
-    everything = own.epochs + sum(stage.epochs for stage in run.plan.stages)
-    return replace(own, epochs=everything if asked is None else asked)
+def _row(planned: Mapping[str, Any]) -> LayerRow:
+    return LayerRow(
+        stage=0, **planned, kept=tuple(range(planned["filters_after"])),
+        rows=None, error=None, error_corrected=None,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -4,118 +4,176 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.store import save
-from thinet.base.errors import ThinetError
 from thinet.base.messages import say
-from thinet.base.seeding import derive_seed
 from thinet.engine.logging.loggers import log_sensitivity
 from thinet.engine.progress import clock
 from thinet.engine.subset import Probe
-from thinet.pruning.criteria import Candidates, Criterion
-from thinet.pruning.group import Calibration, prune_group_
-from thinet.pruning.plan import check_statistics, on_paper
-from thinet.pruning.statistics import Evidence, Statistic
-from thinet.pruning.suggestion import budget, recalibrated_, suggest, widths_within
-from thinet.report.sensitivity import write_sensitivity
-from thinet.run.session import Run
-from thinet.run.setup import Job
-from thinet.surgery import ChannelGraph, Group, check_weights, rounded, trace
-from thinet.training.source import (
-    baseline_metrics,
-    network_spec,
-    prepare_baseline,
-    restore_network,
-)
-from thinet.widths.choose import choose_groups
-
-CUTS = False
-MODEL = "model"
-
-
-def check(job: Job) -> None:
-    """Say what will be measured; refuse layers or a budget that make no sense.
-
-    Raises:
-        ThinetError: By what refuses.
-    """
-    if job.data.num_classes is None:
-        job.data.check()
-    network, images = on_paper(job)
-    graph = trace(network, images[:1])
-    names, _ = choose_groups(network, graph, job.request, images)
-    check_statistics(network, graph, job, names)
-    ratios = job.config["method"]["ratios"]
-    try:
-        widths_within(job, network, graph, names)
-    except ThinetError as error:
-        raise ThinetError(str(error).replace("target", "method.budget")) from error
-    say(
-        f"sensitivity: {len(names)} layers or groups at {len(ratios)} ratios each, one at a time, "
-        f"without fine-tuning; then ratios for {budget(job)}"
-    )
-
-
-def sensitivity(run: Run) -> dict[str, Any]:
-    """Run the method; layers and ratios that an earlier attempt measured are not repeated.
-
-    Returns:
-        See :func:`thinet.pruning.method.prune`; ``sensitivity`` holds the table, the suggestion and
-        how it does on validation images beside a uniform ratio.
-    """
-    network = _start(run)
-    work = _Work.begin(run, network)
-    for number, name in enumerate(work.names):
-        _measure_layer(work, name, number)
-    found = (
-        {"folder": str(run.folder)}
-        | _table(work)
-        | suggest(
-            run, work.network, work.graph, work.names, work.calibration, work.probe, work.full
-        )
-    )
-    if run.writes:
-        write_sensitivity(found, run.folder)
-    run.engine.barrier()
-    return {
-        "ratio": None,
-        "schedule": None,
-        "baseline": run.state.baseline,
-        "slim": None,
-        "before_finetuning": None,
-        "stages": [],
-        "layers": [],
-        "sensitivity": found,
-    }
-
-
-def _start(run: Run) -> nn.Module:
-    """The full network, as the first attempt had it."""
-    run.begin()
-    if run.state.baseline is not None:
-        say(f"resuming after {len(run.state.cells)} measurements")
-        return restore_network(run.job, run.engine, run.folder / MODEL / WEIGHTS)
-    network = prepare_baseline(run.job, run.engine, run.folder)
-    run.state.baseline = baseline_metrics(run.job, run.engine, network)
-    if run.writes:
-        save(network, run.folder / MODEL, network_spec(run.job, metrics=run.state.baseline))
-    run.save_state()
-    return network
+from thinet.pruning.checks import read_budget
+from thinet.pruning.group import Calibration, Ranked, cut_group_, rank_groups
+from thinet.pruning.plan import check_statistics
+from thinet.pruning.settings import Choosing
+from thinet.pruning.suggestion import Trials, recalibrated_, suggest
+from thinet.report.sections.sensitivity import Cell, Figures, SensitivityDetails
+from thinet.run.method import Method
+from thinet.run.result import MODEL, Outcome
+from thinet.run.session import Session
+from thinet.run.settings import Settings
+from thinet.run.setup import Setup
+from thinet.run.steps import Done, Keeping, Step, run_steps
+from thinet.surgery import ChannelGraph, check_weights, trace
+from thinet.training.measurement import measure_baseline
+from thinet.training.source import network_spec, on_paper, prepare_network
+from thinet.training.start import restore
+from thinet.widths.choose import Request, choose_groups
+from thinet.widths.resolve import rounded
+from thinet.widths.target import Target, Widths
 
 
 @dataclass
+class Progress:
+    """What has been measured: a row for each layer and ratio."""
+
+    cells: list[Cell] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sensitivity(Method[Progress, int]):
+    """Cut each layer alone to several ratios, and suggest ratios for all of them.
+
+    Attributes:
+        choosing: How filters are chosen, and what replaces them.
+        request: The layers, and to which multiples widths are rounded.
+        ratios: Fractions kept.
+        budget: What the suggestion may leave.
+        images: At most so many validation images; None for all.
+        trials: Corrections of the suggestion that are tried.
+    """
+
+    choosing: Choosing
+    request: Request
+    ratios: tuple[float, ...]
+    budget: Target
+    images: int | None
+    trials: int
+    remembers = Progress
+
+    @classmethod
+    def configure(cls, settings: Settings) -> Sensitivity:
+        """From the groups and keys that its yaml names."""
+        paper = tuple(settings["model"].get("paper_layers") or ())
+        budget = read_budget(settings["method.budget"])
+        return cls(
+            choosing=Choosing.read(settings),
+            request=Request(
+                settings["layers"], widths=Widths(budget, round_to=settings["round_to"]),
+                paper=paper,
+            ),
+            ratios=tuple(sorted(settings["method.ratios"], reverse=True)),
+            budget=budget,
+            images=settings["method.images"],
+            trials=settings["method.trials"],
+        )  # fmt: skip
+
+    def plan(self, setup: Setup, progress: Progress) -> int:
+        """How many layers will be measured; refuse layers or a budget that make no sense."""
+        if setup.data.num_classes is None:
+            setup.data.check()
+        network, images = on_paper(setup)
+        graph = trace(network, images[:1])
+        names, _ = choose_groups(network, graph, self.request, images)
+        check_statistics(network, graph, self.choosing, names)
+        self._trials(setup).widths_within(network, graph, names)
+        return len(names)
+
+    def show(self, plan: int) -> None:
+        """Say what will be measured."""
+        say(
+            f"sensitivity: {plan} layers or groups at {len(self.ratios)} ratios each, one at a "
+            f"time, without fine-tuning; then ratios for {self.budget}"
+        )
+
+    def _trials(self, setup: Setup) -> Trials:
+        return Trials(self.choosing, self.budget, self.request.widths.round_to, self.trials, setup)
+
+    def run(self, session: Session[Progress], plan: int) -> Outcome:
+        """Measure; layers and ratios that an earlier attempt measured are not repeated."""
+        network = _start(session)
+        work = _begin(self, session, network)
+        steps = [Step(name, partial(work.measure_layer, name)) for name in work.names]
+        run_steps(session, steps, network, Keeping(network=False))
+        found = suggest(
+            self._trials(session.setup), session.engine, work.network, work.graph, work.names,
+            work.calibration, work.probe, work.full, session.progress.cells,
+        )  # fmt: skip
+        details = SensitivityDetails(
+            folder=str(session.folder),
+            ratios=self.ratios,
+            images=work.probe.images,
+            recalibrated=work.recalibrated,
+            full=work.full,
+            cells=work.table(),
+            budget=str(self.budget),
+            suggestion=found.ratios,
+            way=found.way,
+            trial=found.trial,
+        )
+        session.engine.barrier()
+        return Outcome(session.reference, None, {"sensitivity": details})
+
+
+def _start(session: Session[Progress]) -> nn.Module:
+    """The full network, as the first attempt had it: no step changes it."""
+    session.begin()
+    setup, engine, model = session.setup, session.engine, session.folder / MODEL
+    if session.state.reference is not None:
+        say(f"resuming after {len(session.progress.cells)} measurements")
+        return restore(session, model / WEIGHTS)
+    network = prepare_network(setup, engine, session.folder)
+    session.state.reference = measure_baseline(setup, engine, network)
+    if session.writes:
+        save(network, model, network_spec(setup, metrics=session.reference.figures()))
+    session.save()
+    return network
+
+
+def _begin(method: Sensitivity, session: Session[Progress], network: nn.Module) -> _Work:
+    engine, choosing = session.engine, method.choosing
+    network.to(engine.device)
+    calibration = engine.calibration(choosing.sampling, choosing.batch_size)
+    few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
+    check_weights(network)
+    graph = trace(network, few[:1])
+    names, _ = engine.decide(lambda: choose_groups(network, graph, method.request, few))
+    probe = Probe(engine, method.images)
+    full = copy.deepcopy(network)
+    recalibrated = recalibrated_(full, choosing, calibration)
+    probe.set_reference(full)
+    found = Figures(**probe.measure(full))
+    say(f"sensitivity: full network {100 * found.top1:.2f} % on {probe.images} images")
+    return _Work(
+        method, session, network, graph, names, calibration, probe, found, recalibrated,
+        (time.monotonic(), len(session.progress.cells)),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class _Work:
     """What all measurements share.
 
     Attributes:
-        run: The run.
+        method: Its settings.
+        session: Of the run.
         network: The full network.
         graph: Its trace.
         names: The groups to cut, one at a time.
@@ -126,136 +184,62 @@ class _Work:
         began: When this attempt began, and how many cells had been measured by then.
     """
 
-    run: Run
+    method: Sensitivity
+    session: Session[Progress]
     network: nn.Module
     graph: ChannelGraph
     names: list[str]
     calibration: Calibration
     probe: Probe
-    full: dict[str, float]
+    full: Figures
     recalibrated: bool
     began: tuple[float, int]
 
-    @classmethod
-    def begin(cls, run: Run, network: nn.Module) -> _Work:
-        job, engine = run.job, run.engine
-        network.to(engine.device)
-        calibration = engine.calibration(job.sampling, job.batch_size)
-        few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
-        check_weights(network)
-        graph = trace(network, few[:1])
-        names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
-        probe = Probe(engine, job.config["method"]["images"])
-        full = copy.deepcopy(network)
-        recalibrated = recalibrated_(full, job, calibration)
-        probe.set_reference(full)
-        found = probe.measure(full)
-        say(f"sensitivity: full network {100 * found['top1']:.2f} % on {probe.images} images")
-        return cls(
-            run, network, graph, names, calibration, probe, found, recalibrated,
-            (time.monotonic(), len(run.state.cells)),
-        )  # fmt: skip
+    def measure_layer(self, name: str, network: nn.Module, folder: Path) -> Done:
+        """Measure what is missing of one group, with statistics collected once for all ratios."""
+        cells = self.session.progress.cells
+        known = {cell.ratio: cell for cell in cells if cell.layer == name}
+        missing = [ratio for ratio in self.method.ratios if ratio not in known]
+        if not missing:
+            return Done(network)
+        choosing, group = self.method.choosing, self.graph.groups[name]
+        ranked = rank_groups(
+            network, [group], choosing.criterion, choosing.reconstruction.needs, self.calibration
+        )[name]
+        for ratio in missing:
+            kept = rounded(group, ratio, self.method.request.widths.round_to)
+            same = next((cell for cell in known.values() if cell.kept == kept), None)
+            found: Any = same or self._measure_cut(name, kept, ranked)
+            cell = Cell(name, ratio, kept, group.units, found.top1, found.top5, found.divergence)
+            known[ratio] = cell
+            cells.append(cell)
+            self.session.save()
+            log_sensitivity(self.session.engine.loggers, vars(cell))
+        return Done(network, said=self._tell(name, known))
 
-    @property
-    def ratios(self) -> list[float]:
-        """From the mildest cut to the hardest."""
-        return sorted(self.run.job.config["method"]["ratios"], reverse=True)
+    def _measure_cut(self, name: str, kept: int, ranked: Ranked) -> Figures:
+        """The figures of a copy in which one group alone is cut."""
+        if kept == self.graph.groups[name].units:
+            return self.full
+        choosing, slim = self.method.choosing, copy.deepcopy(self.network)
+        cut_group_(slim, self.graph, name, kept, ranked, choosing.reconstruction)
+        recalibrated_(slim, choosing, self.calibration)
+        return Figures(**self.probe.measure(slim))
 
+    def _tell(self, name: str, known: Mapping[float, Cell]) -> str:
+        """One line a layer, with the time that the others will take at this pace."""
+        began, before = self.began
+        done, ratios = len(self.session.progress.cells), self.method.ratios
+        left = (time.monotonic() - began) / (done - before)
+        left *= len(self.names) * len(ratios) - done
+        figures = "  ".join(
+            f"{ratio:g}: {100 * known[ratio].top1:.2f} %" for ratio in ratios if ratio in known
+        )
+        number = self.names.index(name) + 1
+        return f"layer {number}/{len(self.names)} {name}: {figures}; {clock(left)} left"
 
-def _measure_layer(work: _Work, name: str, number: int) -> None:
-    """Measure what is missing of one group, with statistics collected once for all ratios."""
-    state, group = work.run.state, work.graph.groups[name]
-    known = {cell["ratio"]: cell for cell in state.cells if cell["layer"] == name}
-    missing = [ratio for ratio in work.ratios if ratio not in known]
-    if not missing:
-        return
-    job = work.run.job
-    given = _Given.collect_for(work, group)
-    order = job.criterion.rank(
-        Candidates.of(work.network, group),
-        given.evidence[name],
-        derive_seed(job.sampling.seed, "select", name),
-    )
-    for ratio in missing:
-        kept = rounded(group, ratio, job.request.widths.round_to)
-        same = next((cell for cell in known.values() if cell["kept"] == kept), None)
-        measured = same or _measure_cut(work, name, kept, _InOrder(order), given)
-        cell = {
-            "layer": name,
-            "ratio": ratio,
-            "kept": kept,
-            "units": group.units,
-            **{key: measured[key] for key in ("top1", "top5", "divergence")},
-        }
-        known[ratio] = cell
-        state.cells.append(cell)
-        work.run.save_state()
-        log_sensitivity(work.run.engine.loggers, cell)
-    _tell(work, name, number, known)
-
-
-def _measure_cut(
-    work: _Work, name: str, kept: int, order: _InOrder, given: _Given
-) -> dict[str, float]:
-    """The figures of a copy in which one group alone is cut."""
-    if kept == work.graph.groups[name].units:
-        return work.full
-    job, slim = work.run.job, copy.deepcopy(work.network)
-    prune_group_(slim, work.graph, name, kept, order, job.reconstruction, given)
-    recalibrated_(slim, job, work.calibration)
-    return work.probe.measure(slim)
-
-
-@dataclass(frozen=True)
-class _InOrder(Criterion):
-    """A ranking that is known already."""
-
-    order: Tensor
-
-    def rank(self, candidates: Candidates, evidence: Evidence, seed: int) -> Tensor:
-        return self.order
-
-
-@dataclass(frozen=True)
-class _Given(Calibration):
-    """Calibration images whose statistics have been collected already, on the full network."""
-
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
-
-    @classmethod
-    def collect_for(cls, work: _Work, group: Group) -> _Given:
-        job = work.run.job
-        needs = {*job.criterion.needs, *job.reconstruction.needs}
-        evidence = work.calibration.collect(work.network, [group], needs)
-        return cls(**vars(work.calibration), evidence=evidence)
-
-    def collect(
-        self, network: nn.Module, groups: Sequence[Group], needs: Iterable[type[Statistic[Any]]]
-    ) -> dict[str, Evidence]:
-        return dict(self.evidence)
-
-
-def _tell(work: _Work, name: str, number: int, known: Mapping[float, Mapping[str, Any]]) -> None:
-    """One line a layer, with the time that the others will take at this pace."""
-    began, before = work.began
-    done = len(work.run.state.cells)
-    left = (time.monotonic() - began) / (done - before)
-    left *= len(work.names) * len(work.ratios) - done
-    figures = "  ".join(
-        f"{ratio:g}: {100 * known[ratio]['top1']:.2f} %" for ratio in work.ratios if ratio in known
-    )
-    say(f"layer {number + 1}/{len(work.names)} {name}: {figures}; {clock(left)} left")
-
-
-def _table(work: _Work) -> dict[str, Any]:
-    """All measurements, layers in order of execution, ratios falling."""
-    place = {name: number for number, name in enumerate(work.names)}
-    return {
-        "ratios": work.ratios,
-        "images": work.probe.images,
-        "recalibrated": work.recalibrated,
-        "full": work.full,
-        "cells": sorted(
-            work.run.state.cells, key=lambda cell: (place[cell["layer"]], -cell["ratio"])
-        ),
-    }
+    def table(self) -> tuple[Cell, ...]:
+        """All measurements, layers in order of execution, ratios falling."""
+        place = {name: number for number, name in enumerate(self.names)}
+        cells = self.session.progress.cells
+        return tuple(sorted(cells, key=lambda cell: (place[cell.layer], -cell.ratio)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 from thinet.base.errors import ThinetError
 
@@ -121,13 +122,22 @@ class LayerPlace:
         return (parent, self.output_size) if self.in_sequence else (parent, ())
 
 
+class Phases(Protocol):
+    """The fine-tuning between cuts, and after the last."""
+
+    @property
+    def stage(self) -> Phase: ...  # noqa: D102
+    @property
+    def group_end(self) -> Phase: ...  # noqa: D102
+    @property
+    def final(self) -> Phase: ...  # noqa: D102
+
+
 def make_stages(
     kind: str,
     places: Iterable[LayerPlace],
     counts: Mapping[str, int],
-    stage: Phase,
-    group_end: Phase,
-    final: Phase,
+    finetuning: Phases,
 ) -> list[Stage]:
     """The stages of a schedule.
 
@@ -136,10 +146,9 @@ def make_stages(
             sequence the layers between two poolings); ``oneshot``: all in one stage.
         places: The layers to cut, in order of execution.
         counts: Kept filters of each.
-        stage: Fine-tuning after every stage but the last.
-        group_end: What is added to it after the last layer of a group, as the paper does after
-            conv1_2, conv2_2 and conv3_3.
-        final: Fine-tuning after the last stage, instead of both.
+        finetuning: Its phases: ``stage`` after every stage but the last; ``group_end``, which is
+            added to it after the last layer of a group, as the paper does after conv1_2, conv2_2
+            and conv3_3; and ``final`` after the last stage, instead of both.
 
     Raises:
         ThinetError: If ``kind`` is unknown.
@@ -159,9 +168,9 @@ def make_stages(
     stages = []
     for index, (cut, title, ends_group) in enumerate(cuts):
         if index == len(cuts) - 1:
-            phases = [final]
+            phases = [finetuning.final]
         else:
-            phases = [stage, group_end] if ends_group else [stage]
+            phases = [finetuning.stage, *([finetuning.group_end] if ends_group else [])]
         stages.append(
             Stage(
                 index=index,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from thinet.app.checks import read_budget
 from thinet.base.messages import say
+from thinet.engine.engine import Engine
 from thinet.engine.subset import Probe
 from thinet.metrics import cost
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import recalibrate_
+from thinet.pruning.settings import Choosing
 from thinet.pruning.statistics import Reference
-from thinet.run.session import Run
-from thinet.run.setup import Job
+from thinet.report.sections.sensitivity import Cell, Figures, Trial, Tried
+from thinet.run.setup import Setup
 from thinet.surgery import ChannelGraph
 from thinet.widths.choose import Request, choose_counts
 from thinet.widths.target import Target, Widths
@@ -32,134 +32,215 @@ FLOOR = 1e-6
 """A divergence in nats that is as good as none."""
 
 
-def budget(job: Job) -> Target:
-    """What the suggestion may leave."""
-    return read_budget(job.config["method"]["budget"])
-
-
-def recalibrated_(network: nn.Module, job: Job, calibration: Calibration) -> bool:
+def recalibrated_(network: nn.Module, choosing: Choosing, calibration: Calibration) -> bool:
     """Re-estimate BatchNorm statistics as the run asks for; whether there were any."""
-    if job.recalibrate_bn == "never":
+    if choosing.recalibrate_bn == "never":
         return False
     return recalibrate_(network, calibration.batches()) > 0
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """What is suggested.
+
+    Attributes:
+        ratios: A fraction kept for each group.
+        way: How losses were added up.
+        trial: The accuracy on validation images and the costs left when all groups are cut to the
+            suggestion, and to one ratio within the same budget.
+    """
+
+    ratios: dict[str, float]
+    way: str
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How networks with all groups cut are tried.
+
+    Attributes:
+        choosing: How filters are chosen, and what replaces them.
+        budget: What may be left.
+        round_to: Widths become multiples of this.
+        most: Corrections that are tried.
+        setup: Of the run.
+    """
+
+    choosing: Choosing
+    budget: Target
+    round_to: int
+    most: int
+    setup: Setup
+
+    def widths_within(
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        names: Sequence[str],
+        losses: Losses | None = None,
+    ) -> dict[str, int]:
+        """Units that groups keep within the budget; groups that stay whole are left out.
+
+        Args:
+            network: The full network, or its shapes on the ``meta`` device.
+            graph: Its trace.
+            names: The groups that may shrink.
+            losses: Of each group at every width; None for one ratio for all.
+
+        Raises:
+            ThinetError: If the budget is out of reach.
+        """
+        allocation = "uniform" if losses is None else "error"
+        request = Request(widths=Widths(self.budget, allocation, self.round_to))
+        shape = (3, self.setup.image_size, self.setup.image_size)
+        return choose_counts(network, graph, names, request, shape, losses)
+
+    def cut(
+        self,
+        network: nn.Module,
+        graph: ChannelGraph,
+        counts: Mapping[str, int],
+        calibration: Calibration,
+        probe: Probe,
+    ) -> Tried:
+        """The figures of a copy with all groups cut, as ``method=prune`` would in one shot."""
+        choosing, slim = self.choosing, copy.deepcopy(network)
+        if choosing.reconstruction.aims_at_original:
+            reference = Reference(network)
+            groups = [graph.groups[name] for name in counts]
+            reference.expect(groups, graph, len(calibration.images))
+            calibration = replace(calibration, reference=reference)
+        prune_groups_(
+            slim, graph, counts, choosing.criterion, choosing.reconstruction, calibration,
+            recalibrate=choosing.recalibrate_bn == "each",
+        )  # fmt: skip
+        recalibrated_(slim, choosing, calibration)
+        shape = tuple(self.setup.data.input_shape)
+        before, after = cost(network, shape), cost(slim, shape)
+        left = {"flops": after.flops / before.flops, "params": after.params / before.params}
+        return Tried(**probe.measure(slim), **left)
+
+
 def suggest(
-    run: Run,
+    trials: Trials,
+    engine: Engine,
     network: nn.Module,
     graph: ChannelGraph,
     names: Sequence[str],
     calibration: Calibration,
     probe: Probe,
-    full: Mapping[str, float],
-) -> dict[str, Any]:
+    full: Figures,
+    cells: Sequence[Cell],
+) -> Suggestion:
     """Ratios that meet the budget where the measured loss is least.
 
     Several ways to add up the losses are tried with all groups cut, beside one ratio for all; the
     accuracy on up to 5,000 validation images tells which it is.
 
     Args:
-        run: The run, all its cells measured.
+        trials: How networks are tried.
+        engine: Of the run.
         network: The full network.
         graph: Its trace.
         names: The groups that were measured.
         calibration: The images of the statistics.
         probe: The images of the accuracies.
         full: The figures of the full network on them.
-
-    Returns:
-        ``budget``; ``suggestion``, a ratio for each group; ``way``, how it was found; and
-        ``trial``, the accuracy on validation images and the FLOPs left when all groups are cut to
-        the suggestion, and to one ratio within the same budget.
+        cells: All measurements.
     """
+    chance = trials.setup.data.num_classes or 2
+    units = {name: graph.groups[name].units for name in names}
+    ways = loss_curves(cells, units, probe.images, full, chance)
+    probe = _larger(trials.choosing, engine, network, calibration, probe)
 
-    def tell(way: str, widths: dict[str, int]) -> tuple[dict[str, int], dict[str, float]]:
-        figures = _try(run, network, graph, widths, calibration, probe)
+    def tell(way: str, widths: dict[str, int]) -> _Found:
+        figures = trials.cut(network, graph, widths, calibration, probe)
         say(
-            f"suggestion for {budget(run.job)}, {way}: all layers cut, validation top-1 "
-            f"{100 * figures['top1']:.2f} %, divergence {figures['divergence']:.4f}"
+            f"suggestion for {trials.budget}, {way}: all layers cut, validation top-1 "
+            f"{100 * figures.top1:.2f} %, divergence {figures.divergence:.4f}"
         )
-        return widths, figures
+        return _Found(widths, figures)
 
     def widths_by(losses: Losses | None) -> dict[str, int]:
-        return run.engine.decide(lambda: widths_within(run.job, network, graph, names, losses))
+        return engine.decide(lambda: trials.widths_within(network, graph, names, losses))
 
-    ways = loss_curves(run, graph, names, probe.images, full)
-    probe = _larger(run, network, calibration, probe)
     uniform = tell("one ratio", widths_by(None))
     tried = {way: tell(f"by {way}", widths_by(losses)) for way, losses in ways.items()}
-    way = min(tried, key=lambda one: _badness(tried[one]))
+    way = min(tried, key=lambda one: tried[one].badness)
     losses, best = ways[way], tried[way]
-    for title, weights in directions(names)[: run.job.config["method"]["trials"]]:
+    for title, weights in directions(names)[: trials.most]:
         other = {name: weights.get(name, 1.0) * losses[name] for name in names}
         widths = widths_by(other)
-        if widths != best[0]:
+        if widths != best.widths:
             found = tell(f"by {way}, {title}", widths)
-            if _badness(found) < _badness(best):
+            if found.badness < best.badness:
                 losses, best = other, found
-    chosen, figures = min(best, uniform, key=_badness)
-    units = {name: graph.groups[name].units for name in names}
-    return {
-        "budget": str(budget(run.job)),
-        "suggestion": {
-            name: short_ratio(chosen.get(name, units[name]), units[name]) for name in names
-        },
-        "way": way,
-        "trial": {"uniform": uniform[1], "suggestion": figures},
+    chosen = min(best, uniform, key=lambda one: one.badness)
+    ratios = {
+        name: short_ratio(chosen.widths.get(name, units[name]), units[name]) for name in names
     }
+    return Suggestion(ratios, way, Trial(uniform.figures, chosen.figures))
 
 
-def _larger(run: Run, network: nn.Module, calibration: Calibration, probe: Probe) -> Probe:
+@dataclass(frozen=True)
+class _Found:
+    """A network with all groups cut."""
+
+    widths: dict[str, int]
+    figures: Tried
+
+    @property
+    def badness(self) -> tuple[float, float]:
+        """Fewer images right is worse; among equals, further from the full network.
+
+        Not the divergence first: a cut network is less sure of everything, and of two such networks
+        the one that is right more often can be the less sure.
+        """
+        return -self.figures.top1, self.figures.divergence
+
+
+def _larger(
+    choosing: Choosing, engine: Engine, network: nn.Module, calibration: Calibration, probe: Probe
+) -> Probe:
     """The same kind of probe with more images."""
-    larger = Probe(run.engine, max(TRIED, probe.images))
+    larger = Probe(engine, max(TRIED, probe.images))
     full = copy.deepcopy(network)
-    recalibrated_(full, run.job, calibration)
+    recalibrated_(full, choosing, calibration)
     larger.set_reference(full)
     return larger
 
 
-def _badness(tried: tuple[dict[str, int], dict[str, float]]) -> tuple[float, float]:
-    """Fewer images right is worse; among equals, further from the full network.
-
-    Not the divergence first: a cut network is less sure of everything, and of two such networks
-    the one that is right more often can be the less sure.
-    """
-    return -tried[1]["top1"], tried[1]["divergence"]
-
-
 def loss_curves(
-    run: Run,
-    graph: ChannelGraph,
-    names: Sequence[str],
-    images: int,
-    full: Mapping[str, float],
+    cells: Sequence[Cell], units: Mapping[str, int], images: int, full: Figures, chance: int
 ) -> dict[str, Losses]:
     """The loss of each group at every width, by each way to add up what the layers lose alone.
 
     None is right, since layers cut together disturb each other: divergences add up if disturbances
     are small and independent, their roots if all push the same way, errors if none makes another's
     worse. Which holds depends on network and reconstruction, so all of them are tried.
+
+    Args:
+        cells: All measurements.
+        units: Of each group.
+        images: That they were measured on.
+        full: The figures of the full network.
+        chance: Classes: what a network that knows nothing guesses among.
     """
-    chance = run.job.data.num_classes or 2
-    ways: dict[str, tuple[Callable[[dict[str, Any]], float], float]] = {
-        "divergence": (lambda cell: cell["divergence"], math.log(chance)),
+    ways: dict[str, tuple[Callable[[Cell], float], float]] = {
+        "divergence": (lambda cell: cell.divergence, math.log(chance)),
         "root of divergence": (
-            lambda cell: math.sqrt(cell["divergence"]),
+            lambda cell: math.sqrt(cell.divergence),
             math.sqrt(math.log(chance)),
         ),
         # Half an image stands for what so few images cannot tell from nothing.
-        "errors": (
-            lambda cell: max(0.0, full["top1"] - cell["top1"]) + 0.5 / images,
-            1 - 1 / chance,
-        ),
+        "errors": (lambda cell: max(0.0, full.top1 - cell.top1) + 0.5 / images, 1 - 1 / chance),
     }
-    cells = {name: [one for one in run.state.cells if one["layer"] == name] for name in names}
+    of = {name: [cell for cell in cells if cell.layer == name] for name in units}
     return {
         way: {
-            name: loss_curve(
-                graph.groups[name].units, {one["kept"]: loss(one) for one in cells[name]}, guessing
-            )
-            for name in names
+            name: loss_curve(units[name], {cell.kept: loss(cell) for cell in of[name]}, guessing)
+            for name in units
         }
         for way, (loss, guessing) in ways.items()
     }
@@ -189,31 +270,6 @@ def short_ratio(count: int, units: int) -> float:
     return count / units
 
 
-def widths_within(
-    job: Job,
-    network: nn.Module,
-    graph: ChannelGraph,
-    names: Sequence[str],
-    losses: Mapping[str, NDArray[np.float64]] | None = None,
-) -> dict[str, int]:
-    """Units that groups keep within the budget; groups that stay whole are left out.
-
-    Args:
-        job: The run.
-        network: The full network, or its shapes on the ``meta`` device.
-        graph: Its trace.
-        names: The groups that may shrink.
-        losses: Of each group at every width; None for one ratio for all.
-
-    Raises:
-        ThinetError: If the budget is out of reach.
-    """
-    allocation = "uniform" if losses is None else "error"
-    widths = Widths(budget(job), allocation, job.request.widths.round_to)
-    shape = (3, job.image_size, job.image_size)
-    return choose_counts(network, graph, names, Request(widths=widths), shape, losses)
-
-
 def loss_curve(units: int, measured: Mapping[int, float], guessing: float) -> NDArray[np.float64]:
     """The loss of one group at every width, from that at a few.
 
@@ -235,32 +291,3 @@ def loss_curve(units: int, measured: Mapping[int, float], guessing: float) -> ND
     last = counts[-1] if counts else 0
     curve[last:] = np.interp(places[last:], [last, units], [curve[last], 0.0])
     return curve
-
-
-def _try(
-    run: Run,
-    network: nn.Module,
-    graph: ChannelGraph,
-    counts: Mapping[str, int],
-    calibration: Calibration,
-    probe: Probe,
-) -> dict[str, float]:
-    """The figures of a copy in which all groups are cut, as ``method=prune`` would in one shot."""
-    job, slim = run.job, copy.deepcopy(network)
-    if job.reconstruction.aims_at_original:
-        reference = Reference(network)
-        reference.expect([graph.groups[name] for name in counts], graph, len(calibration.images))
-        calibration = replace(calibration, reference=reference)
-    for name, count in counts.items():
-        _, graph = prune_group_(
-            slim, graph, name, count, job.criterion, job.reconstruction, calibration,
-            recalibrate=job.recalibrate_bn == "each",
-        )  # fmt: skip
-    recalibrated_(slim, job, calibration)
-    shape = tuple(job.data.input_shape)
-    before, after = cost(network, shape), cost(slim, shape)
-    return {
-        **probe.measure(slim),
-        "flops": after.flops / before.flops,
-        "params": after.params / before.params,
-    }

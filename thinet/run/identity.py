@@ -16,11 +16,10 @@ from thinet.artifacts.names import WEIGHTS, saved_folder
 from thinet.base.errors import ThinetError
 from thinet.widths.ratio import read_ratio
 
-# What does not change a result is not part of a run's identity.
-_NOT_IDENTITY = {
-    "name", "paths", "logger", "resume", "dry_run", "traceback", "keep_stages", "note", "hydra",
-    "inspect",
-}  # fmt: skip
+_COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
+"""What every method reads."""
+_ABOUT_METHODS = ("reads", "sizes", "label")
+"""Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
 
@@ -29,6 +28,7 @@ def register_resolvers() -> None:
     """Teach OmegaConf the interpolations of ``conf/config.yaml``."""
     for name, function in (
         ("fingerprint", lambda _root_: fingerprint(_root_)),
+        ("label", lambda _root_: _label(_root_)),
         ("short", _short),
         ("size", lambda _root_: _size(_root_)),
     ):
@@ -46,6 +46,12 @@ def _size(cfg: DictConfig) -> str:
     """The ratio or the target as part of a file name."""
     target = cfg.get("target")
     return f"r{_short(cfg.ratio)}" if target is None else _short(str(target).replace(":", ""))
+
+
+def _label(cfg: DictConfig) -> str:
+    """What the method says of its settings, as part of a file name."""
+    label = cfg.method.get("label")
+    return f"-{label}" if label else ""
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -69,13 +75,57 @@ def plain(cfg: DictConfig, without: Collection[str] = ("hydra",)) -> dict[str, A
     }
 
 
+def part_read(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that its method reads, and nothing else of it.
+
+    The recipe of a data set is left out, since whatever of it counts stands in the groups that
+    refer to it; and so are the numbers of calibration images where no method looks at any.
+
+    Args:
+        config: As plain containers.
+    """
+    reads = config["method"]["reads"]
+    found = {key: config[key] for key in config if key in _COMMON or key in reads}
+    without = {"recipe"} | (set() if "calibration" in reads else {"calibration_per_class"})
+    found["dataset"] = _without(found["dataset"], without)
+    if "data" in found["dataset"]:
+        found["dataset"]["data"] = _without(found["dataset"]["data"], without)
+    found["method"] = _without(found["method"], _ABOUT_METHODS)
+    return found
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the method reads, in short: the option chosen in a group, or the value of a key.
+
+    Groups without a name of their own and keys that are not set are left out.
+
+    Args:
+        config: As plain containers.
+    """
+    found = {}
+    for key in config["method"]["reads"]:
+        value = config[key]
+        if isinstance(value, Mapping) and "name" in value:
+            found[key] = value["name"]
+        elif key not in _GROUPS_OF_NUMBERS and not _is_unset(value):
+            found[key] = value
+    return found
+
+
+_GROUPS_OF_NUMBERS = ("calibration",)
+
+
 def fingerprint(cfg: DictConfig) -> str:
-    """Eight digits that are the same for the same configuration, whatever it logs to."""
-    content = plain(cfg, _NOT_IDENTITY)
-    with contextlib.suppress(ThinetError):  # check() reports it
-        content["ratio"] = read_ratio(content["ratio"])
-    if not content.get("layer_ratio"):  # runs without it are what they were before it existed
-        content.pop("layer_ratio", None)
+    """Eight digits that are the same for the same work, whatever it logs to.
+
+    Only what the method reads counts. Settings that are not set (null, false, empty) do not: a key
+    that is added with such a default changes the fingerprint of no run that does not use it.
+    """
+    wanted = {*_COMMON, *cfg.method.reads}
+    content = part_read(plain(cfg, [key for key in cfg if key not in wanted]))
+    if "ratio" in content:
+        with contextlib.suppress(ThinetError):  # check() reports it
+            content["ratio"] = read_ratio(content["ratio"])
     content["trainer"] = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
     content["dataset"] = _without(content["dataset"], {"max_unreadable"})
     if "data" in content["dataset"]:
@@ -84,6 +134,18 @@ def fingerprint(cfg: DictConfig) -> str:
     if weights is not None:  # another file under the same name is another run
         content["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
     return _digest(content)
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, (Mapping, list)) and not value)
+
+
+def _set(value: Any) -> Any:
+    """A value without the settings in it that are not set."""
+    if isinstance(value, Mapping):
+        parts = {str(key): _set(part) for key, part in value.items()}
+        return {key: part for key, part in parts.items() if not _is_unset(part)}
+    return value
 
 
 def _without(node: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
@@ -98,7 +160,7 @@ def weights_file(weights: Any) -> Path | None:
 
 
 def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
+    text = json.dumps(_set(content), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -11,6 +11,8 @@ from thinet.base.files import read_json
 from thinet.base.records import JSON, from_json
 
 RESULT = "result.json"
+MODEL = "model"
+"""The folder, below that of the run, of the network that it leaves."""
 FORMAT = 2
 
 

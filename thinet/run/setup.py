@@ -1,76 +1,62 @@
-"""A run's ingredients, built and typed: what the methods work with instead of a configuration."""
+"""What every method is given, built and typed: nothing in it belongs to one family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from thinet.base.records import JSON
 from thinet.datasets.module import ImageData
 from thinet.engine.settings import Devices, Training
-from thinet.pruning.criteria import Criterion
-from thinet.pruning.reconstruction import Reconstruction
 from thinet.pruning.stages import Phase
-from thinet.pruning.statistics import Sampling
-from thinet.widths.choose import Request
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
-    """How to build the network.
+class NetworkSource:
+    """Where a network at full width comes from: a baseline, a student or a teacher.
 
     Attributes:
         name: Its short name; for networks of torchvision and timm also that of its weights.
         target: Dotted name of the builder.
         arguments: The builder's arguments apart from ``num_classes`` and ``image_size``.
-        weights: ``none``, a name of published weights, or a file.
+        weights: ``none``, a name of published weights, a file, or a folder that holds a saved one.
+        train: Whether it is trained: ``auto`` (where it has to be), ``always`` or ``never``.
+        phase: For how long and at which rate.
+        training: Optimizer and loss.
+        cache: Folder in which a trained one is kept for the next run.
     """
 
     name: str
     target: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, JSON]
     weights: str
-
-
-@dataclass(frozen=True)
-class BaselineRecipe:
-    """How the full network is trained where it has to be.
-
-    Attributes:
-        train: ``auto``, ``always`` or ``never``.
-        phase: Epochs and learning rate.
-        training: Optimizer and loss.
-    """
-
     train: str
     phase: Phase
     training: Training
+    cache: Path
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything a method needs to know; see ``conf/`` for what each part means."""
+class Setup:
+    """What every method is given.
+
+    Attributes:
+        name: Of the run.
+        seed: What everything random derives from.
+        source: The network that the run begins with.
+        data: The images.
+        image_size: Side of an image in pixels.
+        devices: Where to run.
+        keep_steps: Keep the network of every step, not of the last one alone.
+        inspect: Draw what each step does to the network, where the method can.
+    """
 
     name: str
-    config: Mapping[str, Any]
-    method: str
     seed: int
-    model: ModelRecipe
+    source: NetworkSource
     data: ImageData
     image_size: int
-    criterion: Criterion
-    reconstruction: Reconstruction
-    recalibrate_bn: str
-    request: Request
-    schedule: str
-    stage: Phase
-    group_end: Phase
-    final: Phase
-    training: Training
-    baseline: BaselineRecipe
-    batch_size: int
-    sampling: Sampling
     devices: Devices
-    cache: Path
-    keep_stages: bool
+    keep_steps: bool = False
+    inspect: bool = False

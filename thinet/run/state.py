@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any
 
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_json_atomic
+from thinet.base.records import JSON, from_json, to_json
+from thinet.run.result import Measurement, StepRecord
 
 STATE = "state.json"
-_KINDS: dict[str, Any] = {
-    "fingerprint": str, "run_id": str, "status": str, "step": int, "seconds": (int, float),
-    "baseline": (dict, NoneType), "stages": list, "layers": list, "kept": dict,
-    "counts": (dict, NoneType), "data": (dict, NoneType), "cells": list,
-}  # fmt: skip
 
 
 @dataclass
@@ -30,14 +25,10 @@ class RunState:
         status: ``running`` or ``complete``.
         step: Optimizer steps done.
         seconds: Time spent, over all attempts.
-        baseline: Figures of the full network.
-        before_finetuning: Test accuracy in the last stage, before its fine-tuning.
-        stages: A row for each finished stage.
-        layers: A row for each cut layer.
-        kept: Kept filters of each cut layer in original coordinates.
-        counts: Kept units of each group, where they were found from the data.
+        reference: Figures of the network that the model is compared with.
+        steps: What the method has finished, in order.
+        progress: What the method has to remember besides: fields of its own.
         data: For each part of the data set what it was when the run began.
-        cells: What ``method=sensitivity`` measured: a row for each layer and ratio.
     """
 
     fingerprint: str
@@ -45,14 +36,10 @@ class RunState:
     status: str = "running"
     step: int = 0
     seconds: float = 0.0
-    baseline: dict[str, Any] | None = None
-    before_finetuning: dict[str, Any] | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    kept: dict[str, list[int]] = field(default_factory=dict)
-    counts: dict[str, int] | None = None
+    reference: Measurement | None = None
+    steps: list[StepRecord] = field(default_factory=list)
+    progress: dict[str, JSON] = field(default_factory=dict)
     data: dict[str, str] | None = None
-    cells: list[dict[str, Any]] = field(default_factory=list)
 
     def check_data(self, identity: dict[str, str]) -> None:
         """Take note of the data set, or compare it with that of the run's earlier attempts.
@@ -77,7 +64,7 @@ class RunState:
 
     def save(self, folder: Path) -> None:
         """Write ``state.json``."""
-        write_json_atomic(folder / STATE, asdict(self))
+        write_json_atomic(folder / STATE, to_json(self))
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str) -> RunState:
@@ -90,12 +77,10 @@ class RunState:
             return cls(fingerprint)
         content = read_json(folder / STATE)
         try:
-            state = cls(**content)
-            if not all(isinstance(getattr(state, name), kind) for name, kind in _KINDS.items()):
-                raise TypeError
+            state = from_json(cls, content)
             if not re.fullmatch(r"[\w-]{1,64}", state.run_id):  # dashboards name folders by it
-                raise TypeError
-        except TypeError as error:
+                raise ValueError("run_id is no name")
+        except ValueError as error:
             raise ThinetError(
                 f"{folder / STATE} is not the state of a run: type resume=off to start anew."
             ) from error

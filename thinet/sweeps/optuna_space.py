@@ -43,11 +43,13 @@ def layer_ratios(cfg: DictConfig, trial: Any) -> None:
 
 
 def _count_layers(config: dict[str, Any]) -> int:
-    from thinet.pruning.plan import on_paper
     from thinet.surgery import trace
-    from thinet.widths.choose import choose_groups
+    from thinet.training.source import on_paper
+    from thinet.widths.choose import Request, choose_groups
 
-    job = build(config)
-    network, images = on_paper(job)
-    names, _ = choose_groups(network, trace(network, images[:1]), job.request, images)
+    setup, _ = build(config)
+    network, images = on_paper(setup)
+    paper = tuple(config["model"].get("paper_layers") or ())
+    request = Request(config["layers"], paper=paper)
+    names, _ = choose_groups(network, trace(network, images[:1]), request, images)
     return len(names)

@@ -106,10 +106,6 @@ class Criterion(ABC):
             int64 ``(units,)`` on the CPU, a permutation: the first to keep comes first.
         """
 
-    def select(self, candidates: Candidates, evidence: Evidence, count: int, seed: int) -> Tensor:
-        """The ``count`` units to keep: int64, sorted, on the CPU."""
-        return self.rank(candidates, evidence, seed)[:count].sort().values
-
 
 def descending(scores: Tensor) -> Tensor:
     """Units by falling score; of equal ones the lowest index first.

@@ -1,0 +1,119 @@
+"""What can be wrong with the settings of a pruning method and be seen without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from thinet.base.errors import ThinetError, problems_of
+from thinet.base.values import is_number, is_whole, layer_names, whole
+from thinet.widths.ratio import check_ratio, read_ratio
+from thinet.widths.target import Target, Widths, recalibration
+
+
+class Readable(Protocol):
+    """A configuration, or what a method may read of one."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+
+def find_problems(config: Mapping[str, Any]) -> list[str]:
+    """One sentence for each problem in what the chosen method reads of a configuration."""
+    reads = config["method"]["reads"]
+    problems: list[str] = []
+    if "ratio" in reads:
+        problems += problems_of(lambda: check_ratio(read_ratio(config["ratio"])))
+    problems += problems_of(layer_names, config["layers"])
+    problems += problems_of(read_widths, config)
+    if "layer_ratio" in reads:
+        problems += problems_of(read_layer_ratio, config)
+    if "reconstruction" in reads:
+        for problem in problems_of(recalibration, config["reconstruction"]["recalibrate_bn"]):
+            problems.append(f"reconstruction.{problem}")
+    if "ratios" in config["method"]:
+        problems += _check_sensitivity(config["method"])
+    if "epochs" in config["method"]:
+        problems += _check_epochs(config["method"]["epochs"])
+    return problems
+
+
+def read_widths(config: Readable) -> Widths:
+    """The budget that a configuration asks for.
+
+    Raises:
+        ThinetError: If a part of it is unknown.
+    """
+    target = config["target"]
+    parsed = None if target is None else Target.parse(target)
+    return Widths(parsed, config["allocation"], config["round_to"])
+
+
+def read_layer_ratio(config: Readable) -> dict[int, float]:
+    """Ratios by the place of a layer in the plan, as a search gives them.
+
+    Raises:
+        ThinetError: If they are none, or other settings speak against them.
+    """
+    given = config["layer_ratio"] or {}
+    example = "type for example '+layer_ratio.0=0.5' '+layer_ratio.1=0.8'"
+    if not isinstance(given, Mapping) or not all(str(place).isdigit() for place in given):
+        raise ThinetError(
+            f"layer_ratio={given} is no mapping from places in the plan, from 0, to ratios: "
+            f"{example}."
+        )
+    check_ratio({f"layer {place}": ratio for place, ratio in given.items()})
+    if given and not is_number(config["ratio"]):
+        raise ThinetError(
+            "layer_ratio and a ratio by names contradict each other: give the ratios of all "
+            "layers in one of them."
+        )
+    if given and config["allocation"] == "error":
+        raise ThinetError(
+            "layer_ratio and allocation=error contradict each other: type allocation=uniform."
+        )
+    return {int(place): ratio for place, ratio in given.items()}
+
+
+def _check_sensitivity(method: Mapping[str, Any]) -> list[str]:
+    problems = []
+    ratios = method["ratios"]
+    good = isinstance(ratios, list) and all(is_number(one) and 0 < one < 1 for one in ratios)
+    if not good or not ratios or len(set(ratios)) < len(ratios):
+        problems.append(
+            f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
+            "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
+        )
+    for problem in problems_of(read_budget, method["budget"]):
+        problems.append(problem.replace("target=", "method.budget="))
+    problems += problems_of(whole, "method.trials", method["trials"], "12", least=0)
+    images = method["images"]
+    if images is not None and (not is_whole(images) or images < 1):
+        problems.append(
+            f"method.images={images} is not a whole number of at least 1: type method.images=2000, "
+            "or method.images=null for all validation images."
+        )
+    return problems
+
+
+def read_budget(text: str) -> Target:
+    """The budget of a suggestion, which is worked out and not measured.
+
+    Raises:
+        ThinetError: If it is none, or one of latency.
+    """
+    budget = Target.parse(text)
+    if budget.kind == "latency":
+        raise ThinetError(
+            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
+            f"target=params:{budget.fraction:g}."
+        )
+    return budget
+
+
+def _check_epochs(epochs: Any) -> list[str]:
+    if epochs is None or (is_whole(epochs) and epochs >= 1):
+        return []
+    return [
+        f"method.epochs={epochs} is not a whole number of at least 1: type for example "
+        "method.epochs=20, or method.epochs=null for as many as pruning takes."
+    ]

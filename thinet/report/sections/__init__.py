@@ -1,0 +1,1 @@
+"""What each family has to show, one file a family."""
