@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,24 +125,55 @@ def fresh() -> Callable[..., Any]:
     return call
 
 
-@pytest.fixture
-def make_run(compose_tiny, tmp_path) -> Callable[..., Any]:
+@dataclass
+class MadeRun:
     """A run as a new process would set it up, without Hydra's main function."""
 
-    def make(*overrides: str, folder: Path | None = None) -> Any:
-        from thinet.app.config import build, check
-        from thinet.engine.engine import Engine
-        from thinet.pruning.plan import make_plan
-        from thinet.run.identity import fingerprint
-        from thinet.run.session import Run
-        from thinet.run.state import RunState
+    method: Any
+    session: Any
+    plan: Any
 
-        cfg = compose_tiny(*overrides)
-        job = build(check(cfg))
-        folder = folder or tmp_path / "run"
-        folder.mkdir(exist_ok=True)
-        state = RunState.load(folder, fingerprint(cfg))
-        engine = Engine(job.data, job.devices, [], job.seed, state.step)
-        return Run(job, make_plan(job), engine, state, folder)
+    @property
+    def setup(self) -> Any:
+        return self.session.setup
+
+    @property
+    def engine(self) -> Any:
+        return self.session.engine
+
+    @property
+    def state(self) -> Any:
+        return self.session.state
+
+    @property
+    def folder(self) -> Path:
+        return self.session.folder
+
+    def run(self) -> Any:
+        """Its outcome."""
+        return self.method.run(self.session, self.plan)
+
+
+@pytest.fixture
+def make_run(compose_tiny, tmp_path) -> Callable[..., MadeRun]:
+    def make(*overrides: str, folder: Path | None = None) -> MadeRun:
+        return set_up(compose_tiny(*overrides), folder or tmp_path / "run")
 
     return make
+
+
+def set_up(cfg: DictConfig, folder: Path) -> MadeRun:
+    from thinet.app.config import build, check
+    from thinet.base.records import from_json
+    from thinet.engine.engine import Engine
+    from thinet.run.identity import fingerprint
+    from thinet.run.session import Session
+    from thinet.run.state import RunState
+
+    setup, method = build(check(cfg))
+    folder.mkdir(exist_ok=True)
+    state = RunState.load(folder, fingerprint(cfg))
+    engine = Engine(setup.data, setup.devices, [], setup.seed, state.step)
+    progress = from_json(method.remembers, state.progress)
+    session = Session(setup, engine, state, folder, progress)
+    return MadeRun(method, session, method.plan(setup, progress))

@@ -11,7 +11,7 @@ from torch import nn
 
 import thinet
 from thinet.pruning.criteria import L2, Criterion, Random, Taylor, ThiNet, WeightSum
-from thinet.pruning.group import RECALIBRATION_BATCH, Calibration, prune_group_
+from thinet.pruning.group import RECALIBRATION_BATCH, Calibration, prune_groups_
 from thinet.pruning.reconstruction import NoReconstruction, Refit, Scale
 from thinet.pruning.statistics import ContributionMoments, Sampling
 from thinet.surgery import trace
@@ -60,8 +60,8 @@ def graph(network):
 
 def test_the_units_chosen_stay_in_every_layer_of_the_group(network, graph):
     before = copy.deepcopy(network)
-    records, after = prune_group_(
-        network, graph, "stem", 2, Fixed(), NoReconstruction(), Calibration(list(IMAGES))
+    records, after = prune_groups_(
+        network, graph, {"stem": 2}, Fixed(), NoReconstruction(), Calibration(list(IMAGES))
     )
     assert [(r.layer, r.filters_before, r.kept) for r in records] == [
         ("stem", 10, [1, 4]), ("b", 10, [1, 4]),
@@ -77,7 +77,9 @@ def test_the_units_chosen_stay_in_every_layer_of_the_group(network, graph):
 def test_the_graph_that_comes_back_goes_on(network, graph):
     calibration = Calibration(list(IMAGES))
     for name, count in (("stem", 5), ("a", 4), ("c", 3)):
-        records, graph = prune_group_(network, graph, name, count, ThiNet(), Scale(), calibration)
+        records, graph = prune_groups_(
+            network, graph, {name: count}, ThiNet(), Scale(), calibration
+        )
         fresh = trace(network, IMAGES[:1])
         assert [group.units for group in graph.groups.values()] == [
             group.units for group in fresh.groups.values()
@@ -92,7 +94,7 @@ def test_later_groups_are_judged_in_the_network_as_it_is_by_then(network, graph)
     calibration = Calibration(list(IMAGES))
     for name in ("stem", "a", "c"):
         count = graph.groups[name].units // 2
-        _, graph = prune_group_(network, graph, name, count, ThiNet(), Scale(), calibration)
+        _, graph = prune_groups_(network, graph, {name: count}, ThiNet(), Scale(), calibration)
     for ours, theirs in zip(network.parameters(), result.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -103,8 +105,7 @@ def test_a_constant_that_the_fit_adds_goes_where_it_is_taken_up(network, graph, 
     readers = {"a": ["b"], "stem": ["c"]}[name]  # the stream's other reader, a, is cut with it
     means = {}
     full, slim = copy.deepcopy(network), network
-    prune_group_(
-        slim, graph, name, 3, WeightSum(), Refit(ridge=1e-10), Calibration(
+    prune_groups_(slim, graph, {name: 3}, WeightSum(), Refit(ridge=1e-10), Calibration(
             list(IMAGES), Sampling(positions=None)
         ),
     )  # fmt: skip
@@ -131,8 +132,14 @@ def test_recalibration_after_a_cut_is_seen_by_the_next(network, graph):
     stale = copy.deepcopy(network)
     records = {}
     for net, recalibrate in ((stale, False), (network, True)):
-        found, now = prune_group_(
-            net, graph, "stem", 4, L2(), NoReconstruction(), Calibration(list(IMAGES)), recalibrate
+        found, now = prune_groups_(
+            net,
+            graph,
+            {"stem": 4},
+            L2(),
+            NoReconstruction(),
+            Calibration(list(IMAGES)),
+            recalibrate,
         )
         assert found[0].kept == records.setdefault("stem", found[0].kept)
         assert now.groups["stem"].units == 4
@@ -146,8 +153,8 @@ def test_the_choice_depends_on_the_sampling_seed_and_the_layer_alone(network, gr
         for name in ("stem", "c"):
             for attempt in range(2):
                 net = copy.deepcopy(network)
-                records, _ = prune_group_(
-                    net, graph, name, 3, Random(), NoReconstruction(), calibration
+                records, _ = prune_groups_(
+                    net, graph, {name: 3}, Random(), NoReconstruction(), calibration
                 )
                 assert records[0].kept == kept.setdefault((seed, name), records[0].kept), attempt
     assert len({tuple(units) for units in kept.values()}) > 1
@@ -183,7 +190,7 @@ def test_the_corrected_error_is_that_of_the_factors_that_were_applied(network, g
     evidence = calibration.collect(network, [graph.groups["a"]], ThiNet().needs)["a"]
     gram = evidence[ContributionMoments].gram
     before = network.b.weight.detach().clone()
-    (record,), _ = prune_group_(network, graph, "a", 3, Fixed(), Scale(ridge), calibration)
+    (record,), _ = prune_groups_(network, graph, {"a": 3}, Fixed(), Scale(ridge), calibration)
     kept = record.kept
     factors = torch.zeros(8).double()
     factors[kept] = (network.b.weight / before[:, kept]).mean((0, 2, 3)).detach()
@@ -216,8 +223,14 @@ def test_recalibration_after_each_cut_reaches_all_that_the_next_choice_looks_at(
     slim, calibration = copy.deepcopy(net), Calibration(list(IMAGES), labels=labels)
     graph, chosen = trace(slim, IMAGES[:1]), {"taylor": Taylor, "thinet": ThiNet}[criterion]()
     for record in found.layers:
-        (ours,), graph = prune_group_(
-            slim, graph, record.layer, 4, chosen, NoReconstruction(), calibration, recalibrate=True
+        (ours,), graph = prune_groups_(
+            slim,
+            graph,
+            {record.layer: 4},
+            chosen,
+            NoReconstruction(),
+            calibration,
+            recalibrate=True,
         )
         assert ours == record
     for ours, theirs in zip(slim.state_dict().values(), found.model.state_dict().values(),

@@ -13,7 +13,7 @@ from torch import nn
 from thinet.models import build
 from thinet.pruning import inspection as method
 from thinet.pruning.criteria import L2
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.inspection import look, make_view, reader_of
 from thinet.pruning.method import prune
 from thinet.pruning.reconstruction import Refit
@@ -29,8 +29,7 @@ def view_of(network, name, images, count, recalibrate=False, reconstruction=None
     weight = network.get_parameter(group.layers[0].weight).detach().clone()
     full = look(network, group, images)
     slim = copy.deepcopy(network)
-    records, _ = prune_group_(
-        slim, graph, name, count, L2(), reconstruction or Refit(), Calibration(list(images)),
+    records, _ = prune_groups_(slim, graph, {name: count}, L2(), reconstruction or Refit(), Calibration(list(images)),
         recalibrate,
     )  # fmt: skip
     seen = look(slim, group, images, errors_only=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from thinet.pruning import loss_curves as allocation
 from thinet.pruning.criteria import Criterion, Random, ThiNet
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.loss_curves import POINTS, loss_curves, shares
 from thinet.pruning.reconstruction import NoReconstruction, Refit, Scale
 from thinet.pruning.statistics import Reference, Sampling
@@ -141,7 +141,7 @@ def lost(net, graph, count, criterion, reconstruction, images):
     calibration = Calibration(list(images), ALL)
     if isinstance(reconstruction, Refit):
         reconstruction = Refit("current", reconstruction.ridge)
-    prune_group_(slim, graph, "a1", count, criterion, reconstruction, calibration)
+    prune_groups_(slim, graph, {"a1": count}, criterion, reconstruction, calibration)
     with torch.no_grad():
         x = net.stem(images).relu()
         before, after = (one.a2(one.a1(x).relu()) for one in (net, slim))

@@ -423,7 +423,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from thinet.pruning.criteria import *
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import Refit, Scale
 from thinet.pruning.statistics import Reference, Sampling
 from thinet.surgery import trace
@@ -445,8 +445,7 @@ def main(folder, rank, world):
         )
         graph = trace(net, images[:1])
         for name, count in (("stem", 4), ("a", 6), ("fc", 5)):
-            records, graph = prune_group_(
-                net, graph, name, count, criterion, reconstruction, calibration, recalibrate=True
+            records, graph = prune_groups_(net, graph, {name: count}, criterion, reconstruction, calibration, recalibrate=True
             )
             found.append([[record.kept, record.rows] for record in records])
         found.append([float(tensor.double().abs().sum()) for tensor in net.state_dict().values()])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from thinet.pruning.criteria import Candidates, Random
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
 from thinet.pruning.statistics import Sampling
 from thinet.surgery import trace
@@ -40,7 +40,9 @@ def cut(net, images, count, reconstruction, prefix="stem"):
     evidence = calibration.collect(net, [group], reconstruction.loss_needs)[prefix]
     candidates = Candidates.of(net, group)
     slim = copy.deepcopy(net)
-    (record,), _ = prune_group_(slim, graph, prefix, count, Random(), reconstruction, calibration)
+    (record,), _ = prune_groups_(
+        slim, graph, {prefix: count}, Random(), reconstruction, calibration
+    )
     keep = [group.layers[0].units[kept].item() for kept in record.kept]
     keep = torch.tensor(sorted(set(keep)))
     return reconstruction.loss(candidates.readers, keep, evidence), slim

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import thinet
 from thinet.pruning.criteria import Random
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import Refit
 from thinet.pruning.statistics import Reference, Sampling, patches
 from thinet.surgery import trace
@@ -27,8 +27,8 @@ def prune(net, images, names, count, reconstruction, sampling=ALL):
     graph = trace(slim, images[:1])
     kept = {}
     for name in names:
-        (record,), graph = prune_group_(
-            slim, graph, name, count, Random(), reconstruction, calibration
+        (record,), graph = prune_groups_(
+            slim, graph, {name: count}, Random(), reconstruction, calibration
         )
         kept[name] = record.kept
     return slim, kept

@@ -14,7 +14,7 @@ from torch import nn
 
 import thinet
 from thinet.base.errors import ThinetError
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
 from thinet.pruning.reconstruction.reconstruction import Correction
 from thinet.pruning.statistics import (
@@ -133,4 +133,4 @@ def test_a_correction_that_does_not_fit_is_refused(huge):
     graph = trace(net, images[:1])
     criterion = thinet.pruning.criteria.WeightSum()
     with pytest.raises(ThinetError, match=r"corrected weights of 2 .*float16"):
-        prune_group_(net, graph, "0", 6, criterion, huge, Calibration(list(images)))
+        prune_groups_(net, graph, {"0": 6}, criterion, huge, Calibration(list(images)))

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from thinet.pruning.criteria import APoZ, Criterion, Random, ThiNet, ThiNetOMP, WeightSum
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import NoReconstruction, Refit, Scale
 from thinet.pruning.statistics import Reference, Sampling, patches
 from thinet.surgery import trace
@@ -56,8 +56,7 @@ def main(folder, rank, world):
         )
         graph = trace(net, images[:1])
         for name, count in (("0", 5), ("2", 4)):
-            (record,), graph = prune_group_(
-                net, graph, name, count, criterion, reconstruction, calibration
+            (record,), graph = prune_groups_(net, graph, {name: count}, criterion, reconstruction, calibration
             )
             records.append([record.kept, record.rows, record.error or 0.0])
         states[k] = net.state_dict()

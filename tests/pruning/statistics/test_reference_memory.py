@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import thinet
 from thinet.models.cifar_resnet import CifarResNet
 from thinet.pruning.criteria import ThiNet
-from thinet.pruning.group import Calibration, prune_group_
+from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import Refit, recalibrate_
 from thinet.pruning.statistics import Reference, Sampling, reference
 from thinet.surgery import trace
@@ -60,8 +60,8 @@ def test_the_same_network_as_by_a_plain_loop(net: nn.Module) -> None:
     calibration = Calibration(IMAGES, SAMPLING, 5, reference=Reference(net))
     for name in [name for name in graph.groups if name.startswith("layer") and "conv1" in name]:
         half = graph.groups[name].units // 2
-        _, graph = prune_group_(
-            slim, graph, name, half, ThiNet(), Refit("original"), calibration, recalibrate=True
+        _, graph = prune_groups_(
+            slim, graph, {name: half}, ThiNet(), Refit("original"), calibration, recalibrate=True
         )
     wanted = slim.state_dict()
     found = pruned(net)
