@@ -26,8 +26,10 @@ from thinet.base.allowlist import (
     VARIABLE,
     check_target,
     find_class,
+    is_below,
     is_single_name,
     packages_of,
+    trusted,
 )
 from thinet.base.errors import ThinetError
 
@@ -79,6 +81,7 @@ def _judged(inner: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -
     check_typed(cfg, kwargs["overrides"] if "overrides" in kwargs else args[1])
     check_composed(cfg)
     check_choices(cfg, loader.repository.group_exists)
+    check_labels(cfg)
     return cfg
 
 
@@ -127,7 +130,6 @@ def check_composed(cfg: DictConfig) -> None:
             raise ThinetError(
                 f"{place}.{key} is refused, because Hydra would take it as a command: leave it out."
             )
-    _check_method(raw)
     _check_name(cfg)
     check_folders(cfg)
     if hydra is not None:
@@ -174,14 +176,34 @@ def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
             yield from walk(value, place)
 
 
-def _check_method(raw: Mapping[str, Any]) -> None:
-    method = raw.get("method")
-    name = method.get("name") if isinstance(method, Mapping) else None
-    if isinstance(name, str) and not re.fullmatch(r"[a-z_]+", name):
-        raise ThinetError(
-            f"method.name={name[:60]!r} is not a method: choose one with method=prune, "
-            "method=scratch, method=train or method=sensitivity."
-        )
+def check_labels(cfg: DictConfig) -> None:
+    """Refuse an option that goes by another name than its own: records would tell of another one.
+
+    A class of the user's own, in a package that is trusted, may be called as the user likes.
+
+    Args:
+        cfg: The composed configuration.
+
+    Raises:
+        ThinetError: Naming the group.
+    """
+    if "hydra" not in cfg or "method" not in cfg:
+        return
+    choices = cfg.hydra.runtime.choices
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    method = raw["method"] if isinstance(raw["method"], Mapping) else {}
+    for group in ("method", *(method.get("reads") or ())):
+        node, choice = raw.get(group), choices.get(group)
+        if not isinstance(node, Mapping) or "name" not in node or choice is None:
+            continue
+        build = node.get("build")
+        own = isinstance(build, Mapping) and is_below(str(build.get("_target_")), trusted())
+        if node["name"] != choice and not own:
+            raise ThinetError(
+                f"{group}.name={str(node['name'])[:60]!r} is not a {group}, and {group}={choice} "
+                f"goes by its own name: choose one with {group}=<name>; python run.py --help lists "
+                "them."
+            )
 
 
 def _check_name(cfg: DictConfig) -> None:

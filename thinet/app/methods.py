@@ -36,6 +36,12 @@ def check_method(config: Mapping[str, Any]) -> list[str]:
 
     A family has its say in ``checks.find_problems`` of its own package, if it has one.
     """
+    reads = config["method"]["reads"]
+    if not isinstance(reads, list) or not all(key in config for key in reads):
+        return [
+            f"method.reads={reads} is not a list of groups and keys of the configuration: leave it "
+            "as the method's yaml has it."
+        ]
     target = check_target(
         config["method"]["build"]["_target_"], packages_of(_PLACE), f"{_PLACE}._target_"
     )

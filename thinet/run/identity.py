@@ -84,7 +84,7 @@ def part_read(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: As plain containers.
     """
-    reads = config["method"]["reads"]
+    reads = config["method"].get("reads") or ()
     found = {key: config[key] for key in config if key in _COMMON or key in reads}
     without = {"recipe"} | (set() if "calibration" in reads else {"calibration_per_class"})
     found["dataset"] = _without(found["dataset"], without)
@@ -103,8 +103,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         config: As plain containers.
     """
     found = {}
-    for key in config["method"]["reads"]:
-        value = config[key]
+    for key in config["method"].get("reads") or ():
+        value = config.get(key)
         if isinstance(value, Mapping) and "name" in value:
             found[key] = value["name"]
         elif key not in _GROUPS_OF_NUMBERS and not _is_unset(value):
@@ -121,7 +121,7 @@ def fingerprint(cfg: DictConfig) -> str:
     Only what the method reads counts. Settings that are not set (null, false, empty) do not: a key
     that is added with such a default changes the fingerprint of no run that does not use it.
     """
-    wanted = {*_COMMON, *cfg.method.reads}
+    wanted = {*_COMMON, *(cfg.method.get("reads") or ())}
     content = part_read(plain(cfg, [key for key in cfg if key not in wanted]))
     if "ratio" in content:
         with contextlib.suppress(ThinetError):  # check() reports it

@@ -34,11 +34,18 @@ class Settings:
         self.seed = cast(int, config["seed"])
 
     def __getitem__(self, path: str) -> Any:
-        """The value at a dotted path."""
+        """The value at a dotted path.
+
+        Raises:
+            ThinetError: If it is not among what may be read.
+        """
         found: Any = self._config
         first = path.partition(".")[0]
         if first not in self._reads:
-            raise LookupError(f"{first} is not among what this method reads: add it to its yaml")
+            raise ThinetError(
+                f"{first} is not among method.reads, although this method reads it: leave "
+                "method.reads as the method's yaml has it, or add it there."
+            )
         for key in path.split("."):
             found = found[key]
         return found

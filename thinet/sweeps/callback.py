@@ -25,12 +25,11 @@ from thinet.base.files import write_json_atomic
 from thinet.base.lifeline import end_with
 from thinet.base.messages import is_first_process
 from thinet.run.folders import check_run_folder, new_folders, remove_empty
-from thinet.run.identity import fingerprint, plain, run_folder
+from thinet.run.identity import fingerprint, plain, run_folder, settings_of
 from thinet.sweeps.registry import Points
 
 FAILURE = "failure.json"
 GROUP = "THINET_SWEEP"  # as thinet.engine.logging.loggers reads it, in any process of the sweep
-_GROUPS = ("method", "model", "dataset", "criterion", "schedule")
 _passing: list[tuple[int, Path, list[Path]]] = []
 _BEST = "optimization_results.yaml"  # as Hydra's optuna sweeper calls it
 
@@ -166,7 +165,7 @@ def _accelerator(config: DictConfig) -> str:
 
 def _let_workers_import_thinet() -> None:
     """Workers do not start from run.py, so they would find only an installed thinet."""
-    here = str(Path(__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in path:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, path)])
@@ -181,15 +180,7 @@ def _make_portable(job_return: JobReturn, text: str, code: int) -> None:
 
 
 def _point(config: DictConfig) -> dict[str, Any]:
-    names = {key: str(config[key].name) for key in _GROUPS}
-    ratio = config.ratio if config.target is None else config.target
-    if OmegaConf.is_config(ratio):
-        ratio = plain(config)["ratio"]  # a mapping
-    return {
-        **names,
-        "name": str(config.name),
-        "reconstruction": str(config.reconstruction.name),
-        "allocation": str(config.allocation),
-        "ratio": ratio,
-        "seed": config.seed,
-    }
+    """What is known of a point that failed."""
+    known = plain(config)
+    names = {key: str(known[key]["name"]) for key in ("method", "model", "dataset")}
+    return {**settings_of(known), **names, "name": str(known["name"]), "seed": known["seed"]}
