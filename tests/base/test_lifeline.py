@@ -67,15 +67,17 @@ TOLD = [
     [
         "hang()",
         "print(flush=True); time.sleep(60)",
-        "import thinet.app.cli_errors\nthinet.guard.guarded(hang)",
+        "import thinet.app.cli_errors\nthinet.app.cli_errors.guarded(hang)",
     ],
     ids=["before, in C++", "before, in Python", "guarded"],
 )
 def test_a_signal_ends_the_process_wherever_its_main_thread_is(code, number, wanted, script):
     process = script(f"lifeline.begin()\n{code}")
     process.stdout.readline()
-    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-        pass  # until its main thread hangs
+    state = ""
+    while state != "S":  # until its main thread hangs
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state != "Z", process.communicate()[1]
     process.send_signal(number)
     assert end_of(process) == wanted
 
@@ -196,7 +198,7 @@ def test_another_process_that_lost_the_first_is_silent(script):
     """It inherits HYDRA_FULL_ERROR from the first one, where thinet has set it."""
     process = script(
         "os.environ.update(THINET_FIRST=str(os.getppid()), LOCAL_RANK='1', HYDRA_FULL_ERROR='1')\n"
-        "lifeline.begin(); from thinet import guard; guard._first_has_ended = lambda: True\n"
+        "lifeline.begin(); from thinet.app import cli_errors; cli_errors._first_has_ended = lambda: True\n"
         "def work(): raise RuntimeError('Connection closed by peer')\n"
         "guard.guarded(work)"
     )
