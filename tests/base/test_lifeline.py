@@ -198,9 +198,10 @@ def test_another_process_that_lost_the_first_is_silent(script):
     """It inherits HYDRA_FULL_ERROR from the first one, where thinet has set it."""
     process = script(
         "os.environ.update(THINET_FIRST=str(os.getppid()), LOCAL_RANK='1', HYDRA_FULL_ERROR='1')\n"
-        "lifeline.begin(); from thinet.app import cli_errors; cli_errors._first_has_ended = lambda: True\n"
+        "lifeline.begin(); from thinet.app import cli_errors as own\n"
+        "own._first_has_ended = lambda: True\n"
         "def work(): raise RuntimeError('Connection closed by peer')\n"
-        "guard.guarded(work)"
+        "own.guarded(work)"
     )
     assert end_of(process) == (2, "")
 
