@@ -15,8 +15,8 @@ from thinet.base.errors import Terminated, ThinetError
 from thinet.engine.checkpoints import AtomicCheckpointIO, StageCheckpoint
 from thinet.engine.logging.loggers import RunCSVLogger
 from thinet.engine.module import Classifier
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 
 PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
 KEY = "stage 1"

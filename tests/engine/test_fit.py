@@ -12,8 +12,8 @@ from torch import nn
 
 from thinet.base.errors import ThinetError
 from thinet.engine.module import Classifier
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 from thinet.surgery import remove_, trace
 
 PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
@@ -314,17 +314,12 @@ def test_clear_removes_the_checkpoint(engine, training, make_network, tmp_path):
 
 
 def test_calibration_images_are_plain_and_ordered(engine):
-    from thinet.pruning.statistics import Sampling
-
     engine.data.setup()
-    calibration = engine.calibration(Sampling(), 7)
-    wanted = [engine.data.calibration()[i][0] for i in range(100)]
+    calibration = engine.calibration(7)
+    wanted = [engine.data.calibration()[i] for i in range(100)]
     assert len(calibration.images) == 100
-    assert all(torch.equal(a, b) for a, b in zip(calibration.images, wanted, strict=True))
-    sizes = [len(batch) for batch in calibration.batches()]
-    assert sizes == [50, 50]  # of one size, whatever the batch of the statistics is
-    assert calibration.labels is not None
-    assert len(calibration.labels) == 100
+    assert all(torch.equal(a, b) for a, (b, _) in zip(calibration.images, wanted, strict=True))
+    assert calibration.labels.tolist() == [label for _, label in wanted]
 
 
 def test_the_classifier_learns_as_much_faster_as_was_asked_for(engine, make_network, tmp_path):

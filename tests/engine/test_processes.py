@@ -26,14 +26,14 @@ from thinet.artifacts.store import dump_state
 from thinet.datasets.digits import Digits
 from thinet.engine.module import Classifier
 from thinet.engine.engine import Engine
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
 from thinet.engine.log_levels import quiet
 from thinet.engine.settings import Devices, Training
 from thinet.base.errors import Terminated
 from thinet.pruning.find_widths import find_counts
 from thinet.metrics import cost
 from thinet.widths.choose import Request
-from thinet.pruning.stages import Phase
+from thinet.engine.phases import Phase
 from thinet.pruning.statistics import Sampling
 from thinet.widths.target import Target, Widths
 
@@ -105,7 +105,7 @@ def main(folder, world):
         sampling=Sampling(), batch_size=16,
     )
     found["counts"] = find_counts(job, engine, make())
-    probe = Probe(engine, 45)
+    probe = SubsetEvaluation(engine, 45)
     probe.set_reference(make())
     found["probe"] = [probe.images, probe.measure(make(1))]
     other, splits = make(1), ("val", "test")

@@ -9,7 +9,7 @@ from typing import Any
 from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.values import flag, is_number, is_whole, layer_names, whole
-from thinet.pruning.stages import Phase
+from thinet.engine.phases import Phase
 from thinet.widths.ratio import check_ratio, read_ratio
 from thinet.widths.target import Target, Widths, recalibration
 

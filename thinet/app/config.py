@@ -15,7 +15,7 @@ from thinet.app import processes as placement
 from thinet.app.checks import baseline_phase, find_problems, read_layer_ratio, read_widths
 from thinet.base.allowlist import PLACES, find_class
 from thinet.base.errors import ThinetError, first_line
-from thinet.pruning.stages import Phase
+from thinet.engine.phases import Phase
 from thinet.run.identity import baseline_fingerprint, plain, weights_file
 from thinet.widths.ratio import read_ratio
 from thinet.widths.target import recalibration

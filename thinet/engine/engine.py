@@ -15,21 +15,20 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from thinet.artifacts.store import dump_state
-from thinet.base.collective import decided, of_first
+from thinet.base.collective import agree, decided
 from thinet.base.errors import Terminated, ThinetError
 from thinet.base.seeding import derive_seed
+from thinet.datasets.calibration import CalibrationImages
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
 from thinet.engine.checkpoints import StageCheckpoint, damaged
 from thinet.engine.heads import head_apart
 from thinet.engine.logging.loggers import RunCSVLogger
 from thinet.engine.module import Classifier
+from thinet.engine.phases import Phase, learning_rate
 from thinet.engine.processes import start_others
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.engine.trainers import call, make_trainer
-from thinet.pruning.group import Calibration
-from thinet.pruning.stages import Phase, learning_rate
-from thinet.pruning.statistics import Sampling
 
 CHECKPOINT = "last.ckpt"
 
@@ -163,8 +162,8 @@ class Engine:
         if self.agree(max(rows, default=0) > self.step):
             self.step += sum(phase.epochs for phase in phases) * self._steps_per_epoch()
 
-    def calibration(self, sampling: Sampling, batch: int) -> Calibration:
-        """The calibration images that can be decoded, decoded once, on this process."""
+    def calibration(self, batch: int) -> CalibrationImages:
+        """The calibration images that can be decoded, decoded once, ``batch`` at a time."""
         view = self.data.calibration()
         loader = EpochLoader(view, self.data.unreadable, batch_size=batch)
         images: list[Tensor] = []
@@ -172,11 +171,11 @@ class Engine:
         for some, classes in loader:
             images.extend(some)
             labels.append(classes)
-        return Calibration(images, sampling, batch, self.rank, self.world, torch.cat(labels))
+        return CalibrationImages(images, torch.cat(labels))
 
     def agree(self, value: T) -> T:
         """The value of the first process, on every process."""
-        return value if self.world == 1 else of_first(value)
+        return agree(value, self.world)
 
     def decide(self, choose: Callable[[], T]) -> T:
         """What the first process finds, or the error that it meets: see :func:`decided`."""

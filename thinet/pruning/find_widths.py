@@ -6,6 +6,7 @@ from torch import nn
 
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.loss_curves import loss_curves
 from thinet.run.setup import Job
 from thinet.surgery import trace
@@ -25,7 +26,7 @@ def find_counts(job: Job, engine: Engine, network: nn.Module) -> dict[str, int]:
     """
     widths = job.request.widths
     network.to(engine.device)
-    calibration = engine.calibration(job.sampling, job.batch_size)
+    calibration = calibrate(engine, job.sampling, job.batch_size)
     few = next(iter(calibration.batches()))[:2].to(engine.device)
     graph = trace(network, few[:1])
     names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))

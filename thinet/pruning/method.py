@@ -17,6 +17,7 @@ from thinet.base.messages import say
 from thinet.engine.logging.loggers import log_stage
 from thinet.engine.settings import Accuracy
 from thinet.metrics import PeakMemory, latencies_ms
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.find_widths import find_counts
 from thinet.pruning.group import Calibration, prune_group_
 from thinet.pruning.inspection import inspecting
@@ -139,7 +140,7 @@ def _cut(
         cut: dict[str, Any] = run.engine.decide(lambda: read_json(record))
         return restore_network(run.job, run.engine, weights), cut
     network.to(run.engine.device)
-    calibration = run.engine.calibration(run.job.sampling, run.job.batch_size)
+    calibration = calibrate(run.engine, run.job.sampling, run.job.batch_size)
     if run.job.reconstruction.aims_at_original:
         calibration = replace(calibration, reference=_reference(run))
     graph = trace(network, calibration.images[0][None].to(run.engine.device))

@@ -19,8 +19,8 @@ from thinet.artifacts.names import saved_folder
 from thinet.artifacts.store import save
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
+from thinet.engine.phases import Phase
 from thinet.pruning.plan import needs_network
-from thinet.pruning.stages import Phase
 from thinet.run.session import Run
 from thinet.run.setup import Job
 from thinet.surgery import remove_, trace

@@ -18,7 +18,8 @@ from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
 from thinet.engine.logging.loggers import log_sensitivity
 from thinet.engine.progress import clock
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.criteria import Candidates, Criterion
 from thinet.pruning.group import Calibration, prune_group_
 from thinet.pruning.plan import check_statistics, on_paper
@@ -131,7 +132,7 @@ class _Work:
     graph: ChannelGraph
     names: list[str]
     calibration: Calibration
-    probe: Probe
+    probe: SubsetEvaluation
     full: dict[str, float]
     recalibrated: bool
     began: tuple[float, int]
@@ -140,12 +141,12 @@ class _Work:
     def begin(cls, run: Run, network: nn.Module) -> _Work:
         job, engine = run.job, run.engine
         network.to(engine.device)
-        calibration = engine.calibration(job.sampling, job.batch_size)
+        calibration = calibrate(engine, job.sampling, job.batch_size)
         few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
         check_weights(network)
         graph = trace(network, few[:1])
         names, _ = engine.decide(lambda: choose_groups(network, graph, job.request, few))
-        probe = Probe(engine, job.config["method"]["images"])
+        probe = SubsetEvaluation(engine, job.config["method"]["images"])
         full = copy.deepcopy(network)
         recalibrated = recalibrated_(full, job, calibration)
         probe.set_reference(full)

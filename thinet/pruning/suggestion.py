@@ -14,7 +14,7 @@ from torch import nn
 
 from thinet.app.checks import read_budget
 from thinet.base.messages import say
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
 from thinet.metrics import cost
 from thinet.pruning.group import Calibration, prune_group_
 from thinet.pruning.reconstruction import recalibrate_
@@ -50,7 +50,7 @@ def suggest(
     graph: ChannelGraph,
     names: Sequence[str],
     calibration: Calibration,
-    probe: Probe,
+    probe: SubsetEvaluation,
     full: Mapping[str, float],
 ) -> dict[str, Any]:
     """Ratios that meet the budget where the measured loss is least.
@@ -109,9 +109,11 @@ def suggest(
     }
 
 
-def _larger(run: Run, network: nn.Module, calibration: Calibration, probe: Probe) -> Probe:
+def _larger(
+    run: Run, network: nn.Module, calibration: Calibration, probe: SubsetEvaluation
+) -> SubsetEvaluation:
     """The same kind of probe with more images."""
-    larger = Probe(run.engine, max(TRIED, probe.images))
+    larger = SubsetEvaluation(run.engine, max(TRIED, probe.images))
     full = copy.deepcopy(network)
     recalibrated_(full, run.job, calibration)
     larger.set_reference(full)
@@ -243,7 +245,7 @@ def _try(
     graph: ChannelGraph,
     counts: Mapping[str, int],
     calibration: Calibration,
-    probe: Probe,
+    probe: SubsetEvaluation,
 ) -> dict[str, float]:
     """The figures of a copy in which all groups are cut, as ``method=prune`` would in one shot."""
     job, slim = run.job, copy.deepcopy(network)

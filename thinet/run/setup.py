@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from thinet.datasets.module import ImageData
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Devices, Training
 from thinet.pruning.criteria import Criterion
 from thinet.pruning.reconstruction import Reconstruction
-from thinet.pruning.stages import Phase
 from thinet.pruning.statistics import Sampling
 from thinet.widths.choose import Request
 
