@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 from thinet.surgery import remove_, trace
@@ -295,11 +295,11 @@ def test_ctrl_c_arrives_as_keyboard_interrupt(
         raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Classifier, "training_step", interrupted)
+    monkeypatch.setattr(Learner, "training_step", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
             engine.fit(make_network(), PHASES, training, KEY, tmp_path)
-        monkeypatch.setattr(Classifier, "validation_step", interrupted)
+        monkeypatch.setattr(Learner, "validation_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.evaluate(make_network(), "val")
     finally:
@@ -340,13 +340,13 @@ def test_the_classifier_learns_as_much_faster_as_was_asked_for(engine, make_netw
 def test_every_batch_draws_its_own_numbers_and_every_stage_others(
     engine, training, make_network, tmp_path, monkeypatch
 ):
-    seeds, original = [], Classifier.training_step
+    seeds, original = [], Learner.training_step
 
     def step(self, *args):
         seeds.append(torch.initial_seed())
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "training_step", step)
+    monkeypatch.setattr(Learner, "training_step", step)
     for stage in ("a", "b"):
         engine.fit(make_network(), PHASES, training, stage, tmp_path / stage)
     assert len(set(seeds)) == len(seeds) == 18
