@@ -40,11 +40,11 @@ from thinet.datasets.module import ImageData
 from thinet.engine.engine import Engine
 from thinet.engine.log_levels import quiet
 from thinet.engine.logging.loggers import RunCSVLogger
+from thinet.engine.phases import Phase, learning_rate
 from thinet.engine.settings import Devices, Training
 from thinet.models.cifar_resnet import resnet20, resnet56
 from thinet.models.resnet import resnet18
 from thinet.models.small_vgg import vgg_small
-from thinet.pruning.stages import Phase, learning_rate
 from thinet.report.style import BLUE, GRID, INK, MUTED, SKY, VERMILLION, new_figure, save_png
 from thinet.surgery import evaluating
 

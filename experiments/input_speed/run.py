@@ -40,8 +40,8 @@ from thinet.datasets.decoders import LOADERS
 from thinet.datasets.folder import Folder
 from thinet.engine.engine import Engine
 from thinet.engine.log_levels import quiet
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Devices, Training
-from thinet.pruning.stages import Phase
 
 HERE = Path(__file__).parent
 PROTOCOLS = {  # the evaluated image, and what training makes of it

@@ -10,7 +10,7 @@ from torch import nn
 
 from thinet.datasets.digits import Digits
 from thinet.engine.engine import Engine
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
 from thinet.engine.settings import Devices, Training
 
 STEPS = 3
@@ -58,8 +58,8 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]
     ``kill("end", 0)``: when Lightning has finished but the run has not noted it.
     """
     owners = {
-        "step": (Classifier, "training_step"),
-        "validation": (Classifier, "on_validation_epoch_end"),
+        "step": (Learner, "training_step"),
+        "validation": (Learner, "on_validation_epoch_end"),
         "end": (Trainer, "fit"),
     }
 

@@ -14,9 +14,9 @@ import torch
 from thinet.base.errors import Terminated, ThinetError
 from thinet.engine.checkpoints import AtomicCheckpointIO, StageCheckpoint
 from thinet.engine.logging.loggers import RunCSVLogger
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 
 PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
 KEY = "stage 1"
@@ -98,7 +98,7 @@ def test_sigterm_ends_after_the_step_with_a_checkpoint(
     after, often, training, make_network, tmp_path, monkeypatch, undisturbed
 ):
     often.devices = replace(often.devices, checkpoint_minutes=60)
-    original, calls = Classifier.training_step, []
+    original, calls = Learner.training_step, []
 
     def told(self, *args):
         calls.append(1)
@@ -106,7 +106,7 @@ def test_sigterm_ends_after_the_step_with_a_checkpoint(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "training_step", told)
+    monkeypatch.setattr(Learner, "training_step", told)
     with pytest.raises(Terminated):
         fit(often, make_network(), training, tmp_path)
     first = len(calls)
@@ -124,7 +124,7 @@ def test_a_whole_group_told_to_end_stops_with_a_checkpoint(
     often.devices = replace(often.devices, checkpoint_minutes=60, max_steps_per_epoch=steps)
     (tmp_path / "whole").mkdir()
     whole = fit(often, make_network(), training, tmp_path / "whole")
-    original, calls = Classifier.training_step, []
+    original, calls = Learner.training_step, []
 
     def told(self, *args):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_a_whole_group_told_to_end_stops_with_a_checkpoint(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "training_step", told)
+    monkeypatch.setattr(Learner, "training_step", told)
     (tmp_path / "told").mkdir()
     with pytest.raises(Terminated):
         fit(often, make_network(), training, tmp_path / "told")
@@ -154,14 +154,14 @@ def test_an_accident_on_resuming_does_not_blame_the_checkpoint(
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr(Classifier, "on_fit_start", full)
+    monkeypatch.setattr(Learner, "on_fit_start", full)
     with pytest.raises(torch.OutOfMemoryError):
         fit(often, make_network(), training, tmp_path)
 
 
 def test_a_job_of_submitit_goes_on(often, training, make_network, tmp_path, monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    original, calls = Classifier.training_step, []
+    original, calls = Learner.training_step, []
 
     def told(self, *args):
         calls.append(1)
@@ -169,7 +169,7 @@ def test_a_job_of_submitit_goes_on(often, training, make_network, tmp_path, monk
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "training_step", told)
+    monkeypatch.setattr(Learner, "training_step", told)
     fit(often, make_network(), training, tmp_path)
     assert len(calls) == 12
 
@@ -178,7 +178,7 @@ def test_a_job_of_submitit_goes_on(often, training, make_network, tmp_path, monk
 def test_sigterm_in_a_validation_does_not_change_its_result(
     hook, often, training, make_network, tmp_path, monkeypatch, undisturbed
 ):
-    original, calls = getattr(Classifier, hook), []
+    original, calls = getattr(Learner, hook), []
 
     def told(self, *args):
         calls.append(1)
@@ -186,20 +186,20 @@ def test_sigterm_in_a_validation_does_not_change_its_result(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, hook, told)
+    monkeypatch.setattr(Learner, hook, told)
     with pytest.raises(Terminated):
         fit(often, make_network(), training, tmp_path)
     same(fit(often, make_network(), training, tmp_path), undisturbed)
 
 
 def test_sigterm_in_an_evaluation_does_what_it_did_before(often, make_network, monkeypatch):
-    original = Classifier.test_step
+    original = Learner.test_step
 
     def told(self, *args):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "test_step", told)
+    monkeypatch.setattr(Learner, "test_step", told)
     with pytest.raises(KeyboardInterrupt):  # that is what the caller's handler raises
         often.evaluate(make_network(), "test")
 
@@ -243,7 +243,7 @@ def test_checkpoints_within_an_epoch_are_as_far_apart_as_was_asked_for(
     """On a clock of our own, on which every step takes a minute."""
     often.devices = replace(often.devices, checkpoint_minutes=2, max_steps_per_epoch=9)
     now, saved = [0.0], []
-    step, save = Classifier.training_step, StageCheckpoint._save
+    step, save = Learner.training_step, StageCheckpoint._save
 
     def slow(self, *args):
         now[0] += 60
@@ -254,7 +254,7 @@ def test_checkpoints_within_an_epoch_are_as_far_apart_as_was_asked_for(
         save(self, trainer)
 
     monkeypatch.setattr("thinet.engine.checkpoints.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(Classifier, "training_step", slow)
+    monkeypatch.setattr(Learner, "training_step", slow)
     monkeypatch.setattr(StageCheckpoint, "_save", note)
     often.fit(make_network(), [Phase(2, 0.05)], training, "stage", tmp_path)
     assert saved == [3, 6, 9, 12, 15, 18]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from thinet.engine.engine import Engine
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Accuracy, Devices
-from thinet.pruning.stages import Phase
 
 
 def by_hand(network, loader):

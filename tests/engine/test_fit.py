@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 from thinet.surgery import remove_, trace
 
 PHASES = (Phase(1, 0.05), Phase(2, 0.1, "cosine", warmup=0.5))
@@ -295,11 +295,11 @@ def test_ctrl_c_arrives_as_keyboard_interrupt(
         raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Classifier, "training_step", interrupted)
+    monkeypatch.setattr(Learner, "training_step", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
             engine.fit(make_network(), PHASES, training, KEY, tmp_path)
-        monkeypatch.setattr(Classifier, "validation_step", interrupted)
+        monkeypatch.setattr(Learner, "validation_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.evaluate(make_network(), "val")
     finally:
@@ -314,17 +314,12 @@ def test_clear_removes_the_checkpoint(engine, training, make_network, tmp_path):
 
 
 def test_calibration_images_are_plain_and_ordered(engine):
-    from thinet.pruning.statistics import Sampling
-
     engine.data.setup()
-    calibration = engine.calibration(Sampling(), 7)
-    wanted = [engine.data.calibration()[i][0] for i in range(100)]
+    calibration = engine.calibration(7)
+    wanted = [engine.data.calibration()[i] for i in range(100)]
     assert len(calibration.images) == 100
-    assert all(torch.equal(a, b) for a, b in zip(calibration.images, wanted, strict=True))
-    sizes = [len(batch) for batch in calibration.batches()]
-    assert sizes == [50, 50]  # of one size, whatever the batch of the statistics is
-    assert calibration.labels is not None
-    assert len(calibration.labels) == 100
+    assert all(torch.equal(a, b) for a, (b, _) in zip(calibration.images, wanted, strict=True))
+    assert calibration.labels.tolist() == [label for _, label in wanted]
 
 
 def test_the_classifier_learns_as_much_faster_as_was_asked_for(engine, make_network, tmp_path):
@@ -345,13 +340,13 @@ def test_the_classifier_learns_as_much_faster_as_was_asked_for(engine, make_netw
 def test_every_batch_draws_its_own_numbers_and_every_stage_others(
     engine, training, make_network, tmp_path, monkeypatch
 ):
-    seeds, original = [], Classifier.training_step
+    seeds, original = [], Learner.training_step
 
     def step(self, *args):
         seeds.append(torch.initial_seed())
         return original(self, *args)
 
-    monkeypatch.setattr(Classifier, "training_step", step)
+    monkeypatch.setattr(Learner, "training_step", step)
     for stage in ("a", "b"):
         engine.fit(make_network(), PHASES, training, stage, tmp_path / stage)
     assert len(set(seeds)) == len(seeds) == 18

@@ -25,8 +25,8 @@ from thinet.engine.logging.loggers import (
     make_tensorboard,
     make_wandb,
 )
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 
 TRAINING = Training(partial(torch.optim.SGD, lr=1.0))
 ROWS = [

@@ -24,16 +24,16 @@ from torch import nn
 from thinet.widths import choose as planning
 from thinet.artifacts.store import dump_state
 from thinet.datasets.digits import Digits
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
 from thinet.engine.engine import Engine
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
 from thinet.engine.log_levels import quiet
 from thinet.engine.settings import Devices, Training
 from thinet.base.errors import Terminated
 from thinet.pruning.find_widths import find_counts
 from thinet.metrics import cost
 from thinet.widths.choose import Request
-from thinet.pruning.stages import Phase
+from thinet.engine.phases import Phase
 from thinet.pruning.statistics import Sampling
 from thinet.widths.target import Target, Widths
 
@@ -51,7 +51,7 @@ def digest(network):
     return hashlib.sha256(dump_state(network)).hexdigest()
 
 def watch(found):
-    step, end = Classifier.training_step, Classifier.on_train_epoch_end
+    step, end = Learner.training_step, Learner.on_train_epoch_end
 
     def on_step(self, batch, index):
         found["seeds"].append(torch.initial_seed())
@@ -63,7 +63,7 @@ def watch(found):
         found["losses"].append(float(self.trainer.callback_metrics["train/loss"]))
         end(self)
 
-    Classifier.training_step, Classifier.on_train_epoch_end = on_step, on_end
+    Learner.training_step, Learner.on_train_epoch_end = on_step, on_end
     return step, end
 
 def train(engine, folder, told=None):
@@ -78,7 +78,7 @@ def train(engine, folder, told=None):
     except Terminated:
         found["ended"] = True
     finally:
-        Classifier.training_step, Classifier.on_train_epoch_end = before
+        Learner.training_step, Learner.on_train_epoch_end = before
     return {**found, "digest": digest(network)}
 
 def latencies(rank):
@@ -105,7 +105,7 @@ def main(folder, world):
         sampling=Sampling(), batch_size=16,
     )
     found["counts"] = find_counts(job, engine, make())
-    probe = Probe(engine, 45)
+    probe = SubsetEvaluation(engine, 45)
     probe.set_reference(make())
     found["probe"] = [probe.images, probe.measure(make(1))]
     other, splits = make(1), ("val", "test")

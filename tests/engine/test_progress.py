@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from thinet.base.errors import ThinetError
+from thinet.engine.phases import Phase
 from thinet.engine.progress import Bar, PlainProgress, clock, progress_callbacks
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 
 
 def test_a_line_an_epoch_with_time_left(engine, make_network, tmp_path, capsys):

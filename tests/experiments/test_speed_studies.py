@@ -22,10 +22,10 @@ from experiments.slim_speed import run as slim_speed
 from experiments.slim_speed import variants
 from experiments.statistics_speed import run as statistics_speed
 from thinet.datasets.digits import Digits
+from thinet.engine.phases import Phase
 from thinet.metrics import cost
 from thinet.metrics.memory import forget_peak
 from thinet.models.small_vgg import vgg_small
-from thinet.pruning.stages import Phase
 from thinet.pruning.statistics import ContributionMoments, Sampling, collect
 from thinet.surgery import trace
 

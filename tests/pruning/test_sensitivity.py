@@ -15,9 +15,10 @@ from thinet.app.config import build
 from thinet.app.config import check as check_config
 from thinet.base.errors import ThinetError
 from thinet.datasets.images import ImageView
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
 from thinet.pruning import sensitivity as method
 from thinet.pruning import suggestion
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.group import prune_group_
 from thinet.pruning.method import prune
 from thinet.pruning.reconstruction import recalibrate_
@@ -208,13 +209,13 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(when, make_run, m
         return prune_group_(*args, **more)
 
     for name in ("set_reference", "measure"):
-        original = getattr(Probe, name)
+        original = getattr(SubsetEvaluation, name)
 
         def note(self, network, original=original):
             compared.append(copy.deepcopy(network))
             return original(self, network)
 
-        monkeypatch.setattr(Probe, name, note)
+        monkeypatch.setattr(SubsetEvaluation, name, note)
     monkeypatch.setattr(method, "prune_group_", note_cell)
     monkeypatch.setattr(suggestion, "prune_group_", note_trial)
     run = make_run(
@@ -235,7 +236,7 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(when, make_run, m
     for name, tensor in full.state_dict().items():
         assert all(torch.equal(one[name], tensor) for one in begun), name
     # ... and all that are compared, the full one too, have had their statistics re-estimated.
-    batches = run.engine.calibration(run.job.sampling, 64).batches
+    batches = calibrate(run.engine, run.job.sampling, 64).batches
     for network in compared:
         again = copy.deepcopy(network)
         recalibrate_(again, batches())
@@ -262,11 +263,11 @@ def test_what_makes_no_sense_is_refused_before_long_work(override, expected, com
 def test_the_probe_takes_turns_between_classes_and_counts_as_the_engine(make_run):
     run = make_run("baseline.epochs=0")
     run.job.data.setup()
-    probe = Probe(run.engine, 20)
+    probe = SubsetEvaluation(run.engine, 20)
     assert probe.images == 20
     labels = [label for _, batch in probe._batches() for label in batch.tolist()]
     assert sorted(labels) == sorted([*range(10)] * 2)
-    everything = Probe(run.engine, None)
+    everything = SubsetEvaluation(run.engine, None)
     network = build_network(run.job)
     everything.set_reference(network)
     measured = everything.measure(network)
@@ -284,7 +285,7 @@ def test_the_divergence_is_that_of_the_definition(make_run, change):
     with torch.no_grad():
         for tensor in other.parameters():
             tensor.add_(change)
-    probe = Probe(run.engine, 30)
+    probe = SubsetEvaluation(run.engine, 30)
     probe.set_reference(one)
     found = probe.measure(other)["divergence"]
     images = torch.cat([batch for batch, _ in probe._batches()])
@@ -305,7 +306,7 @@ def test_few_or_many_images_in_memory_give_the_same(make_run, monkeypatch):
     found = []
     for memory in (0, 2**30):
         monkeypatch.setattr("thinet.engine.subset.MEMORY", memory)
-        probe = Probe(run.engine, 30)
+        probe = SubsetEvaluation(run.engine, 30)
         probe.set_reference(one)
         found.append(probe.measure(other))
         assert (probe._kept is None) == (memory == 0)

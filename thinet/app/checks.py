@@ -10,7 +10,7 @@ from thinet.app.methods import check_method
 from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import first_line, problems_of
 from thinet.base.values import flag, is_number, is_whole, whole
-from thinet.pruning.stages import Phase
+from thinet.engine.phases import Phase
 
 
 def find_problems(config: Mapping[str, Any]) -> list[str]:

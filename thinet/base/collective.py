@@ -11,8 +11,10 @@ from thinet.base.errors import ThinetError
 T = TypeVar("T")
 
 
-def of_first(value: T) -> T:
-    """The value of the first process, on every process of the process group."""
+def agree(value: T, world: int) -> T:
+    """The value of the first process, on every one of ``world`` processes."""
+    if world == 1:
+        return value
     import torch
 
     shared = [value]

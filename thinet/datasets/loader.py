@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from thinet.datasets.images import ImageError
-from thinet.datasets.sampler import EpochSampler
+from thinet.datasets.sampler import EpochBatches
 from thinet.datasets.unreadable import Unreadable, UnreadableImages
 
 GRACE = 20
@@ -41,35 +41,49 @@ class EpochLoader(DataLoader[tuple[Tensor, int]]):
             yield images, labels
 
 
-class TrainLoader(EpochLoader):
-    """An :class:`EpochLoader` that a checkpoint taken within an epoch can set to its place.
+class Resumable:
+    """What makes a loader go on within an epoch: Lightning saves and restores it by these methods.
 
-    Lightning saves and restores it by the two methods below.
+    Attributes:
+        done: How many batches of the current epoch have been trained on; batches that the workers
+            have prepared meanwhile do not count.
+    """
+
+    done: Callable[[], int]
+    sampler: Any
+    batch_sampler: Any
+    batch_size: int | None
+
+    @property
+    def order(self) -> Any:
+        """What decides on the order: of batches, or of what is put into them."""
+        return self.batch_sampler if isinstance(self.batch_sampler, EpochBatches) else self.sampler
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches are done."""
+        return {"epoch": self.order.epoch, "batches": self.done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out the batches that are done when that epoch is loaded."""
+        self.order.resume(state["epoch"], state["batches"] * (self.batch_size or 1))
+
+
+class TrainLoader(Resumable, EpochLoader):
+    """An :class:`EpochLoader` that a checkpoint taken within an epoch can set to its place.
 
     Args:
         view: The images.
         unreadable: See :class:`EpochLoader`.
-        done: How many batches of the current epoch have been trained on; batches that the workers
-            have prepared meanwhile do not count.
-        how: See :class:`torch.utils.data.DataLoader`; the sampler is an :class:`EpochSampler`.
+        done: See :class:`Resumable`.
+        how: See :class:`torch.utils.data.DataLoader`; there is a ``sampler``, an
+            :class:`EpochSampler`, or a ``batch_sampler``, :class:`EpochBatches`.
     """
-
-    sampler: EpochSampler
 
     def __init__(
         self, view: Any, unreadable: UnreadableImages, done: Callable[[], int], **how: Any
     ) -> None:
         super().__init__(view, unreadable, **how)
         self.done = done
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches are done."""
-        return {"epoch": self.sampler.epoch, "batches": self.done()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that are done when that epoch is loaded."""
-        assert self.batch_size is not None
-        self.sampler.resume(state["epoch"], state["batches"] * self.batch_size)
 
 
 def outlive_sigterm(worker: int) -> None:

@@ -17,8 +17,9 @@ from thinet.base.seeding import derive_seed
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.images import Images, ImageView, find_unreadable
 from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
-from thinet.datasets.sampler import EpochSampler, eval_batches
+from thinet.datasets.sampler import MakeBatches, TrainingOrder, eval_batches, shuffled
 from thinet.datasets.split import balanced_subset, stratified_split
+from thinet.datasets.steps import Step, StepLoader, Steps
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, SMALL, Preprocessing
 from thinet.datasets.unreadable import Unreadable, UnreadableImages
 
@@ -57,6 +58,8 @@ class ImageData(LightningDataModule, ABC):
     Attributes:
         classes: Names by class index, known after :meth:`check` or :meth:`setup`.
         stage_key: What is being trained; set it before a stage so that its order is its own.
+        batches: How training images are put into batches: None shuffles them, :class:`Steps` gives
+            none.
         unreadable: The images that this process has left out.
 
     Raises:
@@ -115,6 +118,7 @@ class ImageData(LightningDataModule, ABC):
         self.classes: list[str] = []
         self._identity: dict[str, str] = {}
         self.stage_key = "train"
+        self.batches: MakeBatches | Steps | None = None
         self._train: ImageView | None = None
 
     @abstractmethod
@@ -180,33 +184,25 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
         return dict(self._identity)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """This rank's share of the shuffled, augmented training images of the current epoch.
 
         Raises:
             ThinetError: If the batch cannot be shared out equally over the ranks.
         """
+        rank, world = self._rank_and_world()
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        order = TrainingOrder(self.seed, self.stage_key, epoch, rank, world)
+        if isinstance(self.batches, Steps):
+            return StepLoader(self.batches, order, self._batches_done)
         self.setup()
         assert self._train is not None
-        rank, world = self._rank_and_world()
-        if self.batch_size % world:
-            raise ThinetError(
-                f"finetune.batch_size={self.batch_size} cannot be shared by {world} processes: "
-                f"type finetune.batch_size={-(-self.batch_size // world) * world}."
-            )
-        batch_size = self.batch_size // world
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        sampler = EpochSampler(len(self._train), self.seed, self.stage_key, epoch, rank, world)
-        return TrainLoader(
-            self._train,
-            self.unreadable,
-            self._batches_done,
-            batch_size=batch_size,
-            sampler=sampler,
-            **self._working(),
-            # a batch of one has no variance for BatchNorm
-            drop_last=len(sampler) > batch_size > 1 and len(sampler) % batch_size == 1,
-        )
+        how = self._working()
+        if self.batches is None:
+            how |= shuffled(len(self._train), self.batch_size, order)
+        else:
+            how["batch_sampler"] = self.batches(self._train.labels, self.batch_size, order)
+        return TrainLoader(self._train, self.unreadable, self._batches_done, **how)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """This rank's share of the validation images, in order."""
@@ -242,9 +238,11 @@ class ImageData(LightningDataModule, ABC):
         return torch.stack([first(range(len(view))), first(reversed(range(len(view))))])
 
     def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
+        self, batch: tuple[Tensor, Tensor] | Step, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor] | Step:
         """Larger images lie ``channels_last`` on an accelerator, whose convolutions prefer it."""
+        if isinstance(batch, Step):
+            return batch
         images, labels = batch
         if images.device.type == "cpu" or self.image_size <= SMALL:
             return images, labels

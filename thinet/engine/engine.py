@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,21 +16,22 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from thinet.artifacts.store import dump_state
-from thinet.base.collective import decided, of_first
+from thinet.base.collective import agree, decided
 from thinet.base.errors import Terminated, ThinetError
 from thinet.base.seeding import derive_seed
+from thinet.datasets.calibration import CalibrationImages
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.module import ImageData
+from thinet.datasets.sampler import MakeBatches
+from thinet.datasets.steps import Steps
 from thinet.engine.checkpoints import StageCheckpoint, damaged
-from thinet.engine.heads import head_apart
 from thinet.engine.logging.loggers import RunCSVLogger
-from thinet.engine.module import Classifier
+from thinet.engine.module import Learner
+from thinet.engine.objective import Objective, Supervised, at_rest, check_objective
+from thinet.engine.phases import Phase
 from thinet.engine.processes import start_others
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.engine.trainers import call, make_trainer
-from thinet.pruning.group import Calibration
-from thinet.pruning.stages import Phase, learning_rate
-from thinet.pruning.statistics import Sampling
 
 CHECKPOINT = "last.ckpt"
 
@@ -87,7 +89,7 @@ class Engine:
             network: The network.
             split: ``val`` (early decisions) or ``test`` (final figures).
         """
-        module = self._classifier(network)
+        module = Learner(network, self._classes())
         trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
         run = trainer.validate if split == "val" else trainer.test
         (found,) = call(trainer, run, module, datamodule=self.data, verbose=False)
@@ -100,55 +102,56 @@ class Engine:
         training: Training,
         key: str,
         folder: Path,
+        batches: MakeBatches | Steps | None = None,
     ) -> Accuracy:
-        """Train a network in place; a killed call continues after its last finished epoch.
+        """Train a network in place, by the cross-entropy of its labels; see :meth:`train`.
 
         Args:
             network: Changed in place.
             phases: At least one epoch in all.
             training: Optimizer and loss.
+            key: As in :meth:`train`; ``folder`` and ``batches`` too.
+            folder: As above.
+            batches: As above.
+        """
+        return self.train(Supervised(network, phases, training), key, folder, batches)
+
+    def train(
+        self,
+        objective: Objective,
+        key: str,
+        folder: Path,
+        batches: MakeBatches | Steps | None = None,
+    ) -> Accuracy:
+        """Train networks in place; a killed call continues after its last finished epoch.
+
+        Args:
+            objective: What is trained, and how.
             key: What is trained: order and augmentation of the images derive from it.
             folder: For the checkpoint of the last epoch.
+            batches: How training images are put into batches, or :class:`Steps` without any; None
+                shuffles them.
 
         Returns:
-            Validation accuracy after the last epoch.
+            Validation accuracy of the objective's network after the last epoch.
 
         Raises:
-            DivergedError: If the loss is no longer finite.
+            DivergedError: If a loss is no longer finite.
             Terminated: If the process was told to end; a checkpoint has been written.
             ThinetError: If only the first process sees the checkpoint.
         """
+        epochs = check_objective(objective)
         self.data.stage_key = key
-        epochs = sum(phase.epochs for phase in phases)
-        steps = self._steps_per_epoch()
-        module = self._learner(network, phases, training, key, steps)
-        checkpoint = folder / CHECKPOINT
-        keeper = StageCheckpoint(checkpoint, self.devices.checkpoint_minutes)
-        trainer = self._trainer(
-            key,
-            logger=self.loggers or False,
-            callbacks=[keeper],
-            max_epochs=epochs,
-            gradient_clip_val=training.clip_norm,
-        )
-        resumed = checkpoint if self.exists(checkpoint) else None
-        try:
-            call(
-                trainer, trainer.fit, module,
-                datamodule=self.data, ckpt_path=resumed, weights_only=True,
-            )  # fmt: skip
-        except Exception as error:
-            if keeper.told_to_stop:  # and so were the processes that load images
-                raise Terminated from error
-            damage = None if resumed is None or trainer.global_step else damaged(resumed, error)
-            if damage is None:
-                raise
-            raise damage from error
-        if any(self.gather(keeper.told_to_stop)):  # in the last epoch; its checkpoint is there
-            raise Terminated(agreed=True)
+        with self._batches(batches):
+            steps = self._steps_per_epoch()
+            seed, network = derive_seed(self.seed, key), objective.network
+            learner = Learner(network, self._classes(), objective, steps, seed, self.step)
+            with at_rest(objective.frozen):
+                trainer = self._run(learner, epochs, key, folder / CHECKPOINT)
         self.step += epochs * steps
-        self._share(network)
-        network.cpu()
+        for module in (network, *objective.parts.values()):
+            self._share(module)
+            module.cpu()
         found = trainer.callback_metrics
         if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
             return self.evaluate(network, "val")
@@ -163,8 +166,8 @@ class Engine:
         if self.agree(max(rows, default=0) > self.step):
             self.step += sum(phase.epochs for phase in phases) * self._steps_per_epoch()
 
-    def calibration(self, sampling: Sampling, batch: int) -> Calibration:
-        """The calibration images that can be decoded, decoded once, on this process."""
+    def calibration(self, batch: int) -> CalibrationImages:
+        """The calibration images that can be decoded, decoded once, ``batch`` at a time."""
         view = self.data.calibration()
         loader = EpochLoader(view, self.data.unreadable, batch_size=batch)
         images: list[Tensor] = []
@@ -172,11 +175,11 @@ class Engine:
         for some, classes in loader:
             images.extend(some)
             labels.append(classes)
-        return Calibration(images, sampling, batch, self.rank, self.world, torch.cat(labels))
+        return CalibrationImages(images, torch.cat(labels))
 
     def agree(self, value: T) -> T:
         """The value of the first process, on every process."""
-        return value if self.world == 1 else of_first(value)
+        return agree(value, self.world)
 
     def decide(self, choose: Callable[[], T]) -> T:
         """What the first process finds, or the error that it meets: see :func:`decided`."""
@@ -206,7 +209,7 @@ class Engine:
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
             )
             call(
-                trainer, trainer.validate, self._classifier(tiny),
+                trainer, trainer.validate, Learner(tiny, self._classes()),
                 datamodule=self.data, verbose=False,
             )  # fmt: skip
 
@@ -242,28 +245,47 @@ class Engine:
         assert self.data.num_classes is not None
         return self.data.num_classes
 
-    def _classifier(self, network: nn.Module) -> Classifier:
-        return Classifier(network, self._classes())
+    def _run(self, learner: Learner, epochs: int, title: str, checkpoint: Path) -> Trainer:
+        """Train to the end, from the last checkpoint if there is one.
 
-    def _learner(
-        self,
-        network: nn.Module,
-        phases: Sequence[Phase],
-        training: Training,
-        key: str,
-        steps: int,
-    ) -> Classifier:
-        """The network as :meth:`fit` trains it, with so many steps an epoch."""
-        return Classifier(
-            network,
-            self._classes(),
-            head_apart(training.make_optimizer, network, training.head_factor),
-            learning_rate(phases),
-            steps,
-            training.label_smoothing,
-            derive_seed(self.seed, key),
-            self.step,
+        Raises:
+            Exception: As :meth:`train`.
+        """
+        keeper = StageCheckpoint(checkpoint, self.devices.checkpoint_minutes)
+        alone = learner.updates[0] if learner.automatic_optimization else None
+        trainer = self._trainer(
+            title,
+            alternate=alone is None,
+            logger=self.loggers or False,
+            callbacks=[keeper],
+            max_epochs=epochs,
+            gradient_clip_val=None if alone is None else alone.training.clip_norm,
         )
+        resumed = checkpoint if self.exists(checkpoint) else None
+        try:
+            call(
+                trainer, trainer.fit, learner,
+                datamodule=self.data, ckpt_path=resumed, weights_only=True,
+            )  # fmt: skip
+        except Exception as error:
+            if keeper.told_to_stop:  # and so were the processes that load images
+                raise Terminated from error
+            damage = None if resumed is None or trainer.global_step else damaged(resumed, error)
+            if damage is None:
+                raise
+            raise damage from error
+        if any(self.gather(keeper.told_to_stop)):  # in the last epoch; its checkpoint is there
+            raise Terminated(agreed=True)
+        return trainer
+
+    @contextmanager
+    def _batches(self, batches: MakeBatches | Steps | None) -> Iterator[None]:
+        """Training images in batches of a kind of their own, within."""
+        self.data.batches = batches
+        try:
+            yield
+        finally:
+            self.data.batches = None
 
     def _steps_per_epoch(self) -> int:
         batches = len(self.data.train_dataloader())

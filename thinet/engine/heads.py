@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from thinet.engine.module import MakeOptimizer
+from thinet.engine.settings import MakeOptimizer
 from thinet.models.fit import heads
 
 

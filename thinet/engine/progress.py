@@ -30,7 +30,7 @@ class PlainProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._start = self._last = time.monotonic()
-        self._resumed_at = trainer.global_step
+        self._resumed_at = self._batches(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,11 +46,17 @@ class PlainProgress(Callback):
         parts += [] if top1 is None else [f"validation top-1 {100 * float(top1):.2f} %"]
         self._line(trainer, ", ".join(parts))
 
+    @staticmethod
+    def _batches(trainer: Trainer) -> int:
+        """Batches done in all epochs: Lightning's global step counts each update of a batch."""
+        return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
     def _line(self, trainer: Trainer, text: str) -> None:
         self._last = time.monotonic()
         total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
-        done = max(1, trainer.global_step - self._resumed_at)
-        left = (self._last - self._start) / done * max(0, total - trainer.global_step)
+        now = self._batches(trainer)
+        done = max(1, now - self._resumed_at)
+        left = (self._last - self._start) / done * max(0, total - now)
         if trainer.is_global_zero:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             print(f"  {self._title}: {epoch}, {text}, {clock(left)} left", flush=True)

@@ -21,7 +21,7 @@ BATCH, CPU_BATCH = 256, 32
 """Images a forward pass: on a CPU the activations should fit its cache."""
 
 
-class Probe:
+class SubsetEvaluation:
     """Validation images, and what the full network says of each.
 
     Args:

@@ -16,12 +16,13 @@ from thinet.engine.progress import progress_callbacks
 from thinet.engine.settings import Devices
 
 
-def make_trainer(devices: Devices, title: str, **settings: Any) -> Trainer:
+def make_trainer(devices: Devices, title: str, alternate: bool = False, **settings: Any) -> Trainer:
     """A fresh Trainer.
 
     Args:
         devices: Where to run.
         title: What its progress bar is called.
+        alternate: Whether several updates are made in turn, each of some of the parameters.
         settings: Of the Trainer, ``callbacks`` among them; with ``max_epochs`` it trains.
     """
     progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
@@ -31,7 +32,7 @@ def make_trainer(devices: Devices, title: str, **settings: Any) -> Trainer:
             "accelerator": devices.accelerator,
             "devices": devices.devices,
             "num_nodes": devices.num_nodes,
-            "strategy": devices.strategy,
+            "strategy": _strategy(devices, alternate),
             "precision": devices.precision,
             "deterministic": "warn" if devices.deterministic else None,
             "limit_train_batches": devices.max_steps_per_epoch,
@@ -40,7 +41,7 @@ def make_trainer(devices: Devices, title: str, **settings: Any) -> Trainer:
             "enable_model_summary": False,
             "enable_progress_bar": bar,
             "enable_checkpointing": "max_epochs" in settings,
-            **_one_gpu_each(devices),
+            **_one_gpu_each(devices, alternate),
             "plugins": _plugins(),
             "log_every_n_steps": 10,
             **settings,
@@ -58,7 +59,15 @@ def _plugins() -> list[Any]:
     return [AtomicCheckpointIO(), *environment]
 
 
-def _one_gpu_each(devices: Devices) -> dict[str, Any]:
+def _strategy(devices: Devices, alternate: bool) -> str:
+    """DDP waits for the gradients of every parameter unless it is told to look for those unused."""
+    several = devices.devices * devices.num_nodes > 1
+    if alternate and several and devices.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return devices.strategy
+
+
+def _one_gpu_each(devices: Devices, alternate: bool) -> dict[str, Any]:
     """Settings of a Trainer whose process sees one GPU, its own, while its neighbours have others.
 
     SLURM's ``--gpus-per-task=1`` makes it so. Lightning would look for all of them here.
@@ -67,7 +76,8 @@ def _one_gpu_each(devices: Devices) -> dict[str, Any]:
     if devices.accelerator == "cpu" or not alone or not SLURMEnvironment.detect():
         return {}
     own = [torch.device("cuda", 0)] * devices.devices
-    return {"strategy": DDPStrategy(parallel_devices=own), "devices": 1}
+    strategy = DDPStrategy(parallel_devices=own, find_unused_parameters=alternate)
+    return {"strategy": strategy, "devices": 1}
 
 
 def call(trainer: Trainer, run: Callable[..., Any], *args: Any, **settings: Any) -> Any:

@@ -6,6 +6,7 @@ from torch import nn
 
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.loss_curves import loss_curves
 from thinet.pruning.settings import Choosing
 from thinet.surgery import trace
@@ -27,7 +28,7 @@ def find_counts(
         ThinetError: If the target is out of reach.
     """
     network.to(engine.device)
-    calibration = engine.calibration(choosing.sampling, choosing.batch_size)
+    calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
     few = next(iter(calibration.batches()))[:2].to(engine.device)
     graph = trace(network, few[:1])
     names, _ = engine.decide(lambda: choose_groups(network, graph, request, few))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thinet.base.collective import of_first
+from thinet.base.collective import agree
 from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
+from thinet.datasets.calibration import CalibrationImages
 from thinet.pruning.criteria import Candidates, Criterion
 from thinet.pruning.reconstruction import (
     Reconstruction,
@@ -34,7 +35,6 @@ from thinet.pruning.statistics import (
 from thinet.surgery import ChannelGraph, Group, remove_, shrink
 from thinet.surgery.observe import observe
 
-T = TypeVar("T")
 Watch = Callable[[nn.Module, Group], Callable[[nn.Module, Sequence[int]], None]]
 
 RECALIBRATION_BATCH = 64
@@ -86,6 +86,13 @@ class Calibration:
     labels: Tensor | None = None
     reference: Reference | None = None
 
+    @classmethod
+    def of(
+        cls, found: CalibrationImages, sampling: Sampling, batch: int, rank: int, world: int
+    ) -> Calibration:
+        """The images of a data set, as one of ``world`` processes looks at them."""
+        return cls(found.images, sampling, batch, rank, world, found.labels)
+
     def batches(self) -> Iterable[Tensor]:
         """All images in batches of one size, the same on every process.
 
@@ -95,10 +102,6 @@ class Calibration:
         parts = math.ceil(len(self.images) / RECALIBRATION_BATCH)
         size = math.ceil(len(self.images) / parts)
         return (batch for batch, _ in shard(self.images, 0, 1, size))
-
-    def agree(self, value: T) -> T:
-        """The value of the first process, on every process."""
-        return value if self.world == 1 else of_first(value)
 
     def collect(
         self, network: nn.Module, groups: Sequence[Group], needs: Iterable[type[Statistic[Any]]]
@@ -157,7 +160,7 @@ def rank_groups(
     for group in groups:
         seed = derive_seed(calibration.sampling.seed, "select", group.name)
         order = criterion.rank(Candidates.of(network, group), evidence[group.name], seed)
-        found[group.name] = Ranked(calibration.agree(order), evidence[group.name])
+        found[group.name] = Ranked(agree(order, calibration.world), evidence[group.name])
     return found
 
 

@@ -14,6 +14,7 @@ from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.base.messages import say
 from thinet.base.records import from_json, to_json
 from thinet.metrics import latencies_ms
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.find_widths import find_counts
 from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.inspection import inspecting
@@ -243,7 +244,7 @@ class _Pruning:
             cut = engine.decide(lambda: from_json(Cut, read_json(record)))
             return restore(session, weights), cut
         network.to(engine.device)
-        calibration = engine.calibration(choosing.sampling, choosing.batch_size)
+        calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
         if choosing.reconstruction.aims_at_original:
             calibration = replace(calibration, reference=self._original())
         graph = trace(network, calibration.images[0][None].to(engine.device))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from thinet.base.collective import decided
+from thinet.base.collective import agree, decided
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.values import flag, layer_names, shown, whole
 from thinet.datasets.batches import gathered, shared
@@ -147,7 +148,7 @@ def prune(
     counts = decided(  # measured times differ from process to process
         lambda: choose_counts(slim, graph, names, request, shape, losses),
         rank == 0,
-        calibration.agree,
+        partial(agree, world=world),
     )
     check_cut(slim, graph, counts, few)
     if calibration.reference is not None:

@@ -20,9 +20,9 @@ from thinet.artifacts.names import saved_folder
 from thinet.artifacts.store import Spec, save
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
+from thinet.engine.phases import Phase
 from thinet.pruning.plan import Plan, make_plan, needs_network, show_plan
 from thinet.pruning.settings import Finetuning, read_request
-from thinet.pruning.stages import Phase
 from thinet.report.sections.pruning import LayerRow, PruningDetails
 from thinet.run.method import Method
 from thinet.run.result import MODEL, Measurement, Outcome

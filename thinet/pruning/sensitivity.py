@@ -18,7 +18,8 @@ from thinet.artifacts.store import save
 from thinet.base.messages import say
 from thinet.engine.logging.loggers import log_sensitivity
 from thinet.engine.progress import clock
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.checks import read_budget
 from thinet.pruning.group import Calibration, Ranked, cut_group_, rank_groups
 from thinet.pruning.plan import check_statistics
@@ -150,12 +151,12 @@ def _start(session: Session[Progress]) -> nn.Module:
 def _begin(method: Sensitivity, session: Session[Progress], network: nn.Module) -> _Work:
     engine, choosing = session.engine, method.choosing
     network.to(engine.device)
-    calibration = engine.calibration(choosing.sampling, choosing.batch_size)
+    calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
     few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
     check_weights(network)
     graph = trace(network, few[:1])
     names, _ = engine.decide(lambda: choose_groups(network, graph, method.request, few))
-    probe = Probe(engine, method.images)
+    probe = SubsetEvaluation(engine, method.images)
     full = copy.deepcopy(network)
     recalibrated = recalibrated_(full, choosing, calibration)
     probe.set_reference(full)
@@ -190,7 +191,7 @@ class _Work:
     graph: ChannelGraph
     names: list[str]
     calibration: Calibration
-    probe: Probe
+    probe: SubsetEvaluation
     full: Figures
     recalibrated: bool
     began: tuple[float, int]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 from thinet.pruning.checks import read_layer_ratio, read_widths
 from thinet.pruning.criteria import Criterion
 from thinet.pruning.reconstruction import Reconstruction
-from thinet.pruning.stages import Phase
 from thinet.pruning.statistics import Sampling
 from thinet.run.settings import Settings, fill
 from thinet.widths.choose import Request

@@ -2,81 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
 from thinet.base.errors import ThinetError
-
-DECAYS = ("constant", "cosine", "step")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Some epochs of fine-tuning with one course of the learning rate.
-
-    Attributes:
-        epochs: How many; 0 leaves the phase out.
-        lr: The learning rate it begins with.
-        decay: ``constant``; ``cosine`` down to zero; or ``step``: a tenth after each third, which
-            is the paper's 1e-3, 1e-4, 1e-5.
-        warmup: Epochs at the beginning in which the rate rises linearly (fractions allowed).
-    """
-
-    epochs: int
-    lr: float
-    decay: str = "constant"
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self.epochs, int) and not isinstance(self.epochs, bool)
-        if not whole or self.epochs < 0:
-            raise ThinetError(
-                f"epochs={self.epochs} is not a whole number of at least 0: type for example "
-                "finetune.stage.epochs=1."
-            )
-        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise ThinetError(
-                f"lr={self.lr} is not a positive number: type for example finetune.stage.lr=1e-3."
-            )
-        if self.decay not in DECAYS:
-            raise ThinetError(f"decay={self.decay} is unknown: choose among {', '.join(DECAYS)}.")
-        if not _is_number(self.warmup) or not 0 <= self.warmup < math.inf:
-            raise ThinetError(
-                f"warmup={self.warmup} is not a number of epochs of at least 0: type for example "
-                "finetune.stage.warmup=0.5."
-            )
-
-    def factor(self, epoch: float) -> float:
-        """The learning rate after ``epoch`` epochs of the phase, relative to ``lr``."""
-        if self.warmup and epoch < self.warmup:
-            return (epoch + 1e-3) / (self.warmup + 1e-3)
-        done = min(1.0, (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9))
-        if self.decay == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        if self.decay == "step":
-            return 0.1 ** min(2, int(3 * done + 1e-9))
-        return 1.0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def learning_rate(phases: Sequence[Phase]) -> Callable[[float], float]:
-    """The learning rate as a function of the epochs done, over phases that follow each other."""
-
-    def rate(epoch: float) -> float:
-        start = 0.0
-        for phase in phases:
-            if epoch < start + phase.epochs:
-                return phase.lr * phase.factor(epoch - start)
-            start += phase.epochs
-        return phases[-1].lr * phases[-1].factor(phases[-1].epochs)
-
-    return rate
+from thinet.engine.phases import Phase
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
-from thinet.engine.subset import Probe
+from thinet.engine.subset import SubsetEvaluation
 from thinet.metrics import cost
 from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.reconstruction import recalibrate_
@@ -102,7 +102,7 @@ class Trials:
         graph: ChannelGraph,
         counts: Mapping[str, int],
         calibration: Calibration,
-        probe: Probe,
+        probe: SubsetEvaluation,
     ) -> Tried:
         """The figures of a copy with all groups cut, as ``method=prune`` would in one shot."""
         choosing, slim = self.choosing, copy.deepcopy(network)
@@ -129,7 +129,7 @@ def suggest(
     graph: ChannelGraph,
     names: Sequence[str],
     calibration: Calibration,
-    probe: Probe,
+    probe: SubsetEvaluation,
     full: Figures,
     cells: Sequence[Cell],
 ) -> Suggestion:
@@ -201,10 +201,14 @@ class _Found:
 
 
 def _larger(
-    choosing: Choosing, engine: Engine, network: nn.Module, calibration: Calibration, probe: Probe
-) -> Probe:
+    choosing: Choosing,
+    engine: Engine,
+    network: nn.Module,
+    calibration: Calibration,
+    probe: SubsetEvaluation,
+) -> SubsetEvaluation:
     """The same kind of probe with more images."""
-    larger = Probe(engine, max(TRIED, probe.images))
+    larger = SubsetEvaluation(engine, max(TRIED, probe.images))
     full = copy.deepcopy(network)
     recalibrated_(full, choosing, calibration)
     larger.set_reference(full)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 from thinet.base.allowlist import find_class, packages_of
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.records import JSON
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.pruning.stages import Phase
 
 T = TypeVar("T")
 

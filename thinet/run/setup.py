@@ -8,8 +8,8 @@ from pathlib import Path
 
 from thinet.base.records import JSON
 from thinet.datasets.module import ImageData
+from thinet.engine.phases import Phase
 from thinet.engine.settings import Devices, Training
-from thinet.pruning.stages import Phase
 
 
 @dataclass(frozen=True)

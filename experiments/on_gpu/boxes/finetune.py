@@ -9,8 +9,8 @@ from experiments.on_gpu.context import Context
 from experiments.timing import Row
 from thinet.datasets.digits import Digits
 from thinet.engine.log_levels import quiet
+from thinet.engine.phases import Phase
 from thinet.models.small_vgg import vgg_small
-from thinet.pruning.stages import Phase
 
 CELLS = (("vgg_small", 3, 64), ("resnet20", 2, 256), ("resnet56", 1, 64))
 """Network, epochs of a fit, images a batch."""
