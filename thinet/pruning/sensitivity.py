@@ -27,7 +27,7 @@ from thinet.pruning.suggestion import budget, recalibrated_, suggest, widths_wit
 from thinet.report.sensitivity import write_sensitivity
 from thinet.run.session import Run
 from thinet.run.setup import Job
-from thinet.surgery import ChannelGraph, Group, check_weights, rounded, trace
+from thinet.surgery import ChannelGraph, Group, check_weights, trace
 from thinet.training.source import (
     baseline_metrics,
     network_spec,
@@ -35,6 +35,7 @@ from thinet.training.source import (
     restore_network,
 )
 from thinet.widths.choose import choose_groups
+from thinet.widths.resolve import rounded
 
 CUTS = False
 MODEL = "model"

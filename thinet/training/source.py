@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thinet.artifacts.inherit import in_original, narrow_
 from thinet.artifacts.names import SPEC, WEIGHTS, saved_folder
 from thinet.artifacts.store import (
+    Builder,
     Spec,
     check_savable,
     load,
@@ -24,13 +25,13 @@ from thinet.artifacts.store import (
 )
 from thinet.base.errors import ThinetError
 from thinet.base.files import check_space, read_json, write_json_atomic
+from thinet.base.folders import check_own
 from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
 from thinet.engine.engine import Engine
 from thinet.metrics import cost, latency_ms
 from thinet.models import build
 from thinet.models.weights import WeightsReport, load_weights
-from thinet.run.folders import check_own
 from thinet.run.lock import one_at_a_time
 from thinet.run.setup import Job
 
@@ -50,19 +51,20 @@ def network_spec(job: Job, kept: Mapping[str, Sequence[int]] | None = None, **mo
         more: Other fields of the spec.
     """
     folder = saved_folder(job.model.weights)
-    before = {} if folder is None else read_spec(folder).keep
+    before = Spec() if folder is None else read_spec(folder)
     arguments = {
         **job.model.arguments,
         "num_classes": job.data.num_classes,
         "image_size": job.data.image_size,
     }
     return Spec(
-        builder={"target": job.model.target, "arguments": arguments},
+        builder=Builder(job.model.target, arguments),
         input_shape=tuple(job.data.input_shape),
         mean=tuple(job.data.mean),
         std=tuple(job.data.std),
         classes=tuple(job.data.classes),
-        keep=in_original(before, kept or {}),
+        keep=in_original(before.keep, kept or {}),
+        transforms=before.transforms,
         **more,
     )
 
@@ -76,7 +78,7 @@ def build_network(job: Job) -> nn.Module:
     assert builder is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.seed, "init"))
-        network = build(builder["target"], **builder["arguments"])
+        network = build(builder.target, **builder.arguments)
     check_savable(network)
     folder = saved_folder(job.model.weights)
     return network if folder is None else narrow_(network, folder, tuple(job.data.input_shape))
