@@ -17,6 +17,7 @@ FORMAT = 2
 LARGEST = 2**24
 """Bytes of a ``spec.json``; a ResNet-152 with 21,843 named classes has less than one million."""
 _COUNT = 2**20  # more filters, classes or pixels than any network has
+_LARGE = 4096  # pixels of an image that a network is traced with, as for builders
 _FEW = 64  # channels of an image, or transforms
 
 
@@ -150,6 +151,8 @@ def _checked(content: object) -> Spec:
             raise ValueError(f"{name} has a value that it cannot have")
     if spec.transforms and spec.keep and not spec.input_shape:
         raise ValueError("input_shape is missing, and transforms follow on kept filters")
+    if spec.transforms and any(size > _LARGE for size in spec.input_shape):
+        raise ValueError(f"input_shape is beyond {_LARGE} pixels")
     return spec
 
 
