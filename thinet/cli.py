@@ -136,10 +136,10 @@ def _row(state: dict[str, Any], result: Path) -> list[str]:
 
 
 def _report(chosen: argparse.Namespace) -> int:
+    from thinet.base.folders import check_links
     from thinet.report import compare_report, draw_figures, write_report
     from thinet.report.results import read_result
     from thinet.report.terminal import print_result
-    from thinet.run.folders import check_links
 
     if chosen.wandb:
         return _report_on_wandb(chosen.folders)
@@ -175,7 +175,7 @@ def _report_on_wandb(folders: Sequence[Path]) -> int:
 def _export(chosen: argparse.Namespace) -> int:
     from thinet.artifacts.export import export
     from thinet.artifacts.names import SPEC
-    from thinet.run.folders import check_links
+    from thinet.base.folders import check_links
 
     folder = chosen.folder
     check_links(folder)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from thinet.metrics import cost
 from thinet.models.resnet import resnet50
 from thinet.models.vgg import vgg16, vgg16_gap
-from thinet.surgery import remove_, resolve_counts, resolve_layers, trace
+from thinet.surgery import remove_, trace
+from thinet.widths.resolve import resolve_counts, resolve_layers
 
 VGG_LAYERS = tuple(f"features.{place}" for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
 """What the paper prunes: all convolutions but those of the last group."""

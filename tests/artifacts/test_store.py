@@ -120,7 +120,7 @@ def test_the_files_are_what_they_say(saved):
     tensors = load_file(saved / "model.safetensors")
     assert tensors["features.0.weight"].shape == (2, 3, 3, 3)
     spec = json.loads((saved / "spec.json").read_text())
-    assert spec["format"] == 1
+    assert spec["format"] == 2
     assert spec["builder"]["target"] == "thinet.models.small_vgg.vgg_small"
     assert spec["widths"]["features.0"] == 2
 
@@ -220,7 +220,8 @@ def test_other_types_of_tensors_come_back(tmp_path):
 
 
 def test_requires_grad_is_that_of_the_network(saved):
-    network = build(**_flat(read_spec(saved).builder))
+    builder = read_spec(saved).builder
+    network = build(builder.target, **builder.arguments)
     network.features[0].weight.requires_grad_(False)
     again = load(saved, network=network)
     assert not again.features[0].weight.requires_grad
@@ -269,8 +270,9 @@ DAMAGES = {
     "half a spec": (lambda f: _cut(f / "spec.json"), "cannot be read as JSON"),
     "a list": (lambda f: (f / "spec.json").write_text("[1, 2]"), "not a thinet spec"),
     "other keys": (lambda f: (f / "spec.json").write_text('{"a": 1}'), "not a thinet spec"),
-    "newer": (lambda f: spec_with(f, format=2), "newer than this thinet"),
-    "newer with more keys": (lambda f: spec_with(f, format=3, quantized={}), "newer than"),
+    "newer": (lambda f: spec_with(f, format=3), "newer than this thinet"),
+    "older": (lambda f: spec_with(f, format=1), "this version reads format 2: save the network"),
+    "newer with more keys": (lambda f: spec_with(f, format=4, quantized={}), "newer than"),
     "odd builder": (lambda f: spec_with(f, builder={"call": "x"}), "not a thinet spec"),
     "odd builder 2": (lambda f: spec_with(f, builder="thinet.models.x"), "not a thinet spec"),
     "odd target": (

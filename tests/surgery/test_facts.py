@@ -12,8 +12,9 @@ from torchvision import models
 
 from thinet.metrics import cost
 from thinet.metrics.cost import layer_costs
-from thinet.surgery import resolve_layers, trace
+from thinet.surgery import trace
 from thinet.surgery.observe import observe
+from thinet.widths.resolve import resolve_layers
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -10,7 +10,8 @@ import yaml
 from torch import nn
 
 from thinet.models import build
-from thinet.surgery import difference, masked, remove_, resolve_layers, shared_copy, trace
+from thinet.surgery import difference, masked, remove_, shared_copy, trace
+from thinet.widths.resolve import resolve_layers
 
 # Whole libraries are tested elsewhere.
 MODELS = [

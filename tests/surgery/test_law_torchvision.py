@@ -16,7 +16,8 @@ from torchvision.models import convnext, swin_transformer
 from torchvision.models.maxvit import MaxVit
 from torchvision.models.vision_transformer import VisionTransformer
 
-from thinet.surgery import resolve_layers, settle, trace
+from thinet.surgery import settle, trace
+from thinet.widths.resolve import resolve_layers
 
 
 def named(name, **options):

@@ -10,10 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from thinet.metrics import cost
-from thinet.surgery import ChannelGraph, Group, Layer, remove_, resolve_counts, shared_copy, trace
+from thinet.metrics import CostModel, cost, cost_model
+from thinet.surgery import ChannelGraph, Group, Layer, remove_, shared_copy, trace
 from thinet.surgery.graph import Facts
-from thinet.widths.allocate import CostModel, allocated_counts, cost_model, uniform_counts
+from thinet.widths.allocate import allocated_counts, uniform_counts
+from thinet.widths.resolve import resolve_counts
 
 SHAPE = (3, 32, 32)
 

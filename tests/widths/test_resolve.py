@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.surgery import resolve_counts, resolve_layers, rounded, trace
+from thinet.surgery import trace
+from thinet.widths.resolve import resolve_counts, resolve_layers, rounded
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thinet.artifacts.store import read_spec
+from thinet.artifacts.spec import read_spec
+from thinet.artifacts.transforms import transformed
 from thinet.base.errors import ThinetError
 from thinet.surgery import ChannelGraph, Group, remove_, trace
 
 
 def narrow_(network: nn.Module, folder: Path, shape: tuple[int, ...]) -> nn.Module:
-    """Cut a network to the widths of a saved one, whatever its weights.
+    """Cut a network to the widths of a saved one and give it its transforms, whatever its weights.
 
     It need not have the saved network's head: other classes, or one linear layer behind an average
     pooling in place of a VGG's three, get as many inputs as there are channels left.
@@ -30,12 +31,32 @@ def narrow_(network: nn.Module, folder: Path, shape: tuple[int, ...]) -> nn.Modu
     Raises:
         ThinetError: If there is no saved network, or it is of another architecture.
     """
-    keep = read_spec(folder).keep
+    spec = read_spec(folder)
+    return transformed(cut_(network, spec.keep, shape, str(folder)), spec.transforms)
+
+
+def cut_(
+    network: nn.Module, keep: Mapping[str, Sequence[int]], shape: Sequence[int], source: str
+) -> nn.Module:
+    """Remove the filters that are not kept, in place.
+
+    Args:
+        network: At full width, on any device.
+        keep: Kept filters of layers; those of other layers all stay.
+        shape: ``(C, H, W)``.
+        source: Named in errors.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        ThinetError: If the filters are not those of this network.
+    """
     if not keep:
         return network
     device = next(network.parameters()).device
     graph = trace(network, torch.zeros(1, *shape, device=device))
-    return remove_(network, graph, kept_units(graph, keep, str(folder)))
+    return remove_(network, graph, kept_units(graph, keep, source))
 
 
 def kept_units(

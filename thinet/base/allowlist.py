@@ -29,6 +29,8 @@ PLACES = {
     "model.build": ("thinet.models", "torchvision.models"),
 }
 """The only keys below which ``_target_`` may stand, and where its name may lie."""
+TRANSFORMS = ("thinet.quantization",)
+"""Where functions lie that a saved network may name as what was done to its modules."""
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 

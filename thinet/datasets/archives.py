@@ -19,7 +19,7 @@ from typing import IO
 from torchvision.datasets.utils import download_url
 
 from thinet.base.errors import ThinetError
-from thinet.run.folders import new_folders, remove_empty
+from thinet.base.folders import new_folders, remove_empty
 
 _LARGEST = 2**30
 """Bytes that one file of a small published data set can have."""

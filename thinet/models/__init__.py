@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import torchvision
@@ -11,6 +12,7 @@ from torch import nn
 
 from thinet.base.allowlist import PLACES, VARIABLE, find_target, is_below, trusted
 from thinet.base.errors import ThinetError
+from thinet.base.records import JSON
 
 SMALL_IMAGE = 64
 """Up to this image size (pixels) ImageNet networks get a stem or pool for small inputs."""
@@ -44,7 +46,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
             "save the network again with this version of thinet."
         ) from error
     if not is_below(target, trusted()):
-        _check_arguments(target, arguments)
+        check_arguments(target, arguments)
     try:
         network: nn.Module = builder(**arguments)
     except ThinetError:
@@ -57,8 +59,12 @@ def build(target: str, **arguments: Any) -> nn.Module:
     return network
 
 
-def _check_arguments(target: str, arguments: dict[str, Any]) -> None:
-    """Refuse arguments that no network is built with, or that would fetch weights."""
+def check_arguments(target: str, arguments: Mapping[str, JSON]) -> None:
+    """Refuse arguments that no network is built with, or that would fetch weights.
+
+    Raises:
+        ThinetError: Naming the first.
+    """
     for key, value in arguments.items():
         if key.startswith(("weights", "pretrained")) and value not in (None, False):
             raise ThinetError(
@@ -92,18 +98,27 @@ def _builder(target: str) -> Any:
         found = find_target(target, PLACES["model.build"], "target")
     except ThinetError as error:
         raise refusal from error
+    if not makes_network(target, found):
+        raise refusal
+    # Of torchvision only what takes no weights by itself: its detectors fetch a backbone.
+    if found.__module__.startswith("torchvision.") and not _classifies(found):
+        raise refusal
+    return found
+
+
+def makes_network(target: str, found: Any) -> bool:
+    """Whether a class is a network, or a function declares that it returns one.
+
+    Raises:
+        ThinetError: If it is the user's own and does not declare anything.
+    """
     result = found if inspect.isclass(found) else _declared_result(found)
     if result is None and is_below(target, trusted()):
         raise ThinetError(
             f"{target} does not say that it returns a network: write `-> nn.Module` behind its "
             "arguments, with nn imported at the top of the file."
         )
-    if not (inspect.isclass(result) and issubclass(result, nn.Module)):
-        raise refusal
-    # Of torchvision only what takes no weights by itself: its detectors fetch a backbone.
-    if found.__module__.startswith("torchvision.") and not _classifies(found):
-        raise refusal
-    return found
+    return inspect.isclass(result) and issubclass(result, nn.Module)
 
 
 def _classifies(found: Any) -> bool:

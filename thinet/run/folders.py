@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from thinet.base.errors import BusyError, ThinetError
 from thinet.base.files import write_bytes_atomic
+from thinet.base.folders import check_links, new_folders, refuse_leaving, remove_empty
 from thinet.run.lock import HOLDER, LOCK
 from thinet.run.state import STATE, RunState
 
@@ -40,7 +40,7 @@ def check_run_folder(folder: Path, fingerprint: str) -> None:
     Raises:
         ThinetError: If it holds another run or somebody's files, or if a link in it leads out.
     """
-    _refuse_leaving(folder, folder.parent)
+    refuse_leaving(folder, folder.parent)
     if not folder.is_dir():
         return  # making it says what is wrong
     names = set(os.listdir(folder))
@@ -68,60 +68,6 @@ def _check_state(folder: Path, fingerprint: str) -> None:
             f"{folder / STATE} is not the state of a run, so that nothing in this folder is "
             "touched: choose another name with name=<name>, or remove the folder yourself."
         ) from error
-
-
-def check_links(folder: Path) -> None:
-    """Refuse a folder with links that lead out of it: writing would follow them.
-
-    Args:
-        folder: There or not. That it is itself a link is no fault here.
-
-    Raises:
-        ThinetError: Naming the first.
-    """
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            _refuse_leaving(Path(parent) / name, folder)
-        if Path(parent) == folder / "wandb":
-            folders.clear()  # W&B takes a new folder each time; what is in them stays as it is
-
-
-def check_own(*paths: Path) -> None:
-    """Refuse files and folders of thinet's own that are links, or that hold links out.
-
-    Raises:
-        ThinetError: Naming the first.
-    """
-    for path in paths:
-        _refuse_leaving(path, path.parent)
-        check_links(path)
-
-
-def _refuse_leaving(path: Path, folder: Path) -> None:
-    try:
-        found = path.lstat()
-    except OSError:  # gone meanwhile, or nothing is there
-        return
-    if stat.S_ISLNK(found.st_mode):
-        inside, home = os.path.realpath(path), os.path.realpath(folder)
-        # W&B has such links, to the latest of its folders.
-        if inside != home and inside.startswith(home.rstrip("/") + "/"):
-            return
-        kind = f"a link to {inside}"
-    elif stat.S_ISREG(found.st_mode):
-        emptied = path.name.endswith(".lock") and found.st_size > 0
-        changed = emptied or ".db" in path.suffix
-        if found.st_nlink == 1 or not changed:
-            return  # see unshare: a backup by hard links keeps what it has
-        kind = "one of several names of a file (a hard link)"
-    elif stat.S_ISDIR(found.st_mode):
-        return
-    else:
-        kind = "not a regular file"
-    raise ThinetError(
-        f"{path} is {kind}, and what is written there would change files elsewhere: type "
-        f"cp -rL {folder} <new folder> and use the copy, or remove it."
-    )
 
 
 def unshare(folder: Path) -> None:
@@ -172,15 +118,3 @@ def _remove_what_did_no_work(folder: Path) -> None:
     for name in _NO_WORK - {RECORDS}:
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)
-
-
-def new_folders(folder: Path) -> list[Path]:
-    """The folders that have to be made for ``folder`` to be there, itself first."""
-    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove folders, as far as they are empty."""
-    for path in folders:
-        with contextlib.suppress(OSError):
-            path.rmdir()

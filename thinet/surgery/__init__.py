@@ -7,7 +7,6 @@ from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
 from thinet.surgery.trial import check_network, check_weights, settle, try_cut
 from thinet.surgery.verify import difference, masked
-from thinet.widths.resolve import resolve_counts, resolve_layers, rounded
 
 __all__ = [
     "ChannelGraph",
@@ -23,9 +22,6 @@ __all__ = [
     "masked",
     "owner",
     "remove_",
-    "resolve_counts",
-    "resolve_layers",
-    "rounded",
     "set_widths_",
     "settle",
     "shared_copy",

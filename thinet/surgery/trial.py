@@ -20,11 +20,16 @@ TOLERANCE = 1e-4
 """Largest relative difference between zeroing and removing that float32 rounding explains."""
 
 
-def check_network(network: object) -> None:
-    """Raise :class:`ThinetError` unless ``network`` is one."""
+def check_network(network: object) -> nn.Module:
+    """``network``, if it is one.
+
+    Raises:
+        ThinetError: If it is something else.
+    """
     if not isinstance(network, nn.Module):
         what = "a class: call it to make one" if isinstance(network, type) else shown(network)
         raise ThinetError(f"the network is {what}, but it has to be a torch.nn.Module.")
+    return network
 
 
 def check_weights(network: nn.Module) -> None:

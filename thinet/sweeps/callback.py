@@ -22,9 +22,10 @@ from thinet.app.cli_errors import sentence, sweep_errors
 from thinet.app.processes import check_workers
 from thinet.base.errors import BusyError, ThinetError
 from thinet.base.files import write_json_atomic
+from thinet.base.folders import new_folders, remove_empty
 from thinet.base.lifeline import end_with
 from thinet.base.messages import is_first_process
-from thinet.run.folders import check_run_folder, new_folders, remove_empty
+from thinet.run.folders import check_run_folder
 from thinet.run.identity import fingerprint, plain, run_folder, settings_of
 from thinet.sweeps.registry import Points
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_json_atomic
-from thinet.run.folders import check_own
+from thinet.base.folders import check_own
 
 _CURRENT = "attempt.json"
 

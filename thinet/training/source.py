@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thinet.artifacts.inherit import in_original, narrow_
 from thinet.artifacts.names import SPEC, WEIGHTS, saved_folder
 from thinet.artifacts.store import (
+    Builder,
     Spec,
     check_savable,
     load,
@@ -24,12 +25,12 @@ from thinet.artifacts.store import (
 )
 from thinet.base.errors import ThinetError
 from thinet.base.files import check_space, read_json, write_json_atomic
+from thinet.base.folders import check_own
 from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
 from thinet.engine.engine import Engine
 from thinet.models import build
 from thinet.models.weights import WeightsReport, load_weights
-from thinet.run.folders import check_own
 from thinet.run.lock import one_at_a_time
 from thinet.run.setup import Setup
 from thinet.training.measurement import ACCURACY
@@ -51,19 +52,20 @@ def network_spec(
         more: Other fields of the spec.
     """
     folder = saved_folder(setup.source.weights)
-    before = {} if folder is None else read_spec(folder).keep
+    before = Spec() if folder is None else read_spec(folder)
     arguments = {
         **setup.source.arguments,
         "num_classes": setup.data.num_classes,
         "image_size": setup.data.image_size,
     }
     return Spec(
-        builder={"target": setup.source.target, "arguments": arguments},
+        builder=Builder(setup.source.target, arguments),
         input_shape=tuple(setup.data.input_shape),
         mean=tuple(setup.data.mean),
         std=tuple(setup.data.std),
         classes=tuple(setup.data.classes),
-        keep=in_original(before, kept or {}),
+        keep=in_original(before.keep, kept or {}),
+        transforms=before.transforms,
         **more,
     )
 
@@ -88,7 +90,7 @@ def build_network(setup: Setup) -> nn.Module:
     assert builder is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(setup.seed, "init"))
-        network = build(builder["target"], **builder["arguments"])
+        network = build(builder.target, **builder.arguments)
     check_savable(network)
     folder = saved_folder(setup.source.weights)
     return network if folder is None else narrow_(network, folder, tuple(setup.data.input_shape))

@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thinet.base.errors import ThinetError
-from thinet.metrics import latencies_ms
-from thinet.surgery import (
-    ChannelGraph,
-    remove_,
-    resolve_counts,
-    resolve_layers,
-    settle,
-    shared_copy,
-    try_cut,
-)
-from thinet.widths.allocate import allocated_counts, cost_model, uniform_counts
+from thinet.metrics import cost_model, latencies_ms
+from thinet.surgery import ChannelGraph, remove_, settle, shared_copy, try_cut
+from thinet.widths.allocate import allocated_counts, uniform_counts
+from thinet.widths.resolve import resolve_counts, resolve_layers
 from thinet.widths.target import Target, Widths
 
 Losses = Mapping[str, NDArray[np.float64]]
@@ -61,7 +54,7 @@ def choose_groups(
         images: At least one image.
 
     Raises:
-        ThinetError: See :func:`thinet.surgery.resolve_layers` and :func:`thinet.surgery.settle`.
+        ThinetError: See :func:`resolve_layers` and :func:`thinet.surgery.settle`.
     """
     names, skipped = resolve_layers(graph, request.layers, request.paper)
     listed = [request.layers] if isinstance(request.layers, str) else request.layers

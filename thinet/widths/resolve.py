@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from thinet.base.errors import ThinetError
-from thinet.surgery.graph import ChannelGraph, Group
+from thinet.surgery import ChannelGraph, Group
 from thinet.widths.ratio import check_ratio, kept_count
 
 _STREAM = "its output is added to that of other layers: layers=all prunes them together"

@@ -17,16 +17,8 @@ from thinet.models.cifar_resnet import resnet20
 from thinet.models.resnet import resnet50
 from thinet.models.small_vgg import vgg_small
 from thinet.models.vgg import vgg16, vgg16_bn
-from thinet.surgery import (
-    difference,
-    masked,
-    remove_,
-    resolve_counts,
-    resolve_layers,
-    shared_copy,
-    trace,
-    try_cut,
-)
+from thinet.surgery import difference, masked, remove_, shared_copy, trace, try_cut
+from thinet.widths.resolve import resolve_counts, resolve_layers
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "vgg16_bn": vgg16_bn, "resnet50": resnet50, "vgg16": vgg16,
