@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thinet.artifacts.names import SPEC, saved_folder
-from thinet.base.errors import ThinetError, first_line
+from thinet.base.errors import SettingError, ThinetError, first_line
 from thinet.base.values import flag, is_number, is_whole, layer_names, whole
 from thinet.pruning.stages import Phase
 from thinet.widths.ratio import check_ratio, read_ratio
@@ -28,9 +29,12 @@ def find_problems(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _problem(function: Any, *args: Any, **kwargs: Any) -> list[str]:
+def _problem(check: Callable[..., object], *args: Any, place: str = "", **more: Any) -> list[str]:
+    """What ``check`` raises, about settings below ``place`` if it does not know that itself."""
     try:
-        function(*args, **kwargs)
+        check(*args, **more)
+    except SettingError as error:
+        return [str(error.at(place) if place else error)]
     except ThinetError as error:
         return [str(error)]
     return []
@@ -41,8 +45,8 @@ def _check_pruning(config: Mapping[str, Any]) -> list[str]:
     problems += _problem(layer_names, config["layers"])
     problems += _problem(read_widths, config)
     problems += _problem(read_layer_ratio, config)
-    for problem in _problem(recalibration, config["reconstruction"]["recalibrate_bn"]):
-        problems.append(f"reconstruction.{problem}")
+    recalibrate = config["reconstruction"]["recalibrate_bn"]
+    problems += _problem(recalibration, recalibrate, "reconstruction.recalibrate_bn")
     return problems
 
 
@@ -86,10 +90,9 @@ def read_layer_ratio(config: Mapping[str, Any]) -> dict[int, float]:
 def _check_training(config: Mapping[str, Any]) -> list[str]:
     problems = []
     for part in ("stage", "group_end", "final"):
-        for problem in _problem(Phase, **config["finetune"][part]):
-            problems.append(problem.replace("finetune.stage", f"finetune.{part}"))
-    for problem in _problem(baseline_phase, config):
-        problems.append(problem.replace("finetune.stage.", "baseline."))
+        place = f"finetune.{part}"
+        problems += _problem(partial(Phase, **config["finetune"][part]), place=place)
+    problems += _problem(baseline_phase, config, place="baseline")
     for group in ("finetune", "baseline"):
         clip = config[group]["clip_norm"]
         if clip is not None and (not is_number(clip) or clip <= 0):
@@ -213,8 +216,7 @@ def _check_sensitivity(config: Mapping[str, Any]) -> list[str]:
             f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
             "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
         )
-    for problem in _problem(read_budget, method["budget"]):
-        problems.append(problem.replace("target=", "method.budget="))
+    problems += _problem(read_budget, method["budget"])
     problems += _problem(whole, "method.trials", method["trials"], "12", least=0)
     images = method["images"]
     if images is not None and (not is_whole(images) or images < 1):
@@ -231,10 +233,11 @@ def read_budget(text: str) -> Target:
     Raises:
         ThinetError: If it is none, or one of latency.
     """
-    budget = Target.parse(text)
+    budget = Target.parse(text, "method.budget")
     if budget.kind == "latency":
         raise ThinetError(
-            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
-            f"target=params:{budget.fraction:g}."
+            f"{budget.setting}={text} cannot be suggested for: type "
+            f"{budget.setting}=flops:{budget.fraction:g} or "
+            f"{budget.setting}=params:{budget.fraction:g}."
         )
     return budget

@@ -17,6 +17,27 @@ class ThinetError(Exception):
         )
 
 
+class SettingError(ThinetError):
+    """A setting with a value that it cannot have.
+
+    What checks a value may not know where it was typed: whoever does puts the place in front with
+    :meth:`at`.
+
+    Args:
+        problem: What is wrong: ``lr=-1 is not a positive number``.
+        field: Name of the setting, as it is typed: ``lr``.
+        example: A value that makes sense.
+    """
+
+    def __init__(self, problem: str, field: str, example: str) -> None:
+        super().__init__(f"{problem}: type for example {field}={example}.")
+        self.problem, self.field, self.example = problem, field, example
+
+    def at(self, place: str) -> SettingError:
+        """The same for a setting below ``place``, such as ``finetune.stage``."""
+        return SettingError(self.problem, f"{place}.{self.field}", self.example)
+
+
 class BusyError(ThinetError):
     """Another process works in the same folder."""
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.store import save
-from thinet.base.errors import ThinetError
 from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
 from thinet.engine.logging.loggers import log_sensitivity
@@ -53,10 +52,7 @@ def check(job: Job) -> None:
     names, _ = choose_groups(network, graph, job.request, images)
     check_statistics(network, graph, job, names)
     ratios = job.config["method"]["ratios"]
-    try:
-        widths_within(job, network, graph, names)
-    except ThinetError as error:
-        raise ThinetError(str(error).replace("target", "method.budget")) from error
+    widths_within(job, network, graph, names)
     say(
         f"sensitivity: {len(names)} layers or groups at {len(ratios)} ratios each, one at a time, "
         f"without fine-tuning; then ratios for {budget(job)}"
