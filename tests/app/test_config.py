@@ -62,6 +62,7 @@ def test_all_problems_are_reported_at_once(compose):
         ("finetune.group_end.epochs=0.5", r"finetune\.group_end\.epochs=1"),
         ("finetune.final.warmup=x", r"warmup=x .*finetune\.final\.warmup=0\.5"),
         ("baseline.lr=-1", r"lr=-1 .*baseline\.lr=1e-3"),
+        ("reconstruction.recalibrate_bn=now", r"^reconstruction\.recalibrate_bn=now is unknown"),
         ("finetune.clip_norm=nan", r"^finetune\.clip_norm=nan "),
         ("finetune.label_smoothing=-0.1", r"^finetune\.label_smoothing=-0\.1 "),
         ("seed=1.5", r"^seed=1\.5 "),

@@ -37,7 +37,7 @@ def composed(tmp_path):
 
 
 def options(group):
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("group", sorted(set(GROUPS) - {"logger"}))
@@ -47,6 +47,23 @@ def test_every_group_takes_one(composed, group):
     for chosen in (some, some[::-1], some[:1]):
         with pytest.raises(ThinetError, match=f"{group} takes one option and was given a list"):
             composed(f"{group}=[{','.join(chosen)}]")
+
+
+@pytest.mark.parametrize("chosen", ["typed", "by a recipe"])
+def test_what_options_have_in_common_is_none(composed, chosen):
+    recipe = {"defaults": [{"override /dataset": "_base"}]}
+    with pytest.raises(ThinetError, match=r"dataset=_base is what .*: choose among cifar10, cub"):
+        composed("dataset=_base") if chosen == "typed" else composed(recipe=recipe)
+
+
+def test_nor_is_it_listed():
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    for group in GROUPS:
+        assert loader.get_group_options(group) == options(group)
+    assert (CONF / "dataset" / "_base.yaml").exists()
 
 
 def test_a_recipe_may_not_either(composed):

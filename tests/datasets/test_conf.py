@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from thinet.base.errors import ThinetError
 from thinet.datasets.module import ImageData
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
+FILES = sorted(CONF.glob("[!_]*.yaml"))
 RECIPE = {
     "batch_size",
     "clip_norm",
@@ -33,7 +34,8 @@ def compose(file: Path) -> DictConfig:
         "model": {"image_size": 224},
         "finetune": {"batch_size": "${dataset.recipe.batch_size}"},
     }
-    return OmegaConf.create({**rest, "dataset": OmegaConf.load(file)})
+    own = OmegaConf.merge(OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(file))
+    return OmegaConf.create({**rest, "dataset": own})
 
 
 def test_the_seven_data_sets_are_there() -> None:

@@ -59,3 +59,12 @@ def test_times_of_recalibration():
     for wrong in ("before", "true", 1, None):
         with pytest.raises(ThinetError, match=f"recalibrate_bn={wrong} is unknown"):
             recalibration(wrong)
+
+
+def test_messages_name_the_setting_it_was_given_in():
+    for text in ("energy:0.5", "flops:2", "flops", 7):
+        with pytest.raises(ThinetError, match=r"^a\.b=.*: type for example a\.b=flops:0\.5\.$"):
+            Target.parse(text, "a.b")
+    with pytest.raises(ThinetError, match=r"^a\.b=now is unknown"):
+        recalibration("now", "a.b")
+    assert Target.parse("flops:0.5", "a.b") == Target.parse("flops:0.5")

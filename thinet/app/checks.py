@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,9 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
     problems = []
     reads = config["method"]["reads"]
     for part in ("stage", "group_end", "final") if "finetune" in reads else ():
-        for problem in problems_of(Phase, **config["finetune"][part]):
-            problems.append(problem.replace("finetune.stage", f"finetune.{part}"))
-    for problem in problems_of(baseline_phase, config):
-        problems.append(problem.replace("finetune.stage.", "baseline."))
+        place = f"finetune.{part}"
+        problems += problems_of(partial(Phase, **config["finetune"][part]), place=place)
+    problems += problems_of(baseline_phase, config, place="baseline")
     for group in ("finetune", "baseline") if "finetune" in reads else ("baseline",):
         clip = config[group]["clip_norm"]
         if clip is not None and (not is_number(clip) or clip <= 0):

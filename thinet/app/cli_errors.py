@@ -245,7 +245,7 @@ def _options_with(key: str) -> list[str]:
     from omegaconf import OmegaConf
 
     group, _, leaf = key.partition(".")
-    files = sorted((Path(sys.argv[0]).resolve().parent / "conf" / group).glob("*.yaml"))
+    files = sorted((Path(sys.argv[0]).resolve().parent / "conf" / group).glob("[!_]*.yaml"))
     return [file.stem for file in files if leaf and leaf in OmegaConf.load(file)]
 
 

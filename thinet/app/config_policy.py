@@ -55,6 +55,7 @@ def install() -> None:
     _wrap(ConfigLoaderImpl, "load_configuration", _judged)
     _wrap(ConfigLoaderImpl, "_process_config_searchpath", _search_path_judged)
     _wrap(ConfigRepository, "load_config", _file_judged)
+    _wrap(ConfigRepository, "get_group_options", _options_only)
     _wrap(Container, "resolve_parse_tree", expansion.resolve)
     _wrap(Container, "_resolve_node_interpolation", expansion.refer)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
@@ -79,10 +80,27 @@ def _judged(inner: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -
     with expansion.metered():
         cfg: DictConfig = inner(loader, *args, **kwargs)
     check_typed(cfg, kwargs["overrides"] if "overrides" in kwargs else args[1])
+    _check_options(cfg, loader.get_group_options)
     check_composed(cfg)
     check_choices(cfg, loader.repository.group_exists)
     check_labels(cfg)
     return cfg
+
+
+def _options_only(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
+    """The options of a group, without the files that its options are made from."""
+    return [name for name in inner(*args, **kwargs) if not name.startswith("_")]
+
+
+def _check_options(cfg: DictConfig, options: Callable[[str], list[str]]) -> None:
+    """Refuse ``dataset=_base``, which Hydra would compose: it is no data set by itself."""
+    choices = cfg.hydra.runtime.choices if "hydra" in cfg else {}
+    for group, option in choices.items():
+        if str(option).startswith("_"):
+            raise ThinetError(
+                f"{group}={option} is what options of {group} have in common and none itself: "
+                f"choose among {', '.join(options(str(group).partition('@')[0]))}."
+            )
 
 
 def _search_path_judged(

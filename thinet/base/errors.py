@@ -20,6 +20,27 @@ class ThinetError(Exception):
         )
 
 
+class SettingError(ThinetError):
+    """A setting with a value that it cannot have.
+
+    What checks a value may not know where it was typed: whoever does puts the place in front with
+    :meth:`at`.
+
+    Args:
+        problem: What is wrong: ``lr=-1 is not a positive number``.
+        field: Name of the setting, as it is typed: ``lr``.
+        example: A value that makes sense.
+    """
+
+    def __init__(self, problem: str, field: str, example: str) -> None:
+        super().__init__(f"{problem}: type for example {field}={example}.")
+        self.problem, self.field, self.example = problem, field, example
+
+    def at(self, place: str) -> SettingError:
+        """The same for a setting below ``place``, such as ``finetune.stage``."""
+        return SettingError(self.problem, f"{place}.{self.field}", self.example)
+
+
 class BusyError(ThinetError):
     """Another process works in the same folder."""
 
@@ -51,10 +72,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def problems_of(check: Callable[..., object], *args: Any, **kwargs: Any) -> list[str]:
-    """What a check has to say, as a list of no sentence or one."""
+def problems_of(
+    check: Callable[..., object], *args: Any, place: str = "", **more: Any
+) -> list[str]:
+    """What a check has to say, as a list of no sentence or one.
+
+    Args:
+        check: Called with the rest; raises what is wrong.
+        args: See ``check``.
+        place: What its settings lie below, if it does not know that itself.
+        more: See ``check``.
+    """
     try:
-        check(*args, **kwargs)
+        check(*args, **more)
+    except SettingError as error:
+        return [str(error.at(place) if place else error)]
     except ThinetError as error:
         return [str(error)]
     return []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from thinet.base.errors import ThinetError
+from thinet.base.errors import SettingError, ThinetError
 
 DECAYS = ("constant", "cosine", "step")
 
@@ -31,20 +31,16 @@ class Phase:
     def __post_init__(self) -> None:
         whole = isinstance(self.epochs, int) and not isinstance(self.epochs, bool)
         if not whole or self.epochs < 0:
-            raise ThinetError(
-                f"epochs={self.epochs} is not a whole number of at least 0: type for example "
-                "finetune.stage.epochs=1."
+            raise SettingError(
+                f"epochs={self.epochs} is not a whole number of at least 0", "epochs", "1"
             )
         if not _is_number(self.lr) or not 0 < self.lr < math.inf:
-            raise ThinetError(
-                f"lr={self.lr} is not a positive number: type for example finetune.stage.lr=1e-3."
-            )
+            raise SettingError(f"lr={self.lr} is not a positive number", "lr", "1e-3")
         if self.decay not in DECAYS:
             raise ThinetError(f"decay={self.decay} is unknown: choose among {', '.join(DECAYS)}.")
         if not _is_number(self.warmup) or not 0 <= self.warmup < math.inf:
-            raise ThinetError(
-                f"warmup={self.warmup} is not a number of epochs of at least 0: type for example "
-                "finetune.stage.warmup=0.5."
+            raise SettingError(
+                f"warmup={self.warmup} is not a number of epochs of at least 0", "warmup", "0.5"
             )
 
     def factor(self, epoch: float) -> float:

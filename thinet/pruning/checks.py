@@ -24,12 +24,15 @@ def find_problems(config: Mapping[str, Any]) -> list[str]:
     if "ratio" in reads:
         problems += problems_of(lambda: check_ratio(read_ratio(config["ratio"])))
     problems += problems_of(layer_names, config["layers"])
-    problems += problems_of(read_widths, config)
+    if "target" in reads:
+        problems += problems_of(read_widths, config)
+    else:
+        problems += problems_of(whole, "round_to", config["round_to"], "8")
     if "layer_ratio" in reads:
         problems += problems_of(read_layer_ratio, config)
     if "reconstruction" in reads:
-        for problem in problems_of(recalibration, config["reconstruction"]["recalibrate_bn"]):
-            problems.append(f"reconstruction.{problem}")
+        when = config["reconstruction"]["recalibrate_bn"]
+        problems += problems_of(recalibration, when, "reconstruction.recalibrate_bn")
     if "ratios" in config["method"]:
         problems += _check_sensitivity(config["method"])
     if "epochs" in config["method"]:
@@ -83,8 +86,7 @@ def _check_sensitivity(method: Mapping[str, Any]) -> list[str]:
             f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
             "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
         )
-    for problem in problems_of(read_budget, method["budget"]):
-        problems.append(problem.replace("target=", "method.budget="))
+    problems += problems_of(read_budget, method["budget"])
     problems += problems_of(whole, "method.trials", method["trials"], "12", least=0)
     images = method["images"]
     if images is not None and (not is_whole(images) or images < 1):
@@ -101,11 +103,12 @@ def read_budget(text: str) -> Target:
     Raises:
         ThinetError: If it is none, or one of latency.
     """
-    budget = Target.parse(text)
+    budget = Target.parse(text, "method.budget")
     if budget.kind == "latency":
         raise ThinetError(
-            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
-            f"target=params:{budget.fraction:g}."
+            f"{budget.setting}={text} cannot be suggested for: type "
+            f"{budget.setting}=flops:{budget.fraction:g} or "
+            f"{budget.setting}=params:{budget.fraction:g}."
         )
     return budget
 

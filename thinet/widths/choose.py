@@ -96,9 +96,10 @@ def choose_counts(
         counts = _within(network, graph, names, request, widths.target, shape, losses)
     counts = {name: count for name, count in counts.items() if count < graph.groups[name].units}
     if not counts:
+        budget = "target" if widths.target is None else widths.target.setting
         raise ThinetError(
             f"with round_to={widths.round_to} every layer stays as wide as it is: give a smaller "
-            "ratio, a lower target, or round_to=1."
+            f"ratio, a lower {budget}, or round_to=1."
         )
     return counts
 
@@ -164,8 +165,9 @@ def _within(
     if found is None:
         finer = ", round_to=1" if widths.round_to > 1 else ""
         raise ThinetError(
-            f"target={target} is out of reach: even with the fewest filters in the layers chosen "
-            f"more than {target.fraction:g} of the {target.kind} would be left; raise the target"
+            f"{target.setting}={target} is out of reach: even with the fewest filters in the "
+            f"layers chosen more than {target.fraction:g} of the {target.kind} would be left; "
+            f"raise the {target.setting}"
             f"{finer}, or type layers=all."
         )
     return found
