@@ -63,6 +63,7 @@ def new_figure(
     figure.text(
         0.12 / width, 1 - 0.12 / height, title, size=12.5, weight="bold", color=INK, va="top"
     )
+    subtitle = short(subtitle, int(width * 72 / (9 * 0.5)))  # the settings may be many
     figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
     axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(rows * columns)]
     for ax in axes:
@@ -75,6 +76,20 @@ def new_figure(
         ax.yaxis.label.set(color=MUTED, size=9)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def legend_above(ax: Axes) -> None:
+    """Name the lines in a row above the axes."""
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9,
+        borderaxespad=0.3, handlelength=1.8, columnspacing=1.6, labelcolor=INK,
+    )  # fmt: skip
+
+
+def short(name: str, limit: int = 34) -> str:
+    """Cut the middle out of a very long name: both ends tell layers apart."""
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
 
 
 def percent_axis(ax: Axes, axis: str = "y") -> None:
