@@ -61,7 +61,9 @@ def make(
     """A result; ``changes`` are fields of it or of its ``run``."""
     run = RunRecord(f"vgg16-digits-{method}", method, "vgg16", "digits", 0,
                     f"python run.py method={method} model=vgg16", 754.0)  # fmt: skip
-    of_run = {key: changes.pop(key) for key in list(changes) if hasattr(run, key) and key != "model"}
+    of_run = {
+        key: changes.pop(key) for key in list(changes) if hasattr(run, key) and key != "model"
+    }
     if "network" in changes:
         of_run["model"] = changes.pop("network")
     known: dict[str, Any] = {
@@ -136,9 +138,7 @@ def pruned(
                         latency_ms=12.0)  # fmt: skip
     found = PruningDetails(
         tuple(cut(k, name, stages) for k, name in enumerate(names)),
-        BeforeFinetuning(
-            Accuracy(0.284, 0.71), Accuracy(0.662, 0.943) if recalibrated else None
-        ),
+        BeforeFinetuning(Accuracy(0.284, 0.71), Accuracy(0.662, 0.943) if recalibrated else None),
     )
     settings: dict[str, JSON] = {
         "criterion": "thinet", "reconstruction": "scale", "schedule": "layerwise", "ratio": 0.3,
@@ -179,9 +179,15 @@ def sensitivity_details(layers: int = 13) -> SensitivityDetails:
         for k in range(layers)
     ]
     cells = tuple(
-        Cell(name, ratio, round(64 * ratio), 64,
-             0.83 - (1 - ratio) ** 3 * (0.05 + 0.6 * ((7 * k) % layers) / layers),
-             0.99, (1 - ratio) ** 3)  # fmt: skip
+        Cell(
+            name,
+            ratio,
+            round(64 * ratio),
+            64,
+            0.83 - (1 - ratio) ** 3 * (0.05 + 0.6 * ((7 * k) % layers) / layers),
+            0.99,
+            (1 - ratio) ** 3,
+        )
         for k, name in enumerate(names)
         for ratio in RATIOS
     )
@@ -219,7 +225,9 @@ def toy(**changes: Any) -> Result:
     model = measurement(0.9, 100_000, 50_000, binary_ops=1_900_000, bits=50_000 + 31 * 500,
                         latency_ms=None)  # fmt: skip
     steps = tuple(
-        StepRecord(k, f"order {k}", 2.0, 1, figures={"top1": 0.7 + k / 10, "residual": 0.5 / (k + 1)})
+        StepRecord(
+            k, f"order {k}", 2.0, 1, figures={"top1": 0.7 + k / 10, "residual": 0.5 / (k + 1)}
+        )
         for k in range(3)
     )
     known: dict[str, Any] = {

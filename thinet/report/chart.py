@@ -52,7 +52,10 @@ class Scale:
         if self.kind is Kind.PLACES:
             return [(float(place), name) for place, name in enumerate(self.names)]
         if self.kind is Kind.COUNT and self.logarithmic:
-            return [(math.log10(value), self.write(value)) for value in decades(low, high)]
+            values = decades(low, high)
+            if len(values) < 2:
+                values = [value for value in ticks(10**low, 10**high) if value > 0]
+            return [(math.log10(value), self.write(value)) for value in values]
         write = self.write if self.kind is Kind.COUNT else (lambda value: f"{value:g} %")
         return [(value, write(value)) for value in ticks(low, high)]
 

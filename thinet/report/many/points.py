@@ -117,9 +117,7 @@ def points(entries: Sequence[Entry], axis: Axis) -> list[Point]:
     absolute = counted(entries, axis)
     found: list[Point] = []
     for place, (name, sizes) in enumerate(group(entries).items()):
-        of_line = (
-            _point(place, name, size, of_it, axis, absolute) for size, of_it in sizes.items()
-        )
+        of_line = [_point(place, name, size, runs, axis, absolute) for size, runs in sizes.items()]
         found += sorted(filter(None, of_line), key=lambda point: point.cost)
     return mark_front(found, more_is_better=not absolute)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinet.report.chart import Chart, Line, Look, Mark, ticks
+from thinet.report.chart import Chart, Kind, Line, Look, Mark, ticks
 
 WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
@@ -48,7 +48,10 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing; all positions are in the units of its ``viewBox``."""
+    """One drawing; all positions are in the units of its ``viewBox``.
+
+    ``levels_left`` says at which end of the levels there is room for their names.
+    """
 
     title: str
     label: str
@@ -57,6 +60,7 @@ class Drawing:
     lines: tuple[DrawnLine, ...]
     front: str
     levels: tuple[tuple[float, str], ...]
+    levels_left: bool
     size: tuple[int, int] = (WIDTH, HEIGHT)
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
@@ -92,6 +96,7 @@ def drawing(chart: Chart) -> Drawing:
         tuple(lay(line) for line in chart.lines),
         _path([place(mark) for mark in chart.front]),
         tuple((y_of(level.y), level.text) for level in chart.levels),
+        chart.x.kind is Kind.COUNT,  # where the cheap and less accurate ones are
     )
 
 
