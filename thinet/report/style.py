@@ -16,6 +16,7 @@ from thinet.base.files import write_bytes_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # The palette of Okabe and Ito (2008), darkest first, without its yellow, which white swallows.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
@@ -63,8 +64,8 @@ def new_figure(
     figure.text(
         0.12 / width, 1 - 0.12 / height, title, size=12.5, weight="bold", color=INK, va="top"
     )
-    subtitle = short(subtitle, int(width * 72 / (9 * 0.5)))  # the settings may be many
-    figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
+    below = figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
+    _fit(below, (width - 0.2) * figure.dpi)  # the settings may be many
     axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(rows * columns)]
     for ax in axes:
         for side in ("top", "right"):
@@ -76,6 +77,13 @@ def new_figure(
         ax.yaxis.label.set(color=MUTED, size=9)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def _fit(text: Text, pixels: float) -> None:
+    """Cut the middle out of a text until it is no wider than that."""
+    while (taken := text.get_window_extent().width) > pixels:
+        content = text.get_text()
+        text.set_text(short(content, min(len(content) - 2, int(len(content) * pixels / taken))))
 
 
 def legend_above(ax: Axes) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thinet.report.html import compare_report, write_report
 
 from tests.report.browser import CHROMIUM, Browser
-from thinet.report.html import compare_report, write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
