@@ -159,9 +159,9 @@ def test_who_does_not_know_a_cost_is_not_drawn_against_it(read: Any) -> None:
 
 
 def test_an_accuracy_that_is_no_number_is_not_drawn(read: Any) -> None:
-    entries = read(pruned(1), trained(reference=measurement(math.nan, top5=None)))
-    assert [one.number for one in drawn(entries)] == [1]
-    entries = read(scratch(), pruned(1, reference=measurement(math.nan, top5=None)))
+    nan = measurement(math.nan, top5=None)
+    entries = read(scratch(), trained(reference=nan), pruned(1, reference=nan))
+    assert [one.number for one in drawn(entries)] == [1, 3]
     assert chart(drawn(entries), FLOPS).levels == ()
 
 
