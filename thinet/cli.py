@@ -8,9 +8,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from thinet.base.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError
 from thinet.run.environment import environment, missing_packages
 
 
@@ -27,19 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
-    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
-        if chosen.traceback or chosen.run is not _report:
-            raise
-        print(
-            f"error: a result.json among {', '.join(map(str, chosen.folders))} lacks a value or "
-            f"has one of the wrong kind ({first_line(error)}): restore it, or repeat the run.",
-            file=sys.stderr,
-        )
-        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="thinet", description="Tools around pruning runs.")
+    parser = argparse.ArgumentParser(prog="thinet", description="Tools around runs.")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of errors")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -56,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--wandb", action="store_true", help="compare them on W&B instead")
     report.set_defaults(run=_report)
 
-    export = commands.add_parser("export", help="export a slim network, with a parity check")
+    export = commands.add_parser("export", help="export a network, with a parity check")
     export.add_argument("folder", type=Path, metavar="DIR", help="a run, or its model folder")
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument("--onnx", dest="kind", action="store_const", const="onnx")
@@ -101,7 +91,6 @@ def _list(chosen: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from thinet.base.files import read_json
     from thinet.run.state import STATE
 
     states = sorted(chosen.outputs.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime)
@@ -109,37 +98,45 @@ def _list(chosen: argparse.Namespace) -> int:
         raise ThinetError(f"{chosen.outputs} holds no runs: start one with python run.py.")
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
-    for heading in ("status", "stages", "baseline", "slim", "FLOPs left"):
+    for heading in ("status", "steps", "reference", "model", "cost left"):
         table.add_column(heading, justify="right", no_wrap=True)
     for path in states:
         try:
-            row = _row(read_json(path), path.with_name("result.json"))
-        except (ThinetError, KeyError, TypeError, AttributeError):
+            row = _row(path)
+        except ThinetError:
             row = ["damaged", *"----"]
         table.add_row(path.parent.name, *row)
     Console().print(table)
     return 0
 
 
-def _row(state: dict[str, Any], result: Path) -> list[str]:
+def _row(path: Path) -> list[str]:
+    """What is known of a run, by its state, which any method writes in a way of its own."""
     from thinet.base.files import read_json
+    from thinet.report import numbers
+    from thinet.report.axes import axes
+    from thinet.run.result import RESULT, read_result
 
-    baseline = (state.get("baseline") or {}).get("top1")
-    slim = left = None
-    if state["status"] == "complete" and result.exists():
-        content = read_json(result)
-        if content["slim"]:
-            slim = content["slim"]["top1"]
-            left = content["slim"]["flops"] / content["baseline"]["flops"]
-    shares = ["-" if one is None else f"{100 * one:.2f} %" for one in (baseline, slim, left)]
-    return [state["status"], str(len(state["stages"])), *shares]
+    state = read_json(path)
+    if not isinstance(state, dict) or not isinstance(state.get("status"), str):
+        raise ThinetError(f"{path} is not the state of a run.")
+    if state["status"] != "complete" or not path.with_name(RESULT).exists():
+        steps = state.get("steps")
+        return [state["status"], str(len(steps)) if isinstance(steps, list) else "-", *"---"]
+    result = read_result(path.with_name(RESULT))
+    made = result.model is not None
+    axis = next((one for one in axes([result]) if not one.measured), None)
+    removed = axis.removed(result) if axis else None
+    left = f"{numbers.percent(1 - removed)} {axis.name}" if axis and removed is not None else "-"
+    accuracies = (result.reference.top1, result.model.top1 if result.model else None)
+    shown = ["-" if one is None else numbers.percent(one) for one in accuracies]
+    return [state["status"], str(len(result.steps)), *shown, left if made else "-"]
 
 
 def _report(chosen: argparse.Namespace) -> int:
     from thinet.base.folders import check_links
-    from thinet.report import compare_report, draw_figures, write_report
-    from thinet.report.results import read_result
-    from thinet.report.terminal import print_result
+    from thinet.report import compare_report, draw_figures, print_result, write_report
+    from thinet.run.result import read_result
 
     if chosen.wandb:
         return _report_on_wandb(chosen.folders)

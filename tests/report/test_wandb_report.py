@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.report.conftest import pruned, write_run
 from thinet.base.errors import ThinetError
 from thinet.cli import main
 from thinet.report.wandb_report import SUMMARY_PANELS, logged_runs, make_report, send_report
 
-Make = Callable[..., dict[str, Any]]
-
 
 @pytest.fixture
-def runs(make_result: Make, tmp_path: Path) -> Path:
+def runs(tmp_path: Path) -> Path:
     """Three runs on W&B, in two projects, and one that was not logged."""
     settings = {
         "a": {"project": "thinet", "entity": None},
@@ -26,17 +23,21 @@ def runs(make_result: Make, tmp_path: Path) -> Path:
         "d": None,
     }
     for name, wandb in settings.items():
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
         logger = {"wandb": wandb} if wandb else {}
-        result = make_result(1, name=name, config={"logger": logger})
-        (folder / "result.json").write_text(json.dumps(result))
+        result = pruned(1, name=name, config={"logger": logger})
+        folder = write_run(tmp_path / "runs" / name, result)
         (folder / "state.json").write_text(json.dumps({"run_id": f"id{name}"}))
     return tmp_path / "runs"
 
 
 def test_the_runs_are_found_by_project(runs: Path) -> None:
     assert logged_runs([runs]) == {("", "thinet"): ["ida", "idb"], ("team", "other"): ["idc"]}
+
+
+def test_damaged_runs_are_passed_over(runs: Path) -> None:
+    (runs / "a" / "result.json").write_text("{")
+    (runs / "c" / "state.json").write_text("[]")
+    assert logged_runs([runs]) == {("", "thinet"): ["idb"]}
 
 
 def test_runs_that_were_not_logged_are_refused(runs: Path) -> None:

@@ -183,9 +183,9 @@ class _Pruning:
         """Figures of the last network; those measured right after its cut may still hold."""
         session = self.session
         last, known = session.state.steps[-1], session.progress.before_finetuning
-        if last.epochs or known is None:
+        test = None if known is None else known.recalibrated or known.plain
+        if last.epochs or test is None:
             return evaluate_fully(session.setup, session.engine, network)
-        test = known.recalibrated or known.plain
         return replace(
             measure(session.setup, session.engine, network),
             top1=test.top1, top5=test.top5,

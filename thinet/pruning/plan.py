@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,35 +12,11 @@ from thinet.metrics import Cost, cost, layer_costs
 from thinet.pruning.criteria import Candidates
 from thinet.pruning.settings import Choosing, Finetuning
 from thinet.pruning.stages import LayerPlace, Stage, make_stages
+from thinet.report.sections.plan import PlanRow, print_plan
 from thinet.run.setup import Setup
 from thinet.surgery import ChannelGraph, check_weights, remove_, shared_copy, trace
 from thinet.training.source import on_paper
 from thinet.widths.choose import Request, check_cut, choose_counts, choose_groups
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One layer to cut.
-
-    Attributes:
-        layer: Module path.
-        filters_before: Of the network that the run begins with.
-        filters_after: That stay.
-        ratio: Fraction that stays.
-        flops_before: Of the layer.
-        flops_after: Of the layer in the end, when its neighbours are cut too.
-        params_before: Of the layer.
-        params_after: Of the layer in the end.
-    """
-
-    layer: str
-    filters_before: int
-    filters_after: int
-    ratio: float
-    flops_before: int
-    flops_after: int
-    params_before: int
-    params_after: int
 
 
 @dataclass(frozen=True)
@@ -133,15 +109,7 @@ def check_statistics(
 
 def show_plan(plan: Plan) -> None:
     """Print it: widths, costs, and what is left whole and why."""
-    from thinet.report.terminal import print_plan
-
-    skipped = [{"layer": layer, "reason": reason} for layer, reason in plan.skipped.items()]
-    totals = {
-        f"{key}_{when}": value
-        for when, one in (("before", plan.before), ("after", plan.after))
-        for key, value in asdict(one).items()
-    }
-    print_plan([*map(asdict, plan.rows), *skipped], totals)
+    print_plan(plan.rows, plan.before, plan.after, plan.skipped)
 
 
 def _place(network: nn.Module, graph: ChannelGraph, name: str) -> LayerPlace:

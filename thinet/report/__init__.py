@@ -1,18 +1,23 @@
 """Everything people look at: tables, figures and pages, made from finished runs alone."""
 
 from thinet.report.figures import draw_figures
-from thinet.report.html import compare_report, write_report
-from thinet.report.layers import write_layers
-from thinet.report.sweep import collect, write_sweep
-from thinet.report.terminal import print_plan, print_result
+from thinet.report.many.page import compare_report
+from thinet.report.many.sweep import write_sweep
+from thinet.report.page import write_report
+from thinet.report.sections import write_files
+from thinet.report.sections.plan import PlanRow, print_plan
+from thinet.report.sections.sensitivity import feed_back
+from thinet.report.terminal import print_costs, print_result
 
 __all__ = [
-    "collect",
+    "PlanRow",
     "compare_report",
     "draw_figures",
+    "feed_back",
+    "print_costs",
     "print_plan",
     "print_result",
-    "write_layers",
+    "write_files",
     "write_report",
     "write_sweep",
 ]

@@ -16,6 +16,7 @@ from thinet.base.files import write_bytes_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # The palette of Okabe and Ito (2008), darkest first, without its yellow, which white swallows.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
@@ -63,7 +64,8 @@ def new_figure(
     figure.text(
         0.12 / width, 1 - 0.12 / height, title, size=12.5, weight="bold", color=INK, va="top"
     )
-    figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
+    below = figure.text(0.12 / width, 1 - 0.39 / height, subtitle, size=9, color=MUTED, va="top")
+    _fit(below, (width - 0.2) * figure.dpi)  # the settings may be many
     axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(rows * columns)]
     for ax in axes:
         for side in ("top", "right"):
@@ -75,6 +77,27 @@ def new_figure(
         ax.yaxis.label.set(color=MUTED, size=9)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def _fit(text: Text, pixels: float) -> None:
+    """Cut the middle out of a text until it is no wider than that."""
+    while (taken := text.get_window_extent().width) > pixels:
+        content = text.get_text()
+        text.set_text(short(content, min(len(content) - 2, int(len(content) * pixels / taken))))
+
+
+def legend_above(ax: Axes) -> None:
+    """Name the lines in a row above the axes."""
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9,
+        borderaxespad=0.3, handlelength=1.8, columnspacing=1.6, labelcolor=INK,
+    )  # fmt: skip
+
+
+def short(name: str, limit: int = 34) -> str:
+    """Cut the middle out of a very long name: both ends tell layers apart."""
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
 
 
 def percent_axis(ax: Axes, axis: str = "y") -> None:

@@ -1,149 +1,111 @@
-"""What a run shows on the terminal: the plan before it, the comparison after it."""
+"""What a run shows on the terminal: the costs before it, the comparison after it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from thinet.report import numbers
-from thinet.report.results import before_finetuning, compare, headline, peak_memory, subject
-from thinet.report.sensitivity import sensitivity_lines, sensitivity_table
+from thinet.report.sections import sections
+from thinet.report.table import Table, headline, left_out, peak_memory, subject, summary
+from thinet.run.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 PIPE_WIDTH = 120
 """Columns where the output is not a terminal: a log must not cut names short."""
 
-COSTS = (
-    ("FLOPs", "flops", ""),
-    ("MACs", "macs", ""),
-    ("parameters", "weights", " (weights)"),
-    ("", "params", " (with biases)"),
+
+class Costs(Protocol):
+    """What one network costs: a :class:`Measurement` is one, as is what counts a network."""
+
+    @property
+    def flops(self) -> int:
+        """2 x multiply-accumulates."""
+
+    @property
+    def macs(self) -> int:
+        """Half of that."""
+
+    @property
+    def params(self) -> int:
+        """All parameters."""
+
+    @property
+    def weights(self) -> int:
+        """Without biases."""
+
+
+COSTS: tuple[tuple[str, Callable[[Costs], int], str], ...] = (
+    ("FLOPs", lambda one: one.flops, ""),
+    ("MACs", lambda one: one.macs, ""),
+    ("parameters", lambda one: one.weights, " (weights)"),
+    ("", lambda one: one.params, " (with biases)"),
 )
 
-NAMED = 8
-"""Layers named for each reason to leave layers whole."""
 
-
-def print_plan(
-    rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], console: Console | None = None
-) -> None:
-    """Print what will be cut and what the slim network will cost.
-
-    Args:
-        rows: For each layer ``layer``, ``filters_*``, ``ratio``, ``flops_*``, ``params_*`` with
-            ``before`` and ``after``; or ``layer`` and ``reason`` for one that is left whole.
-        totals: ``flops_*``, ``macs_*``, ``params_*`` and ``weights_*`` of the whole network.
-        console: Where to print; the standard output by default.
-    """
-    from rich.text import Text
-
-    console = console or _console()
-    table = _table("layer", "filters", "ratio", "FLOPs", "parameters")
-    for row in rows:
-        if "reason" not in row:
-            table.add_row(
-                Text(row["layer"]),
-                f"keeps {row['filters_after']} of {row['filters_before']}",
-                f"{row['ratio']:.2f}",
-                *(_step(row, key, numbers.human) for key in ("flops", "params")),
-            )
-    console.print(table)
-    for line in _left_whole(rows):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_totals(totals))
-
-
-def _left_whole(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a reason for the layers that are not cut, naming the first few of them."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if "reason" in row:
-            reasons.setdefault(row["reason"], []).append(row["layer"])
-    lines = []
-    for reason, layers in reasons.items():
-        more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
-        lines.append(f"left whole: {', '.join(layers[:NAMED])}{more}: {reason}")
-    return lines
-
-
-def _totals(totals: Mapping[str, Any]) -> Table:
-    table = _table("network", "before", "after", "change")
-    for label, key, note in COSTS:
-        before, after = totals[f"{key}_before"], totals[f"{key}_after"]
-        table.add_row(
-            label,
-            f"{numbers.human(before)}{note}",
-            f"{numbers.human(after)}{note}",
-            numbers.change(before, after, "fewer", "more"),
-        )
-    return table
-
-
-def print_costs(costs: Mapping[str, Any], console: Console | None = None) -> None:
+def print_costs(costs: Costs, console: Console | None = None) -> None:
     """Print what one network costs.
 
     Args:
-        costs: Its ``flops``, ``macs``, ``params`` and ``weights``.
+        costs: Of the network.
         console: Where to print; the standard output by default.
     """
-    console = console or _console()
-    table = _table("network", "cost")
-    for label, key, note in COSTS:
-        table.add_row(label, f"{numbers.human(costs[key])}{note}")
-    console.print(table)
+    rows = tuple((label, f"{numbers.human(of(costs))}{note}") for label, of, note in COSTS)
+    print_table(Table("", ("network", "cost"), rows), console)
 
 
-def print_result(result: dict[str, Any], console: Console | None = None) -> None:
-    """Print the baseline against the slim network.
+def print_result(result: Result, console: Console | None = None) -> None:
+    """Print the reference against the model, and what the families have to say.
 
     Args:
-        result: Content of ``result.json``.
+        result: The result.
         console: Where to print; the standard output by default.
     """
     console = console or _console()
+    said = sections(result)
     console.print()
     console.print(headline(result), style="bold", markup=False, highlight=False)
     console.print(subject(result), style="dim", markup=False, highlight=False)
-    slim = bool(result.get("slim"))
-    table = _table("", "baseline", *(("slim", "change") if slim else ()))
-    for line in compare(result):
-        table.add_row(line.label, line.baseline, *((line.slim, line.change) if slim else ()))
-    console.print(table)
-    for label, accuracy in before_finetuning(result):
-        console.print(
-            f"before fine-tuning, {label}: top-1 {numbers.percent(accuracy.get('top1'))}, "
-            f"top-5 {numbers.percent(accuracy.get('top5'))}",
-            highlight=False,
-        )
-    console.print(f"accuracies on the test set; {numbers.seconds(result.get('seconds'))} in all")
-    if left_out := result.get("unreadable_images"):
-        what = "an image was" if len(left_out) == 1 else f"{len(left_out)} images were"
-        console.print(f"{what} left out, being unreadable: result.json lists them", highlight=False)
-    if memory := peak_memory(result):
-        console.print(f"peak memory of the stages: {memory}", highlight=False)
-    if result.get("sensitivity"):
-        console.print()
-        console.print(sensitivity_table(result))
-        for text in sensitivity_lines(result):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_table(summary(result), console)
+    console.print(f"accuracies on the test set; {numbers.seconds(result.run.seconds)} in all")
+    for line in filter(None, (left_out(result), _memory(result))):
+        console.print(line, highlight=False)
+    for section in said:
+        for table in section.tables():
+            if table.brief:
+                console.print()
+                print_table(table, console)
+        for line in section.lines():
+            print_line(line, console)
 
 
-def _step(row: Mapping[str, Any], key: str, write: Any) -> str:
-    return f"{write(row[f'{key}_before'])} → {write(row[f'{key}_after'])}"
+def _memory(result: Result) -> str:
+    found = peak_memory(result.steps)
+    return found and f"peak memory of the steps: {found}"
 
 
-def _table(first: str, *others: str) -> Table:
-    from rich.table import Table
+def print_line(text: str, console: Console | None = None) -> None:
+    """Print a line as it is, however long."""
+    (console or _console()).print(text, markup=False, highlight=False, soft_wrap=True)
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold")
-    for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
-    return table
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table; nothing in it is read as markup."""
+    from rich import table as rich
+    from rich.text import Text
+
+    drawn = rich.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, head in enumerate(table.heads):
+        if place:
+            drawn.add_column(Text(head), justify="right", no_wrap=True)
+        else:
+            drawn.add_column(Text(head), overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    (console or _console()).print(drawn)
 
 
 def _console() -> Console:

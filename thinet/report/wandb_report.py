@@ -12,25 +12,28 @@ from typing import Any
 
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json
-from thinet.report.results import read_result
-from thinet.report.sweep import find_runs, read_row
+from thinet.base.records import JSON
+from thinet.report.many.runs import find_runs
+from thinet.run.result import RESULT, read_result
+from thinet.run.state import STATE
 
 EXTRA = "thinet[wandb-report]"
 SUMMARY_PANELS = (
-    ("Accuracy against FLOPs", "slim/flops", "slim/top1"),
-    ("Accuracy against parameters", "slim/params", "slim/top1"),
-    ("Accuracy against the FLOPs removed", "slim/flops_removed", "slim/top1"),
-    ("Accuracy against latency", "slim/latency_ms", "slim/top1"),
+    ("Accuracy against FLOPs", "model/flops", "model/top1"),
+    ("Accuracy against parameters", "model/params", "model/top1"),
+    ("Accuracy against the FLOPs removed", "model/flops_removed", "model/top1"),
+    ("Accuracy against latency", "model/latency_ms", "model/top1"),
 )
 STAGE_PANELS = (
-    ("Fine-tuned, validation", "stage/top1"),
+    ("At the end of a step, validation", "stage/top1"),
     ("As cut, validation", "stage/top1_plain"),
     ("As cut, BatchNorm re-estimated", "stage/top1_recalibrated"),
     ("Parameters", "stage/params"),
 )
 COLUMNS = (
     "run:displayName", "config:criterion.value.name", "config:ratio.value", "config:seed.value",
-    "summary:baseline/top1", "summary:slim/top1", "summary:slim/flops", "summary:slim/params",
+    "summary:reference/top1", "summary:model/top1", "summary:model/flops",
+    "summary:model/params",
 )  # fmt: skip
 AXIS = "compression_rate"
 
@@ -43,10 +46,9 @@ def logged_runs(folders: Iterable[str | Path]) -> dict[tuple[str, str], list[str
     """
     found: dict[tuple[str, str], list[str]] = {}
     for folder in find_runs(folders):
-        if read_row(folder)["status"] != "complete" or not (folder / "state.json").exists():
+        if not (folder / RESULT).exists() or not (folder / STATE).exists():
             continue
-        settings = ((read_result(folder).get("config") or {}).get("logger") or {}).get("wandb")
-        run_id = read_json(folder / "state.json").get("run_id")
+        settings, run_id = _logged(folder)
         if isinstance(settings, dict) and run_id:
             place = (str(settings.get("entity") or ""), str(settings.get("project") or "thinet"))
             found.setdefault(place, []).append(str(run_id))
@@ -55,6 +57,17 @@ def logged_runs(folders: Iterable[str | Path]) -> dict[tuple[str, str], list[str
             "none of these runs was logged to W&B: repeat them with logger=wandb resume=off."
         )
     return found
+
+
+def _logged(folder: Path) -> tuple[JSON, JSON]:
+    """The settings of W&B and the id of a run; a damaged run has neither."""
+    try:
+        logger = read_result(folder).config.get("logger")
+        state = read_json(folder / STATE)
+    except ThinetError:
+        return None, None
+    settings = logger.get("wandb") if isinstance(logger, dict) else None
+    return settings, state.get("run_id") if isinstance(state, dict) else None
 
 
 def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
@@ -88,7 +101,7 @@ def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
     summary = [wr.ScatterPlot(title=title, x=x, y=y) for title, x, y in SUMMARY_PANELS]
     stages = [wr.LinePlot(title=title, x=AXIS, y=[y]) for title, y in STAGE_PANELS]
     bars = wr.BarPlot(
-        title="Top-1 by criterion, mean and deviation over runs", metrics=["slim/top1"],
+        title="Top-1 by criterion, mean and deviation over runs", metrics=["model/top1"],
         groupby=wr.Config("criterion.name"), groupby_aggfunc="mean", groupby_rangefunc="stddev",
     )  # fmt: skip
     media = wr.MediaBrowser(title="Figures", media_keys=["figures/accuracy", "figures/widths"])
@@ -98,12 +111,12 @@ def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
         entity=own or entity,
         project=project,
         title=f"thinet: {'1 run' if count == 1 else f'{count} runs'} compared",
-        description="Accuracy against cost of pruned networks, made by thinet report --wandb.",
+        description="Accuracy against cost of networks, made by thinet report --wandb.",
         blocks=[
             wr.H1("Accuracy against cost"),
-            wr.P("Each point is a slim network; accuracies are of test images."),
+            wr.P("Each point is the network that a run made; accuracies are of test images."),
             wr.PanelGrid(runsets=sets, panels=[*summary, bars]),
-            wr.H1("From stage to stage, over the fraction of FLOPs removed"),
+            wr.H1("From step to step, over the fraction of FLOPs removed"),
             wr.PanelGrid(runsets=sets, panels=stages),
             wr.H1("What differs, and the figures of the runs"),
             wr.PanelGrid(runsets=sets, panels=[wr.RunComparer(diff_only=True), media]),

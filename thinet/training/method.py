@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from thinet.artifacts.store import save
 from thinet.metrics import Cost, cost
@@ -39,7 +39,7 @@ class Train(Method[Progress, Cost]):
 
     def show(self, plan: Cost) -> None:
         """Print the costs."""
-        print_costs(asdict(plan))
+        print_costs(plan)
 
     def run(self, session: Session[Progress], plan: Cost) -> Outcome:
         """Train it, or take up the training of an earlier attempt."""

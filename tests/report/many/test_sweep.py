@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from thinet.base.errors import ThinetError
 from thinet.report.compare_page import compare_page
 from thinet.report.comparison import gather
 from thinet.report.html import compare_report
 from thinet.report.sweep import collect, sweep_figure, write_sweep
+
+from thinet.base.errors import ThinetError
 
 Make = Callable[..., dict[str, Any]]
 Point = Callable[..., Path]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from tests.report.conftest import pruned
 from thinet.report.figures import draw_figures
-from thinet.report.html import write_report
-from thinet.report.inspection import (
+from thinet.report.page import write_report
+from thinet.report.sections import sections
+from thinet.report.sections.inspection import (
     View,
     inspection_figure,
-    inspections,
     mosaic,
     save_inspection,
     tiles_of_filters,
 )
-
-Make = Callable[..., dict[str, Any]]
 
 
 def view(channels: int = 16, left: int = 8, **changes: Any) -> View:
@@ -134,15 +132,16 @@ def test_errors_are_in_percent_on_one_scale() -> None:
 
 
 def test_pictures_are_found_again_in_the_order_of_the_cuts(
-    make_result: Make, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    result = make_result(3)
+    result = pruned(3)
     figures = tmp_path / "figures"
-    assert inspections(result, figures) == []
+    (section,) = sections(result)
+    assert section.pictures(figures) == []
     for layer in ("features.6", "features.0", "elsewhere"):
         save_inspection(view(layer=layer), figures)
-    found = inspections(result, figures)
-    assert [layer for layer, _ in found] == ["features.0", "features.6"]
+    found = section.pictures(figures)
+    assert [one.caption.partition(":")[0] for one in found] == ["features.0", "features.6"]
     drawn = draw_figures(result, figures)
     assert [path.name for path in drawn][-2:] == ["features.0.png", "features.6.png"]
     page = write_report(result, tmp_path).read_text()
@@ -152,5 +151,5 @@ def test_pictures_are_found_again_in_the_order_of_the_cuts(
         assert picture.width > 700
 
 
-def test_a_page_without_pictures_has_no_such_section(make_result: Make, tmp_path: Path) -> None:
-    assert "Looking inside" not in write_report(make_result(3), tmp_path).read_text()
+def test_a_page_without_pictures_has_no_such_section(tmp_path: Path) -> None:
+    assert "Looking inside" not in write_report(pruned(3), tmp_path).read_text()

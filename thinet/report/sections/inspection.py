@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinet.report import numbers, style
-from thinet.report.results import pruned_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,35 +65,30 @@ class View:
     images: int
 
 
-def inspections(result: dict[str, Any], figures: str | Path) -> list[tuple[str, Path]]:
-    """The pictures that lie in a run's folder of figures, by layer, in order of the cuts."""
-    found = []
-    for layer in pruned_layers(result):
-        path = Path(figures) / FOLDER / f"{layer['layer']}.png"
-        if path.exists():
-            found.append((layer["layer"], path))
-    return found
+def picture_of(layer: str, figures: str | Path) -> Path:
+    """Where the picture of a layer lies in a run's folder of figures, if it was drawn."""
+    return Path(figures) / FOLDER / f"{layer}.png"
 
 
 def save_inspection(view: View, figures: str | Path) -> Path:
     """Draw a view and write it into a run's folder of figures, atomically."""
     figure = inspection_figure(view)
-    return style.save_png(figure, Path(figures) / FOLDER / f"{view.layer}.png")
+    return style.save_png(figure, picture_of(view.layer, figures))
 
 
 def inspection_figure(view: View) -> Figure:
     """Blocks of kept (blue frame) and removed (red frame) tiles, and pictures of the error."""
     from matplotlib.figure import Figure
 
-    sections: list[tuple[str, Floats, float | None]] = []
+    blocks: list[tuple[str, Floats, float | None]] = []
     if view.filters is not None:
-        sections.append(("filters", tiles_of_filters(view.filters), None))
+        blocks.append(("filters", tiles_of_filters(view.filters), None))
     if view.maps is not None:
-        sections.append(("activation maps", view.maps, _top(view.maps)))
+        blocks.append(("activation maps", view.maps, _top(view.maps)))
     rows = max(_rows(view.kept), _rows(~view.kept))
     block = 0.34 + rows * TILE
     width = 0.3 + 2 * ACROSS * TILE + GAP
-    height = 0.62 + len(sections) * (block + 0.12) + 0.42 + PICTURE + 0.12
+    height = 0.62 + len(blocks) * (block + 0.12) + 0.42 + PICTURE + 0.12
     figure = Figure(figsize=(width, height), dpi=style.DPI, facecolor="white")
     count, total = int(view.kept.sum()), len(view.kept)
     title = f"{_short(view.layer)}: {count} of {total} channels kept"
@@ -103,7 +97,7 @@ def inspection_figure(view: View) -> Figure:
     figure.text(0.15 / width, 1 - 0.4 / height, _subtitle(view), size=9, color=style.MUTED,
                 va="top")  # fmt: skip
     top = 0.62
-    for what, tiles, scale in sections:
+    for what, tiles, scale in blocks:
         for place, (title, mask, color) in enumerate(
             (("kept", view.kept, style.BLUE), ("removed", ~view.kept, style.VERMILLION))
         ):

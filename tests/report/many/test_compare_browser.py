@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.report.browser import CHROMIUM, Browser
-from thinet.report.html import compare_report, write_report
+from tests.report.conftest import measurement, pruned, trained, write_failure, write_run
+from thinet.report import compare_report, write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -26,33 +26,41 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(make_result: Callable[..., dict[str, Any]], tmp_path: Path, browser: Browser) -> Path:
-    """Four runs, one that only trains, a failed one, and names that try to be markup."""
+def page(tmp_path: Path, browser: Browser) -> Path:
+    """Five runs, one that only trains, a failed one, and names that try to be markup."""
     browser.errors.clear()
     browser.requests.clear()
-    results = {}
-    for (criterion, ratio), top1 in TOP1.items():
-        result = make_result(3, criterion=criterion, ratio=ratio, name=EVIL, note=EVIL)
-        result["slim"] |= {"top1": top1, "flops": int(3e10 * ratio)}
-        result["config"] = {"ratio": ratio, EVIL: criterion}
-        results[f"{criterion}-{ratio}"] = result
-    results["train"] = make_result(0, method="train", slim=None, before_finetuning=None)
-    results["train"]["baseline"]["latency_ms"] = None
-    results[EVIL.replace("/", "_")] = make_result(2, criterion=EVIL, ratio={EVIL: 0.5})
+    results = {
+        f"{criterion}-{ratio}": pruned(
+            3, criterion=criterion, ratio=ratio, name=EVIL, note=EVIL, top1=top1, share=ratio,
+            config={"ratio": ratio, EVIL: criterion},
+        )
+        for (criterion, ratio), top1 in TOP1.items()
+    }  # fmt: skip
+    results["train"] = trained(reference=measurement(0.9889, latency_ms=None))
+    results[EVIL.replace("/", "_")] = pruned(2, criterion=EVIL, ratio={EVIL: 0.5})
     for name, result in results.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(result))
-    (tmp_path / "failed").mkdir()
-    failure = {"name": EVIL, "criterion": "lasso", "ratio": 0.5, "error": f"{EVIL} broke."}
-    (tmp_path / "failed" / "failure.json").write_text(json.dumps(failure))
+        write_run(tmp_path / name, result)
+    write_failure(
+        tmp_path / "failed", name=EVIL, method="prune", criterion="lasso", ratio=0.5,
+        error=f"{EVIL} broke.",
+    )  # fmt: skip
     return compare_report([tmp_path], tmp_path / "out")
+
+
+def place(name: str) -> str:
+    """Which column has this head, as an expression in the page."""
+    return (
+        "[...document.querySelectorAll('#runs th')]"
+        f".findIndex(h => h.innerText.startsWith({json.dumps(name)}))"
+    )
 
 
 def shown(browser: Browser) -> list[str]:
     return list(
         browser.run(
             "[...document.querySelectorAll('#runs tbody tr')].filter(r => !r.hidden)"
-            ".map(r => r.cells[2].innerText + ' ' + r.cells[3].innerText)"
+            f".map(r => [{place('criterion')}, {place('ratio')}].map(i => r.cells[i].innerText).join(' '))"
         )
     )
 
@@ -90,8 +98,8 @@ def in_peace(browser: Browser, page: Path) -> None:
 
 def test_it_renders_without_errors_or_requests(page: Path, browser: Browser) -> None:
     browser.open(page)
-    assert browser.run("document.querySelectorAll('svg.chart').length") == 2
-    assert browser.run("document.querySelectorAll('svg.chart .mark').length") == 2 * 5
+    assert browser.run("document.querySelectorAll('svg.chart').length") == 3
+    assert browser.run("document.querySelectorAll('svg.chart .mark').length") == 3 * 6
     assert browser.run("document.querySelectorAll('#runs tbody tr').length") == 7
     assert browser.run("document.getElementById('count').innerText") == "7 of 7 shown"
     assert browser.run("document.querySelectorAll('script').length") == 1
@@ -148,7 +156,7 @@ def test_typing_filters_table_and_curves(page: Path, browser: Browser) -> None:
     assert shown(browser) == ["thinet 0.7"]
     assert browser.run("document.getElementById('count').innerText") == "1 of 7 shown"
     lit = "document.querySelectorAll('svg.chart .mark:not(.off)').length"
-    assert browser.run(lit) == 2
+    assert browser.run(lit) == 3
 
     browser.run("document.getElementById('filter').select()")
     browser.type("random")
@@ -161,7 +169,7 @@ def test_typing_filters_table_and_curves(page: Path, browser: Browser) -> None:
 
 def test_the_legend_filters_by_keyboard(page: Path, browser: Browser) -> None:
     browser.open(page)
-    key = "[...document.querySelectorAll('button.key')].find(b => b.innerText === 'random')"
+    key = "[...document.querySelectorAll('button.key')].find(b => b.innerText === 'prune, random')"
     browser.run(f"{key}.focus()")
     browser.press(" ", 32, " ")
     assert browser.run(f"{key}.ariaPressed") == "true"
@@ -173,11 +181,11 @@ def test_the_legend_filters_by_keyboard(page: Path, browser: Browser) -> None:
 @pytest.mark.parametrize("single", [True, False])
 @pytest.mark.parametrize("dark", [True, False])
 def test_a_phone_and_the_dark(
-    single: bool, dark: bool, page: Path, browser: Browser, make_result: Any, tmp_path: Path
+    single: bool, dark: bool, page: Path, browser: Browser, tmp_path: Path
 ) -> None:
     """Nothing is wider than the phone, and all text keeps the contrast that WCAG AA asks for."""
     if single:
-        page = write_report(make_result(3, name=EVIL), tmp_path / "train")
+        page = write_report(pruned(3, name=EVIL), tmp_path / "train")
     browser.open(page, width=360, dark=dark)
     assert browser.run("document.documentElement.scrollWidth") <= 360
     colors = browser.run(

@@ -1,0 +1,1 @@
+"""Many runs, of any method, on one page and in one table."""

@@ -1,0 +1,156 @@
+"""Tables, and what is said of a run in words: its figures, subject, headline and command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thinet.base.records import JSON
+from thinet.report import numbers
+from thinet.report.axes import Axis, axes
+from thinet.run.result import Result, StepRecord
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be shown.
+
+    Attributes:
+        title: Above it; may be empty.
+        heads: Of the columns.
+        rows: Texts; the first column is written to the left, the others to the right.
+        note: Below it.
+        brief: Whether it is short enough for the terminal.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    brief: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table reference against model, ready to print."""
+
+    label: str
+    reference: str
+    model: str
+    change: str
+
+
+_COSTS = (
+    Axis("flops", "FLOPs", ""),
+    Axis("macs", "MACs", ""),
+    Axis("binary_ops", "binary operations", ""),
+    Axis("params", "parameters", ""),
+    Axis("weights", "weights only", ""),
+    Axis("bits", "bits of parameters", "", zero_is_known=False),
+    Axis("size_mb", "size", "", numbers.megabytes, "smaller", "larger"),
+    Axis("latency_ms", "latency", "", numbers.milliseconds, "faster", "slower"),
+)
+
+
+def compare(result: Result) -> list[Comparison]:
+    """Set the reference against the model, one quantity a line; costs that nobody knows are none.
+
+    A run without a model has ``n/a`` in its place.
+    """
+    before, after = result.reference, result.model
+    lines = []
+    for label, old, new in (
+        ("top-1", before.top1, after.top1 if after else None),
+        ("top-5", before.top5, after.top5 if after else None),
+    ):
+        lines.append(
+            Comparison(label, numbers.percent(old), numbers.percent(new), numbers.points(old, new))
+        )
+    for axis in _COSTS:
+        old, new = axis.of(before), axis.of(after) if after else None
+        if (old or new) and not (axis.key == "bits" and _plain_bits(result)):
+            change = axis.change(before, after) if after else numbers.MISSING
+            lines.append(Comparison(axis.name, axis.write(old), axis.write(new), change))
+    return lines
+
+
+def _plain_bits(result: Result) -> bool:
+    """Whether each parameter takes what a float does, so that their number says it all."""
+    return all(one.bits == 32 * one.params for one in (result.reference, result.final))
+
+
+def summary(result: Result) -> Table:
+    """The table reference against model; the model's columns are there if there is a model."""
+    made = result.model is not None
+    heads = ("", result.reference_is, *(("model", "change") if made else ()))
+    rows = tuple(
+        (line.label, line.reference, *((line.model, line.change) if made else ()))
+        for line in compare(result)
+    )
+    return Table("", heads, rows)
+
+
+def headline(result: Result) -> str:
+    """Say what the run achieved: accuracies of both networks and the saving in the main cost."""
+    before, after = result.reference, result.model
+    if after is None:
+        return f"{numbers.percent(before.top1)} top-1, {numbers.human(before.flops)} FLOPs"
+    cost = "at the same cost"
+    for axis in axes([result]):
+        saving = axis.change(before, after)
+        if saving not in ("unchanged", numbers.MISSING) and not axis.measured:
+            cost = f"at {saving} {axis.name}"
+            break
+    return f"{numbers.percent(before.top1)} top-1 → {numbers.percent(after.top1)} top-1 {cost}"
+
+
+def subject(result: Result) -> str:
+    """Describe a run in one line: method, model, data set and what the method reads."""
+    words = [f"{result.run.method}: {result.run.model} on {result.run.dataset}"]
+    for key, value in result.settings.items():
+        if value is None or value == "" or value == {} or value == []:
+            continue
+        if isinstance(value, dict):
+            words.append(f"{key} per layer")
+        elif isinstance(value, str) and key not in result.sizes:
+            words.append(value)
+        else:
+            words.append(f"{key} {setting(value)}")
+    return ", ".join(words)
+
+
+def setting(value: JSON) -> str:
+    """A value as Hydra's command line takes it: a number, a name, a mapping, a list."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{setting(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(setting, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def size(result: Result) -> str:
+    """How small the model was to become: ``ratio 0.5``; empty if nothing says so."""
+    return ", ".join(
+        f"{key} {setting(result.settings[key])}"
+        for key in result.sizes
+        if result.settings.get(key) not in (None, {}, [], "")
+    )
+
+
+def peak_memory(steps: Sequence[StepRecord]) -> str:
+    """Write the most memory a step took, and of what; nothing if no step measured it."""
+    measured = [(step.peak_memory_mb, step.peak_memory_of) for step in steps if step.peak_memory_mb]
+    if not measured:
+        return ""
+    most, what = max(measured)
+    return f"{numbers.megabytes(most, 0)} at most ({what})"
+
+
+def left_out(result: Result) -> str:
+    """Say how many images could not be read; nothing if all could."""
+    count = len(result.run.unreadable_images)
+    if not count:
+        return ""
+    what = "an image was" if count == 1 else f"{count} images were"
+    return f"{what} left out, being unreadable: result.json lists them"
