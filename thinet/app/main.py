@@ -168,7 +168,8 @@ def _record(cfg: DictConfig, folder: Path) -> None:
 def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.log_levels import quiet
-    from thinet.engine.logging.loggers import close, log_config
+    from thinet.engine.logging.loggers import close
+    from thinet.engine.logging.sending import log_config
     from thinet.run.session import Run
 
     quiet()
@@ -278,14 +279,19 @@ def _command() -> str:
 
 def _report(result: dict[str, Any], folder: Path, loggers: list[Any]) -> float:
     """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
-    from thinet.engine.logging.loggers import log_result
+    from thinet.engine.logging.sending import Summary, log_result
     from thinet.report import draw_figures, write_layers, write_report
 
     write_json_atomic(folder / RESULT, result)
     write_layers(result, folder)
     figures = draw_figures(result, folder / "figures")
     write_report(result, folder)
-    log_result(loggers, result, figures, folder / "model")
+    final = result["slim"] or result["baseline"]
+    layers = [{k: v for k, v in row.items() if k != "kept"} for row in result["layers"]]
+    summary = Summary(
+        result["name"], result["baseline"], final, folder / "model", figures, {"layers": layers}
+    )
+    log_result(loggers, summary)
     return _show(result, folder)
 
 

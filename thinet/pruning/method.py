@@ -14,7 +14,7 @@ from thinet.artifacts.store import dump_state, save
 from thinet.base.errors import DivergedError
 from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.base.messages import say
-from thinet.engine.logging.loggers import log_stage
+from thinet.engine.logging.sending import log_step
 from thinet.engine.settings import Accuracy
 from thinet.metrics import PeakMemory, latencies_ms
 from thinet.pruning.calibrate import calibrate
@@ -257,7 +257,9 @@ def _finish(
         write_bytes_atomic(folder / "model.safetensors", dump_state(network))
     run.save_state()
     _clean_up(run, stage.index)
-    log_stage(run.engine.loggers, row, run.engine.step)
+    numbers = {key: one for key, one in row.items() if isinstance(one, int | float)}
+    numbers.pop("index")
+    log_step(run.engine.loggers, numbers, run.engine.step)
     before = f"{100 * row['top1_plain']:.2f} % before"
     if row["top1_recalibrated"] is not None:
         before += f" ({100 * row['top1_recalibrated']:.2f} % recalibrated)"

@@ -16,7 +16,7 @@ from thinet.artifacts.store import save
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
-from thinet.engine.logging.loggers import log_sensitivity
+from thinet.engine.logging.sending import log_figures
 from thinet.engine.progress import clock
 from thinet.engine.subset import SubsetEvaluation
 from thinet.pruning.calibrate import calibrate
@@ -191,7 +191,8 @@ def _measure_layer(work: _Work, name: str, number: int) -> None:
         known[ratio] = cell
         state.cells.append(cell)
         work.run.save_state()
-        log_sensitivity(work.run.engine.loggers, cell)
+        curves = {f"sensitivity_{key}/{name}": float(cell[key]) for key in ("top1", "divergence")}
+        log_figures(work.run.engine.loggers, curves, step=round(100 * ratio))
     _tell(work, name, number, known)
 
 

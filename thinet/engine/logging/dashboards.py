@@ -17,7 +17,7 @@ from thinet.base.messages import say
 from thinet.engine.logging.background import LOCAL, Steady, is_first, reason
 
 X_AXIS = "compression_rate"
-"""Fraction of the baseline's FLOPs that is removed: the x axis of every stage's figures."""
+"""Fraction of the reference's FLOPs that is removed: the x axis of every step's figures."""
 
 GROUP = "THINET_SWEEP"
 """Names the sweep of a point; processes that a launcher starts inherit it. (W&B reads its own
@@ -104,8 +104,6 @@ def _wandb_logger(
         run = logger.experiment
         run.define_metric(X_AXIS)
         run.define_metric("stage/*", step_metric=X_AXIS)
-        run.define_metric("sensitivity_top1/*", step_metric="trainer/global_step")
-        run.define_metric("sensitivity_divergence/*", step_metric="trainer/global_step")
         run.define_metric("train/*", step_metric="trainer/global_step")
         run.define_metric("val/*", step_metric="trainer/global_step")
     return logger
