@@ -58,7 +58,7 @@ class Summary:
 
 
 @rank_zero_only
-def log_config(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
+def log_config(loggers: Sequence[Logger], config: Mapping[str, JSON]) -> None:
     """Send the configuration to the dashboards; the run folder has it in ``.hydra``."""
     for logger in loggers:
         if not isinstance(logger, CSVLogger):
