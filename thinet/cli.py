@@ -60,7 +60,7 @@ def _doctor(_: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from thinet.engine.logging.loggers import has_wandb_key
+    from thinet.engine.logging.dashboards import has_wandb_key
 
     table = Table("what", "found", box=None, pad_edge=False)
     found = environment()
@@ -157,7 +157,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _report_on_wandb(folders: Sequence[Path]) -> int:
-    from thinet.engine.logging.loggers import has_wandb_key
+    from thinet.engine.logging.dashboards import has_wandb_key
     from thinet.report.wandb_report import send_report
 
     if not has_wandb_key():

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from thinet.app.config import build, check
+from thinet.engine.logging.sending import Summary
 
 FILE = Path(__file__).parents[2] / "docs" / "wandb_sweep.yaml"
 SWEEP = yaml.safe_load(FILE.read_text())
@@ -45,20 +46,8 @@ def test_the_agent_starts_run_py_with_the_values_alone():
     assert SWEEP["command"][-1] == "${args_no_hyphens}"
 
 
-def test_the_objective_is_what_a_run_sends_and_not_test_accuracy(monkeypatch):
-    from thinet.engine.logging import loggers
-
-    class Dashboard(loggers.Steady):
-        def __init__(self):
-            pass
-
-        def send(self, action):
-            action(None)
-
-    sent = {}
-    monkeypatch.setattr(loggers, "_send_result", lambda *args: sent.update(args[2]))
+def test_the_objective_is_what_a_run_sends_and_not_test_accuracy():
     figures = {"top1": 0.9, "val_top1": 0.8}
-    result = {"baseline": figures, "slim": {**figures, "val_top1": 0.7}, "layers": []}
-    loggers.log_result([Dashboard()], result, [], Path())
-    assert SWEEP["metric"]["name"] == "slim/val_top1"
-    assert sent["slim/val_top1"] == 0.7
+    sent = Summary("run", figures, {**figures, "val_top1": 0.7}, Path()).numbers()
+    assert SWEEP["metric"]["name"] == "model/val_top1"
+    assert sent["model/val_top1"] == 0.7

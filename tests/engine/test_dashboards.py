@@ -154,8 +154,8 @@ def test_the_wandb_summary_has_what_the_comparison_draws(folder, result):
         if record.WhichOneof("record_type") == "summary":
             summary |= unnested(record.summary.update)
     assert {key for _, *axes in SUMMARY_PANELS for key in axes} <= set(summary)
-    assert summary["slim/top1"] == result["slim"]["top1"]
-    assert summary["slim/flops_removed"] == pytest.approx(
+    assert summary["model/top1"] == result["slim"]["top1"]
+    assert summary["model/flops_removed"] == pytest.approx(
         1 - result["slim"]["flops"] / result["baseline"]["flops"]
     )
 
@@ -188,7 +188,7 @@ def test_mlflow_holds_the_same_numbers(folder, series, monkeypatch):
             [value for _, value in sorted(wanted)]
         ), key
     assert math.isclose(
-        found.data.metrics["slim.top1"],
+        found.data.metrics["model.top1"],
         json.loads((folder / "result.json").read_text())["slim"]["top1"],
     )
 

@@ -18,30 +18,28 @@ from thinet.engine.logging.loggers import (
     RunCSVLogger,
     close,
     has_wandb_key,
-    log_config,
-    log_result,
-    log_stage,
     make_mlflow,
     make_tensorboard,
     make_wandb,
+)
+from thinet.engine.logging.sending import (
+    Summary,
+    log_config,
+    log_figures,
+    log_result,
+    log_step,
 )
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 
 TRAINING = Training(partial(torch.optim.SGD, lr=1.0))
-ROWS = [
-    {"index": 0, "name": "a", "layers": ["a"], "compression_rate": 0.25, "top1": 0.5, "flops": 75,
-     "top1_recalibrated": None},
-    {"index": 1, "name": "b", "layers": ["b"], "compression_rate": 0.5, "top1": 0.4, "flops": 50,
-     "top1_recalibrated": None},
-]  # fmt: skip
-METRICS = {"top1": 0.4, "top5": 0.9, "flops": 50, "latency_ms": None}
-RESULT = {
-    "name": "tiny run/1",
-    "baseline": {**METRICS, "top1": 0.6, "flops": 100},
-    "slim": METRICS,
-    "layers": [{"stage": 0, "layer": "a", "kept": [0, 2], "error": None, "flops_after": 5}],
-}
+ROWS: list[dict[str, float | None]] = [
+    {"compression_rate": 0.25, "top1": 0.5, "flops": 75, "top1_recalibrated": None},
+    {"compression_rate": 0.5, "top1": 0.4, "flops": 50, "top1_recalibrated": None},
+]
+METRICS = {"top1": 0.4, "top5": 0.9, "flops": 50, "size_mb": 1.5, "latency_ms": None}
+REFERENCE = {**METRICS, "top1": 0.6, "flops": 100, "size_mb": 2.0}
+LAYERS = [{"stage": 0, "layer": "a", "error": None, "flops_after": 5}]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -63,12 +61,13 @@ def figures(tmp_path):
 
 
 @pytest.fixture
-def model(tmp_path):
+def summary(tmp_path, figures):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "spec.json").write_text("{}")
-    return folder
+    tables = {"layers": LAYERS, "none": []}
+    return Summary("tiny run/1", REFERENCE, METRICS, folder, figures, tables)
 
 
 def test_a_new_logger_keeps_the_rows_of_the_old(tmp_path):
@@ -132,9 +131,9 @@ def test_one_step_axis_over_stages(engine, make_network, tmp_path):
     engine.loggers = [logger]
     network = make_network()
     engine.fit(network, [Phase(2, 0.1)], TRAINING, "a", tmp_path / "a")
-    log_stage(engine.loggers, ROWS[0], engine.step)
+    log_step(engine.loggers, ROWS[0], engine.step)
     engine.fit(network, [Phase(1, 0.1)], TRAINING, "b", tmp_path / "b")
-    log_stage(engine.loggers, ROWS[1], engine.step)
+    log_step(engine.loggers, ROWS[1], engine.step)
     rows = rows_of(tmp_path)
     found = {key: [int(row["step"]) for row in rows if row.get(key)] for key in rows[0]}
     assert found["val/top1"] == found["train/loss"] == [3, 6, 9]
@@ -162,7 +161,7 @@ def test_a_killed_fit_leaves_the_same_rows(where, after, engine, make_network, t
     assert found == [("4", "", ""), *wanted]
 
 
-def test_wandb_offline_receives_everything(tmp_path, figures, model, monkeypatch):
+def test_wandb_offline_receives_everything(tmp_path, summary, monkeypatch):
     wandb = pytest.importorskip("wandb")
     logged, artifacts = [], []
     logger = make_wandb({"mode": "auto", "tags": ["t"], "group": "g"}, tmp_path, "tiny", "abc123")
@@ -174,17 +173,20 @@ def test_wandb_offline_receives_everything(tmp_path, figures, model, monkeypatch
     monkeypatch.setattr(run, "log_artifact", artifacts.append)
     log_config([logger], {"ratio": 0.5, "model": {"name": "m"}})
     for place, row in enumerate(ROWS):
-        log_stage([logger], row, step=place + 1)
-    log_result([logger], RESULT, figures, model)
+        log_step([logger], row, step=place + 1)
+    log_result([logger], summary)
     assert dict(run.config)["ratio"] == 0.5
-    summary = dict(run.summary)
-    assert summary["baseline/top1"] == 0.6
-    assert summary["slim/flops"] == 50
+    sent = dict(run.summary)
+    assert sent["reference/top1"] == 0.6
+    assert sent["model/flops"] == 50
+    assert "model/latency_ms" not in sent
+    assert (sent["model/flops_removed"], sent["model/size_mb_removed"]) == (0.5, 0.25)
     stages = [row for row in logged if "stage/top1" in row]
     assert [row["compression_rate"] for row in stages] == [0.25, 0.5]
     assert all("stage/top1_recalibrated" not in row for row in stages)
     keys = set().union(*logged)
     assert {"layers", "figures/accuracy"} <= keys
+    assert "none" not in keys
     (artifact,) = [one for one in artifacts if one.type == "model"]
     assert set(artifact.manifest.entries) == {"model.safetensors", "spec.json"}
     close([logger], "success")
@@ -219,50 +221,59 @@ def test_wandb_says_that_it_is_offline(tmp_path, capsys, monkeypatch):
         make_wandb({"mode": "disabled"}, tmp_path, "tiny", "abc126")
 
 
-def test_tensorboard_receives_everything(tmp_path, figures, model):
+def test_tensorboard_receives_everything(tmp_path, summary):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = make_tensorboard({}, tmp_path, "tiny", "abc")
     log_config([logger], {"ratio": 0.5, "model": {"name": "m"}, "layers": ["a"], "none": None})
-    log_stage([logger], ROWS[0], step=6)
+    log_step([logger], ROWS[0], step=6)
     logger.finalize("success")  # as Lightning does after every stage
-    log_stage([logger], ROWS[1], step=9)
-    log_result([logger], RESULT, figures, model)
+    log_step([logger], ROWS[1], step=9)
+    log_result([logger], summary)
     close([logger], "success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("stage/flops")] == [(6, 75), (9, 50)]
     assert [e.value for e in events.Scalars("compression_rate")] == [0.25, 0.5]
     assert events.Images("figures/accuracy")[0].width == 9
-    assert events.Scalars("slim/top1")[0].value == pytest.approx(0.4)
+    assert events.Scalars("model/top1")[0].value == pytest.approx(0.4)
 
 
-def test_mlflow_receives_everything(tmp_path, figures, model):
+def test_mlflow_receives_everything(tmp_path, summary):
     pytest.importorskip("mlflow")
     settings = {"experiment_name": "e", "artifact_location": str(tmp_path / "artifacts")}
     logger = make_mlflow(settings, tmp_path, "tiny", "abc")  # mlflow-skinny has no database layer
     log_config([logger], {"ratio": 0.5, "layers": ["a"]})
-    log_stage([logger], ROWS[0], step=6)
-    log_stage([logger], ROWS[1], step=9)
-    log_result([logger], RESULT, figures, model)
+    log_step([logger], ROWS[0], step=6)
+    log_step([logger], ROWS[1], step=9)
+    log_result([logger], summary)
     close([logger], "success")
     run_id = logger.inner.run_id
     run = logger.experiment.get_run(run_id)
     history = logger.experiment.get_metric_history(run_id, "stage/flops")
     assert [(m.step, m.value) for m in history] == [(6, 75), (9, 50)]
-    assert run.data.metrics["slim.flops"] == 50
+    assert run.data.metrics["model.flops"] == 50
     assert run.data.params["ratio"] == "0.5"
     assert run.info.status == "FINISHED"
     names = {Path(f.path).name for f in logger.experiment.list_artifacts(run_id)}
     assert names == {"accuracy.png", "model.safetensors", "spec.json"}
 
 
-def test_csv_alone_needs_no_dashboard(tmp_path, figures, model):
+def test_figures_keep_their_names(tmp_path):
+    logger = RunCSVLogger(tmp_path)
+    log_figures([logger], {"curve_top1/features.0": 0.5}, step=30)
+    log_figures([logger], {"curve_top1/features.0": 0.75}, step=60)
+    assert [(row["step"], row["curve_top1/features.0"]) for row in rows_of(tmp_path)] == [
+        ("30", "0.5"), ("60", "0.75"),
+    ]  # fmt: skip
+
+
+def test_csv_alone_needs_no_dashboard(tmp_path, summary):
     logger = RunCSVLogger(tmp_path)
     log_config([logger], {"ratio": 0.5})
-    log_stage([logger], ROWS[0], 6)
-    log_result([logger], RESULT, figures, model)
+    log_step([logger], ROWS[0], 6)
+    log_result([logger], summary)
     close([logger], "success")
     (row,) = rows_of(tmp_path)
     assert row == {

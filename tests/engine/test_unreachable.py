@@ -19,15 +19,16 @@ from thinet.app.main import run
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json
 from thinet.base.messages import logging_to
-from thinet.engine.logging import loggers as sent
+from thinet.engine.logging import sending as sent
 from thinet.engine.logging.background import Steady
 from thinet.engine.logging.loggers import (
+    RunCSVLogger,
     close,
-    log_stage,
     make_mlflow,
     make_tensorboard,
     make_wandb,
 )
+from thinet.engine.logging.sending import log_step
 
 wandb = pytest.importorskip("wandb")
 
@@ -59,9 +60,9 @@ def session(folder: Path, fault, capsys, **settings) -> str:
     """Start a W&B run, log, let the fault happen, log, end; returns what was said."""
     with logging_to(None):
         logger = make_wandb({**QUICK, **settings}, folder, "tiny", "abc")
-        log_stage([logger], ROW, 1)
+        log_step([logger], ROW, 1)
         fault()
-        log_stage([logger], ROW, 2)
+        log_step([logger], ROW, 2)
         close([logger], "success")
     return capsys.readouterr().out
 
@@ -151,13 +152,13 @@ def test_a_run_whose_dashboards_all_fail_ends_as_without_them(
         (folder / "tensorboard").write_text("here")
 
     monkeypatch.setattr("thinet.app.main._record", no_folder_can_be_made)  # what a run does first
-    original = sent._send_result
+    original = sent._send
 
     def refused(*args):
         server.status = lambda path: 401
         original(*args)
 
-    monkeypatch.setattr(sent, "_send_result", refused)
+    monkeypatch.setattr(sent, "_send", refused)
     run(
         compose_tiny(
             f"paths.outputs={folder.parent}", "name=tiny", *common,
@@ -198,7 +199,7 @@ def test_each_is_said_once_and_then_left_alone(tmp_path, capsys, monkeypatch, cl
     made = [make_tensorboard({}, tmp_path, "a", "b"), make_mlflow(uri, tmp_path, "a", "b")]
     with logging_to(None):
         for step in range(3):
-            log_stage(made, ROW, step)
+            log_step(made, ROW, step)
         close(made, "success")
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" failed")[0] for line in lines] == ["TensorBoard", "MLflow"]
@@ -240,14 +241,14 @@ def test_a_package_that_is_missed_in_mid_run_is_a_failure_like_others(capsys):
 
 
 def test_the_runs_own_record_does_stop_it(tmp_path, monkeypatch):
-    logger = sent.RunCSVLogger(tmp_path)
-    log_stage([logger], ROW, 1)
+    logger = RunCSVLogger(tmp_path)
+    log_step([logger], ROW, 1)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(logger.experiment), "save", full)
     with pytest.raises(OSError, match="No space"):
-        log_stage([logger], ROW, 2)
+        log_step([logger], ROW, 2)
     with pytest.raises(OSError, match="No space"):
         close([logger], "success")

@@ -131,7 +131,7 @@ def test_what_is_left_of_the_stages(keep, make_run):
 
 POINTS = [
     "Engine.fit", "Engine.evaluate", "RunState.save", "prune_group_", "evaluate_fully", "measure",
-    "write_bytes_atomic", "write_json_atomic", "_clean_up", "log_stage", "save",
+    "write_bytes_atomic", "write_json_atomic", "_clean_up", "log_step", "save",
 ]  # fmt: skip
 
 

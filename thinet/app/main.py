@@ -151,7 +151,8 @@ def _record(cfg: DictConfig, folder: Path) -> None:
 def _work(config: dict[str, Any], state: RunState, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.log_levels import quiet
-    from thinet.engine.logging.loggers import close, log_config
+    from thinet.engine.logging.loggers import close
+    from thinet.engine.logging.sending import log_config
     from thinet.run.session import Session
 
     quiet()
@@ -269,14 +270,28 @@ def _command() -> str:
 
 def _report(result: Result, folder: Path, loggers: list[Any]) -> float:
     """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
-    from thinet.engine.logging.loggers import log_result
+    from thinet.engine.logging.sending import Summary, log_result
     from thinet.report import draw_figures, write_files, write_report
+    from thinet.report.sections import sections
 
     write_json_atomic(folder / RESULT, to_json(result))
     write_files(result, folder)
     figures = draw_figures(result, folder / "figures")
     write_report(result, folder)
-    log_result(loggers, result, figures, folder / MODEL)
+    tables = {
+        table.title or section.key: [dict(zip(table.heads, row, strict=True)) for row in table.rows]
+        for section in sections(result)
+        for table in section.tables()
+    }
+    summary = Summary(
+        name=result.run.name,
+        reference=result.reference.figures(),
+        model=result.final.figures(),
+        folder=folder / MODEL,
+        charts=figures,
+        tables=tables,
+    )
+    log_result(loggers, summary)
     return _show(result, folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -32,7 +31,7 @@ def head_apart(make: MakeOptimizer, network: nn.Module, factor: float) -> MakeOp
         head: list[nn.Parameter] = [one for one in everything if id(one) in own]
         optimizer = make(rest or head)
         if rest and head:
-            group: dict[str, Any] = {"params": head, "lr": factor * optimizer.defaults["lr"]}
+            group: dict[str, object] = {"params": head, "lr": factor * optimizer.defaults["lr"]}
             if "weight_decay" in optimizer.defaults:
                 group["weight_decay"] = factor * optimizer.defaults["weight_decay"]
             optimizer.add_param_group(group)

@@ -27,12 +27,13 @@ def make_trainer(devices: Devices, title: str, alternate: bool = False, **settin
     """
     progress = progress_callbacks(devices.progress, title) if "max_epochs" in settings else []
     bar = any(isinstance(callback, ProgressBar) for callback in progress)
+    strategy, count = _placement(devices, alternate)
     return Trainer(
         **{
             "accelerator": devices.accelerator,
-            "devices": devices.devices,
+            "devices": count,
             "num_nodes": devices.num_nodes,
-            "strategy": _strategy(devices, alternate),
+            "strategy": strategy,
             "precision": devices.precision,
             "deterministic": "warn" if devices.deterministic else None,
             "limit_train_batches": devices.max_steps_per_epoch,
@@ -41,7 +42,6 @@ def make_trainer(devices: Devices, title: str, alternate: bool = False, **settin
             "enable_model_summary": False,
             "enable_progress_bar": bar,
             "enable_checkpointing": "max_epochs" in settings,
-            **_one_gpu_each(devices, alternate),
             "plugins": _plugins(),
             "log_every_n_steps": 10,
             **settings,
@@ -59,25 +59,22 @@ def _plugins() -> list[Any]:
     return [AtomicCheckpointIO(), *environment]
 
 
-def _strategy(devices: Devices, alternate: bool) -> str:
-    """DDP waits for the gradients of every parameter unless it is told to look for those unused."""
-    several = devices.devices * devices.num_nodes > 1
-    if alternate and several and devices.strategy in ("auto", "ddp"):
-        return "ddp_find_unused_parameters_true"
-    return devices.strategy
+def _placement(devices: Devices, alternate: bool) -> tuple[str | DDPStrategy, int]:
+    """The strategy, and how many devices Lightning is to look for.
 
+    DDP waits for the gradients of every parameter unless it is told to look for those unused.
 
-def _one_gpu_each(devices: Devices, alternate: bool) -> dict[str, Any]:
-    """Settings of a Trainer whose process sees one GPU, its own, while its neighbours have others.
-
-    SLURM's ``--gpus-per-task=1`` makes it so. Lightning would look for all of them here.
+    Under SLURM's ``--gpus-per-task=1`` a process sees one GPU, its own, while its neighbours have
+    others, and Lightning would look for all of them here.
     """
     alone = devices.devices > 1 and torch.cuda.device_count() == 1
-    if devices.accelerator == "cpu" or not alone or not SLURMEnvironment.detect():
-        return {}
-    own = [torch.device("cuda", 0)] * devices.devices
-    strategy = DDPStrategy(parallel_devices=own, find_unused_parameters=alternate)
-    return {"strategy": strategy, "devices": 1}
+    if devices.accelerator != "cpu" and alone and SLURMEnvironment.detect():
+        own = [torch.device("cuda", 0)] * devices.devices
+        return DDPStrategy(parallel_devices=own, find_unused_parameters=alternate), 1
+    several = devices.devices * devices.num_nodes > 1
+    if alternate and several and devices.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true", devices.devices
+    return devices.strategy, devices.devices
 
 
 def call(trainer: Trainer, run: Callable[..., Any], *args: Any, **settings: Any) -> Any:

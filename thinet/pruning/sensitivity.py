@@ -16,7 +16,7 @@ from torch import nn
 from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.store import save
 from thinet.base.messages import say
-from thinet.engine.logging.loggers import log_sensitivity
+from thinet.engine.logging.sending import log_figures
 from thinet.engine.progress import clock
 from thinet.engine.subset import SubsetEvaluation
 from thinet.pruning.calibrate import calibrate
@@ -215,8 +215,14 @@ class _Work:
             known[ratio] = cell
             cells.append(cell)
             self.session.save()
-            log_sensitivity(self.session.engine.loggers, vars(cell))
+            self._log(cell)
         return Done(network, said=self._tell(name, known))
+
+    def _log(self, cell: Cell) -> None:
+        """A point of the layer's curves, over the percentage of its filters kept."""
+        figures = {"top1": cell.top1, "divergence": cell.divergence}
+        named = {f"sensitivity_{key}/{cell.layer}": value for key, value in figures.items()}
+        log_figures(self.session.engine.loggers, named, round(100 * cell.ratio))
 
     def _measure_cut(self, name: str, kept: int, ranked: Ranked) -> Figures:
         """The figures of a copy in which one group alone is cut."""

@@ -15,7 +15,7 @@ from thinet.artifacts.store import Spec, dump_state, save
 from thinet.base.errors import DivergedError
 from thinet.base.files import write_bytes_atomic
 from thinet.base.messages import say
-from thinet.engine.logging.loggers import X_AXIS, log_stage
+from thinet.engine.logging.sending import log_step
 from thinet.metrics import PeakMemory
 from thinet.run.result import StepRecord
 from thinet.run.session import Session
@@ -121,10 +121,10 @@ def _commit(
     session.save()
     if session.writes:
         _clean_up(session, folder, record.index, keeping, last)
-    if X_AXIS in record.figures:
+    if record.figures:
         row = {"epochs": record.epochs, "seconds": record.seconds,
                "peak_memory_mb": record.peak_memory_mb, **record.figures}  # fmt: skip
-        log_stage(session.engine.loggers, row, session.engine.step)
+        log_step(session.engine.loggers, row, session.engine.step)
     if done.said:
         say(done.said)
 

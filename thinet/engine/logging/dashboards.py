@@ -14,10 +14,14 @@ from pytorch_lightning.loggers import Logger
 
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
+from thinet.base.records import JSON
 from thinet.engine.logging.background import LOCAL, Steady, is_first, reason
 
+Settings = Mapping[str, JSON]
+"""What the configuration says of one dashboard."""
+
 X_AXIS = "compression_rate"
-"""Fraction of the baseline's FLOPs that is removed: the x axis of every stage's figures."""
+"""Fraction of the reference's FLOPs that is removed: the x axis of every step's figures."""
 
 GROUP = "THINET_SWEEP"
 """Names the sweep of a point; processes that a launcher starts inherit it. (W&B reads its own
@@ -41,7 +45,7 @@ def has_wandb_key() -> bool:
         return False
 
 
-def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Steady:
+def make_wandb(settings: Settings, folder: Path, name: str, run_id: str) -> Steady:
     """A W&B logger, offline by itself where there is no key or no answer.
 
     Args:
@@ -79,54 +83,66 @@ def make_wandb(settings: Mapping[str, Any], folder: Path, name: str, run_id: str
 
 
 def _wandb_logger(
-    settings: Mapping[str, Any], folder: Path, name: str, run_id: str, offline: bool
+    settings: Settings, folder: Path, name: str, run_id: str, offline: bool
 ) -> Logger:
     """Start a run; not by ``offline=True``, with which Lightning sends all later runs offline."""
     from pytorch_lightning.loggers import WandbLogger
 
-    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
     logger = WandbLogger(
-        project=settings.get("project") or "thinet",
-        entity=settings.get("entity"),
-        group=settings.get("group")
+        project=_text(settings, "project") or "thinet",
+        entity=_text(settings, "entity"),
+        group=_text(settings, "group")
         or os.environ.get("WANDB_RUN_GROUP")
         or os.environ.get(GROUP)
         or None,
-        tags=list(settings.get("tags") or []),
+        tags=_texts(settings, "tags"),
         name=name,
         id=run_id,
         resume="allow",
         save_dir=str(folder),
         settings=_timeouts(settings),
-        **mode,
+        mode="offline" if offline else None,
     )
     if is_first():
         run = logger.experiment
         run.define_metric(X_AXIS)
         run.define_metric("stage/*", step_metric=X_AXIS)
-        run.define_metric("sensitivity_top1/*", step_metric="trainer/global_step")
-        run.define_metric("sensitivity_divergence/*", step_metric="trainer/global_step")
         run.define_metric("train/*", step_metric="trainer/global_step")
         run.define_metric("val/*", step_metric="trainer/global_step")
     return logger
 
 
-def _timeouts(settings: Mapping[str, Any]) -> Any:
+def _timeouts(settings: Settings) -> Any:
     """W&B by itself waits for ever at the end of a run whose server is gone."""
     import wandb
 
-    wanted: dict[str, Any] = {
-        "init_timeout": float(settings.get("start_timeout") or 30),
-        "finish_timeout": float(settings.get("finish_timeout") or 300),
+    wanted = {
+        "init_timeout": _seconds(settings, "start_timeout", 30),
+        "finish_timeout": _seconds(settings, "finish_timeout", 300),
         "finish_timeout_raises": True,
     }
     # Older versions have no finish_timeout; the user's own environment goes first.
-    known: dict[str, Any] = {
+    known: Any = {
         key: value
         for key, value in wanted.items()
         if key in wandb.Settings.model_fields and f"WANDB_{key.upper()}" not in os.environ
     }
     return wandb.Settings(**known)
+
+
+def _text(settings: Settings, key: str) -> str | None:
+    value = settings.get(key)
+    return None if value in (None, "") else str(value)
+
+
+def _texts(settings: Settings, key: str) -> list[str]:
+    found = settings.get(key)
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _seconds(settings: Settings, key: str, usual: float) -> float:
+    found = settings.get(key)
+    return float(found) if isinstance(found, int | float) and found else usual
 
 
 def _sync(logger: Any) -> str:
@@ -175,7 +191,7 @@ def _restart_wandb() -> None:
     wandb.run = None  # a run that could not be finished; the next logger would go on in it
 
 
-def make_tensorboard(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Steady:
+def make_tensorboard(settings: Settings, folder: Path, name: str, run_id: str) -> Steady:
     """A TensorBoard logger that writes below the run folder."""
     from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -191,7 +207,7 @@ def make_tensorboard(settings: Mapping[str, Any], folder: Path, name: str, run_i
     return Steady("TensorBoard", build)
 
 
-def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: str) -> Steady:
+def make_mlflow(settings: Settings, folder: Path, name: str, run_id: str) -> Steady:
     """An MLflow logger; without a tracking address it writes below the run folder."""
     from pytorch_lightning.loggers import MLFlowLogger
 
@@ -202,10 +218,10 @@ def make_mlflow(settings: Mapping[str, Any], folder: Path, name: str, run_id: st
     def build() -> Logger:
         try:
             return MLFlowLogger(
-                experiment_name=settings.get("experiment_name") or "thinet",
+                experiment_name=_text(settings, "experiment_name") or "thinet",
                 run_name=name,
-                tracking_uri=settings.get("tracking_uri") or local_store(folder.absolute()),
-                artifact_location=settings.get("artifact_location"),
+                tracking_uri=_text(settings, "tracking_uri") or local_store(folder.absolute()),
+                artifact_location=_text(settings, "artifact_location"),
             )
         except ModuleNotFoundError as error:
             raise ThinetError(
