@@ -18,7 +18,7 @@ from thinet.widths.ratio import read_ratio
 
 _COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
 """What every method reads."""
-_ABOUT_METHODS = ("reads", "sizes", "label")
+_ABOUT_METHODS = ("reads", "sizes", "usual", "label")
 """Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
@@ -97,32 +97,38 @@ def part_read(config: Mapping[str, Any]) -> dict[str, Any]:
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the method reads, in short: the option chosen in a group, or the value of a key.
 
-    Groups without a name of their own and keys that are not set are left out.
+    Groups without a name of their own are left out, and so are keys that are not set or have the
+    value that goes without saying.
 
     Args:
         config: As plain containers.
     """
+    usual = config["method"].get("usual") or {}
     found = {}
     for key in config["method"].get("reads") or ():
         value = config.get(key)
-        if isinstance(value, Mapping) and "name" in value:
-            found[key] = value["name"]
-        elif key not in _GROUPS_OF_NUMBERS and not _is_unset(value):
+        if isinstance(value, Mapping) and key not in _MAPPINGS:
+            value = value.get("name")
+        if not _is_unset(value) and (key not in usual or value != usual[key]):
             found[key] = value
     return found
 
 
-_GROUPS_OF_NUMBERS = ("calibration",)
+_MAPPINGS = ("ratio", "layer_ratio")
+"""Keys that may hold a mapping and are no groups."""
 
 
 def fingerprint(cfg: DictConfig) -> str:
     """Eight digits that are the same for the same work, whatever it logs to.
 
-    Only what the method reads counts. Settings that are not set (null, false, empty) do not: a key
-    that is added with such a default changes the fingerprint of no run that does not use it.
+    Only what the method reads counts. Settings that are not set (null, false, empty) or have the
+    value that goes without saying do not: a key that is added with such a default changes the
+    fingerprint of no run that does not use it.
     """
     wanted = {*_COMMON, *(cfg.method.get("reads") or ())}
     content = part_read(plain(cfg, [str(key) for key in cfg if key not in wanted]))
+    usual = cfg.method.get("usual") or {}
+    content = {key: value for key, value in content.items() if value != usual.get(key, ...)}
     if "ratio" in content:
         with contextlib.suppress(ThinetError):  # check() reports it
             content["ratio"] = read_ratio(content["ratio"])
