@@ -18,7 +18,7 @@ from thinet.widths.ratio import read_ratio
 
 _COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
 """What every method reads."""
-_ABOUT_METHODS = ("reads", "sizes", "usual", "label")
+_ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 """Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
@@ -104,12 +104,14 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         config: As plain containers.
     """
     usual = config["method"].get("usual") or {}
+    unless = config["method"].get("unless") or {}
     found = {}
     for key in config["method"].get("reads") or ():
         value = config.get(key)
         if isinstance(value, Mapping) and key not in _MAPPINGS:
             value = value.get("name")
-        if not _is_unset(value) and (key not in usual or value != usual[key]):
+        told = _is_unset(config.get(unless.get(key, "")))
+        if told and not _is_unset(value) and (key not in usual or value != usual[key]):
             found[key] = value
     return found
 
