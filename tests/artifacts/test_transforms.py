@@ -30,10 +30,10 @@ from torch import nn
 class Learnable(nn.Module):
     def __init__(self, slope):
         super().__init__()
-        self.slope = nn.Parameter(torch.full((1,), slope))
+        self.slope, self.gain = nn.Parameter(torch.full((1,), slope)), 1 + slope
 
     def forward(self, x):
-        return torch.where(x > 0, x, self.slope * x)
+        return torch.where(x > 0, self.gain * x, self.slope * x)
 
 
 class SignConv2d(nn.Conv2d):
@@ -47,9 +47,10 @@ class ScaledConv2d(SignConv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_buffer("alpha", torch.ones(self.out_channels, 1, 1))
+        self.share = 1 / self.out_channels  # in no file: of the width that it was made with
 
     def forward(self, x):
-        return super().forward(x) * self.alpha
+        return super().forward(x) * self.alpha * self.share
 
 
 def _replace(network, kind, make):
@@ -200,7 +201,8 @@ def test_transforms_follow_in_order_and_with_their_arguments(toys, tmp_path):
         Transform("toytransforms.learnable", {"slope": 0.5}),
         Transform("toytransforms.learnable", {"slope": 0.1}),
     )
-    folder = thinet.save(network.eval(), tmp_path, Spec(BUILDER, transforms=steps))
+    spec = Spec(BUILDER, transforms=steps, input_shape=SHAPE)
+    folder = thinet.save(network.eval(), tmp_path, spec)
     assert read_spec(folder).transforms == steps
     assert torch.equal(outputs(thinet.load(folder)), outputs(network))
 
