@@ -11,7 +11,7 @@ from torch import nn
 
 from thinet.artifacts.inherit import narrow_
 from thinet.artifacts.names import saved_folder
-from thinet.metrics import cost, layer_costs
+from thinet.metrics import LayerCost, cost, layer_costs
 from thinet.models import build
 from thinet.pruning.criteria import Candidates
 from thinet.pruning.stages import LayerPlace, Stage, make_stages
@@ -141,16 +141,17 @@ def _rows(
         for layer in graph.groups[name].layers:
             kept = len(layer.kept(range(count)))
             # A weight that no module owns has no costs of its own there.
-            old, new = before.get(layer.name, (0, 0)), after.get(layer.name, (0, 0))
+            old = before.get(layer.name, LayerCost())
+            new = after.get(layer.name, LayerCost())
             yield {
                 "layer": layer.name,
                 "filters_before": layer.filters,
                 "filters_after": kept,
                 "ratio": kept / layer.filters,
-                "flops_before": old[0],
-                "flops_after": new[0],
-                "params_before": old[1],
-                "params_after": new[1],
+                "flops_before": old.flops,
+                "flops_after": new.flops,
+                "params_before": old.params,
+                "params_after": new.params,
             }
 
 
