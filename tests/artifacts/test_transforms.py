@@ -97,6 +97,19 @@ def broken(network: nn.Module) -> nn.Module:
     return network.nothing
 
 
+class Ready(nn.Conv2d):
+    ready = False
+
+    def forward(self, x):
+        if not self.ready:
+            raise RuntimeError("not ready")
+        return super().forward(x)
+
+
+def ready(network: nn.Module) -> nn.Module:
+    return _replace(network, nn.Conv2d, _conv(Ready))
+
+
 def forgetful(network: nn.Module) -> nn.Module:
     signed(network)
 
@@ -230,6 +243,15 @@ def test_what_a_load_would_not_bring_back_is_refused(done, stated, words, toys, 
         thinet.save(network, tmp_path / "net", spec_of(*stated))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "net").exists()
+
+
+def test_what_runs_here_has_to_run_after_a_load(toys, tmp_path):
+    network = toys.ready(build(TARGET, **ARGUMENTS)).eval()
+    thinet.save(network, tmp_path / "neither", spec_of("ready"))
+    for module in network.modules():
+        module.ready = True
+    with pytest.raises(ThinetError, match="computes something else"):
+        thinet.save(network, tmp_path / "net", spec_of("ready"))
 
 
 def test_a_module_too_many_or_too_few_is_named(tmp_path):

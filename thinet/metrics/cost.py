@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -113,45 +111,38 @@ def _count(network: nn.Module, input_shape: Shape) -> _Count:
             ) from error
 
 
-def _pass(network: nn.Module, images: Tensor) -> _Count:
+def _pass(copy: nn.Module, images: Tensor) -> _Count:
     count = _Count()
-    with _listening(network, count), count.counter:
-        network.eval()(images)
+    _listen_(copy, count)
+    with count.counter:
+        copy.eval()(images)
     return count
 
 
-@contextmanager
-def _listening(network: nn.Module, count: _Count) -> Iterator[None]:
-    """Within, calls of modules that declare their cost are noted; of nested ones the outermost."""
+def _listen_(copy: nn.Module, count: _Count) -> None:
+    """Have calls of modules noted that declare their cost; of nested ones the outermost."""
     inside: list[int] = []  # FLOPs when each of the calls under way began
 
     def begin(*_: object) -> None:
         inside.append(count.counter.get_total_flops())
 
-    def hook(path: str, module: DeclaresCost) -> None:
-        def end(_: nn.Module, args: object, kwargs: object, output: object) -> None:
-            before = inside.pop()
-            if inside:
-                return
-            count.hidden += count.counter.get_total_flops() - before
-            given, made = _shape((args, kwargs)), _shape(output)
-            flops, binary = count.declared.get(path, (0, 0))
-            flops += 2 * int(module.float_macs(given, made))
-            count.declared[path] = (flops, binary + int(module.binary_ops(given, made)))
+    def end(path: str, module: DeclaresCost, given: object, made: object) -> None:
+        before = inside.pop()
+        if inside:
+            return
+        count.hidden += count.counter.get_total_flops() - before
+        shapes = _shape(given), _shape(made)
+        flops, binary = count.declared.get(path, (0, 0))
+        flops += 2 * int(module.float_macs(*shapes))
+        count.declared[path] = (flops, binary + int(module.binary_ops(*shapes)))
 
-        assert isinstance(module, nn.Module)
-        handles.append(module.register_forward_pre_hook(begin))
-        handles.append(module.register_forward_hook(end, with_kwargs=True))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for path, module in network.named_modules():
-        if isinstance(module, DeclaresCost):
-            hook(path, module)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for path, module in copy.named_modules():
+        if isinstance(module, nn.Module) and isinstance(module, DeclaresCost):
+            module.register_forward_pre_hook(begin)
+            module.register_forward_hook(
+                lambda own, args, kwargs, made, path=path: end(path, own, (args, kwargs), made),
+                with_kwargs=True,
+            )
 
 
 def _shape(values: object) -> Shape:
