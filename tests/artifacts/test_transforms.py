@@ -30,10 +30,10 @@ from torch import nn
 class Learnable(nn.Module):
     def __init__(self, slope):
         super().__init__()
-        self.slope = nn.Parameter(torch.full((1,), slope))
+        self.slope, self.gain = nn.Parameter(torch.full((1,), slope)), 1 + slope
 
     def forward(self, x):
-        return torch.where(x > 0, x, self.slope * x)
+        return torch.where(x > 0, self.gain * x, self.slope * x)
 
 
 class SignConv2d(nn.Conv2d):
@@ -47,9 +47,10 @@ class ScaledConv2d(SignConv2d):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_buffer("alpha", torch.ones(self.out_channels, 1, 1))
+        self.share = 1 / self.out_channels  # in no file: of the width that it was made with
 
     def forward(self, x):
-        return super().forward(x) * self.alpha
+        return super().forward(x) * self.alpha * self.share
 
 
 def _replace(network, kind, make):
@@ -94,6 +95,19 @@ def strided(network: nn.Module) -> nn.Module:
 
 def broken(network: nn.Module) -> nn.Module:
     return network.nothing
+
+
+class Ready(nn.Conv2d):
+    ready = False
+
+    def forward(self, x):
+        if not self.ready:
+            raise RuntimeError("not ready")
+        return super().forward(x)
+
+
+def ready(network: nn.Module) -> nn.Module:
+    return _replace(network, nn.Conv2d, _conv(Ready))
 
 
 def forgetful(network: nn.Module) -> nn.Module:
@@ -200,7 +214,8 @@ def test_transforms_follow_in_order_and_with_their_arguments(toys, tmp_path):
         Transform("toytransforms.learnable", {"slope": 0.5}),
         Transform("toytransforms.learnable", {"slope": 0.1}),
     )
-    folder = thinet.save(network.eval(), tmp_path, Spec(BUILDER, transforms=steps))
+    spec = Spec(BUILDER, transforms=steps, input_shape=SHAPE)
+    folder = thinet.save(network.eval(), tmp_path, spec)
     assert read_spec(folder).transforms == steps
     assert torch.equal(outputs(thinet.load(folder)), outputs(network))
 
@@ -228,6 +243,15 @@ def test_what_a_load_would_not_bring_back_is_refused(done, stated, words, toys, 
         thinet.save(network, tmp_path / "net", spec_of(*stated))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "net").exists()
+
+
+def test_what_runs_here_has_to_run_after_a_load(toys, tmp_path):
+    network = toys.ready(build(TARGET, **ARGUMENTS)).eval()
+    thinet.save(network, tmp_path / "neither", spec_of("ready"))
+    for module in network.modules():
+        module.ready = True
+    with pytest.raises(ThinetError, match="computes something else"):
+        thinet.save(network, tmp_path / "net", spec_of("ready"))
 
 
 def test_a_module_too_many_or_too_few_is_named(tmp_path):

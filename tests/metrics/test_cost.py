@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.metrics import cost, layer_costs
+from thinet.metrics import DeclaresCost, LayerCost, cost, layer_costs
+from thinet.run.result import Measurement
 from thinet.surgery import remove_, trace
 from thinet.widths.ratio import kept_count
 
@@ -68,20 +71,21 @@ def test_everything_counted_by_hand():
     assert found.macs == conv + deep + twice + 40
     assert found.params == (27 * 8 + 8) + 16 + 72 + (64 + 8) + (40 + 5)
     assert found.weights == found.params - 8 - 8 - 5  # all but the biases of convs and linears
+    assert (found.binary_ops, found.bits) == (0, 32 * found.params)
     buffers = 8 + 8  # and one int64 counter
     assert found.size_mb == pytest.approx((4 * (found.params + buffers) + 8) / 2**20)
     assert layer_costs(net, shape) == {
-        "conv": (2 * conv, 27 * 8 + 8), "deep": (2 * deep, 72), "twice": (2 * twice, 72),
-        "head": (80, 45),
+        "conv": LayerCost(2 * conv, 27 * 8 + 8), "deep": LayerCost(2 * deep, 72),
+        "twice": LayerCost(2 * twice, 72), "head": LayerCost(80, 45),
     }  # fmt: skip
 
 
 def test_layers_add_up_to_the_whole():
     net = torchvision.models.resnet18(num_classes=10)
     parts, whole = layer_costs(net, (3, 64, 64)), cost(net, (3, 64, 64))
-    assert sum(flops for flops, _ in parts.values()) == whole.flops
+    assert sum(one.flops for one in parts.values()) == whole.flops
     norms = sum(p.numel() for n, p in net.named_parameters() if "bn" in n or "downsample.1" in n)
-    assert sum(params for _, params in parts.values()) + norms == whole.params
+    assert sum(one.params for one in parts.values()) + norms == whole.params
 
 
 def test_half_precision_halves_the_size():
@@ -146,5 +150,101 @@ def test_what_runs_in_training_alone_costs_nothing(device):
 
     net = Auxiliary().train()
     assert cost(net, (3, 5, 5)).macs == 3 * 4 * 25
-    assert layer_costs(net, (3, 5, 5))["side"][0] == 0
+    assert layer_costs(net, (3, 5, 5))["side"].flops == 0
     assert net.training
+
+
+# -- modules of other kinds
+
+
+class Binary(nn.Conv2d):
+    """A toy: ``order`` convolutions of 1-bit tensors, trained with those of 32 bits."""
+
+    order = 2
+
+    def forward(self, x):
+        if self.looks and x.abs().max() < 0:  # as code does that the meta device refuses
+            return x
+        return sum(self._conv_forward(x, self.weight.sign(), None) for _ in range(self.order))
+
+    def binary_ops(self, input_shape, output_shape):
+        return self.order * output_shape[2] * output_shape[3] * self.weight.numel()
+
+    def float_macs(self, input_shape, output_shape):
+        return self.order * output_shape[1] * output_shape[2] * output_shape[3]
+
+    def parameter_bits(self):
+        return self.weight.numel() + 32 * self.order * self.out_channels
+
+
+class Half(nn.Module):
+    """A float layer, a binary one that is called twice, and a block with one inside."""
+
+    def __init__(self, looks):
+        super().__init__()
+        Binary.looks = looks
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.binary = Binary(8, 8, 3, padding=1)
+        self.block = Block()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.block(x=self.binary(self.binary(self.stem(x)))))
+
+
+class Block(nn.Module):
+    """Declares its own cost; so does the layer inside it, which is then not asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = Binary(8, 4, 1, bias=False), nn.Conv2d(4, 8, 1, bias=False)
+
+    def forward(self, x):
+        return self.outer(self.inner(x))
+
+    def binary_ops(self, input_shape, output_shape):
+        assert (input_shape, output_shape) == ((1, 8, 5, 6), (1, 8, 5, 6))
+        return 1000
+
+    def float_macs(self, input_shape, output_shape):
+        return 30
+
+    def parameter_bits(self):
+        return 7
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["meta", "cpu"])
+def test_binary_layers_counted_by_hand(looks):
+    net, shape = Half(looks), (3, 5, 6)
+    assert isinstance(net.binary, DeclaresCost)
+    assert not isinstance(net.stem, DeclaresCost)
+    found = cost(net, shape)
+    stem, weight, pixels = 27 * 8, 72 * 8, 30
+    scaling = 2 * (2 * 8 * pixels)  # two calls of two orders
+    assert found.macs == stem * pixels + scaling + 30
+    assert found.flops == 2 * found.macs
+    assert found.binary_ops == 2 * (2 * pixels * weight) + 1000
+    assert found.params == stem + (weight + 8) + (32 + 32) + 16
+    assert found.weights == found.params - 8
+    assert found.bits == 32 * stem + (weight + 32 * 2 * 8) + 7 + 32 * 16
+    assert layer_costs(net, shape) == {
+        "stem": LayerCost(2 * stem * pixels, stem),
+        "binary": LayerCost(2 * scaling, weight + 8, 2 * (2 * pixels * weight)),
+        "block": LayerCost(60, 64, 1000),
+    }  # fmt: skip
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_bits_are_those_of_each_type():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False).half(), nn.Conv2d(4, 5, 1, bias=False))
+    net[1].weight = nn.Parameter(net[1].weight.half())
+    assert cost(net, (3, 2, 2)).bits == 16 * (12 + 20)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+    net[1].weight = net[0].weight
+    assert cost(net, (3, 2, 2)).bits == 32 * 9  # one parameter
+
+
+def test_costs_are_figures_of_a_measurement():
+    found = cost(Mixed(), (3, 16, 12))
+    figures = Measurement(**asdict(found), top1=0.5).figures()
+    assert {name: figures[name] for name in asdict(found)} == asdict(found)

@@ -358,8 +358,8 @@ def test_work_is_what_the_flop_counter_counts(make, images):
     work = trace(net, batch).facts.work
     flops = {name: 2 * times * net.get_parameter(name).numel() for name, times in work.items()}
     assert sum(flops.values()) == cost(net, (3, 64, 64)).flops
-    for layer, (count, _) in layer_costs(net, (3, 64, 64)).items():
-        assert flops[f"{layer}.weight"] == count
+    for layer, found in layer_costs(net, (3, 64, 64)).items():
+        assert flops[f"{layer}.weight"] == found.flops
 
 
 # -- layers that cannot be followed -----------------------------------------------------------

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from thinet.base.errors import ThinetError
+from thinet.base.records import JSON
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -60,7 +60,7 @@ class Preprocessing:
                     f"choose dataset.{key}={'|'.join(allowed)}."
                 )
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, JSON]:
         """How images are evaluated: accuracies of different protocols must not be compared."""
         resize = self._resize_word()
         side = self.image_size if resize == "none" else self._larger()

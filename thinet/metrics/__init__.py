@@ -1,6 +1,6 @@
 """What a network costs, and what finding that out does."""
 
-from thinet.metrics.cost import Cost, cost, layer_costs
+from thinet.metrics.cost import Cost, DeclaresCost, LayerCost, cost, layer_costs
 from thinet.metrics.cost_model import CostModel, cost_model
 from thinet.metrics.latency import latencies_ms, latency_ms
 from thinet.metrics.memory import PeakMemory
@@ -8,6 +8,8 @@ from thinet.metrics.memory import PeakMemory
 __all__ = [
     "Cost",
     "CostModel",
+    "DeclaresCost",
+    "LayerCost",
     "PeakMemory",
     "cost",
     "cost_model",

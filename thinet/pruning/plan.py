@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from thinet.metrics import Cost, cost, layer_costs
+from thinet.metrics import Cost, LayerCost, cost, layer_costs
 from thinet.pruning.criteria import Candidates
 from thinet.pruning.settings import Choosing, Finetuning
 from thinet.pruning.stages import LayerPlace, Stage, make_stages
@@ -130,10 +130,11 @@ def _rows(
         for layer in graph.groups[name].layers:
             kept = len(layer.kept(range(count)))
             # A weight that no module owns has no costs of its own there.
-            old, new = before.get(layer.name, (0, 0)), after.get(layer.name, (0, 0))
+            old = before.get(layer.name, LayerCost())
+            new = after.get(layer.name, LayerCost())
             yield PlanRow(
                 layer.name, layer.filters, kept, kept / layer.filters,
-                old[0], new[0], old[1], new[1],
+                old.flops, new.flops, old.params, new.params,
             )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from thinet.surgery.calls import WeightCall
+from thinet.surgery.operations import Kwargs
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,6 @@ class JoinFinder:
         return isinstance(tensor, Tensor) and tensor in self._source
 
 
-def is_addition(operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_addition(operation: str, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
     """Whether an ATen operation adds two tensors as they are."""
     return operation in ("add", "add_") and len(args) == 2 and kwargs.get("alpha", 1) == 1

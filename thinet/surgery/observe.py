@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinet.surgery.calls import CallMatcher, UnknownParameterError, WeightCall
 from thinet.surgery.joins import Join, JoinFinder, is_addition
+from thinet.surgery.operations import Kwargs
 
 
 class _AllSeenError(Exception):
@@ -38,7 +39,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Kwargs | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         operation = func._schema.name.removeprefix("aten::")

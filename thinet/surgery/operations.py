@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+Kwargs = Mapping[str, object]
+"""Keyword arguments of an ATen operation."""
 
 # Shape operations: they act on a label tensor as they do on the activation itself.
 SHAPE = {
@@ -39,14 +43,15 @@ def rectifies(operation: str, args: tuple[Any, ...]) -> bool:
     return False
 
 
-def axis_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+def axis_of(func: Any, args: tuple[Any, ...], kwargs: Kwargs) -> int | None:
     """The ``dim`` that an operation was called with, or None if it has none."""
     names = [argument.name for argument in func._schema.arguments]
     if "dim" not in names:
         return None
     place = names.index("dim")
     default = func._schema.arguments[place].default_value or 0
-    return int(kwargs.get("dim", args[place] if len(args) > place else default))
+    found: Any = kwargs.get("dim", args[place] if len(args) > place else default)
+    return int(found)
 
 
 def listed(value: Any) -> list[Any]:

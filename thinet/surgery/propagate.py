@@ -30,6 +30,7 @@ from thinet.surgery.operations import (
     SAME,
     SCALING,
     SHAPE,
+    Kwargs,
     axis_of,
     listed,
     rectifies,
@@ -58,7 +59,7 @@ class Propagation:
         return found
 
     def plain(
-        self, func: Any, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+        self, func: Any, operation: str, args: tuple[Any, ...], kwargs: Kwargs, result: Any
     ) -> None:
         """One executed operation without parameters: what it does to the labels."""
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -84,7 +85,7 @@ class Propagation:
             self.unknown(inputs, f"{operation} is not known to keep channels apart")
 
     def _cut(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor, result: Any
+        self, func: Any, args: tuple[Any, ...], kwargs: Kwargs, labels: Tensor, result: Any
     ) -> None:
         """A slice or split: fine beside the channel axis, or along it if the parts are equal."""
         axis = axis_of(func, args, kwargs)
@@ -128,9 +129,7 @@ class Propagation:
         parts = after.shape[others[0]]
         return parts * after.shape[others[1]] == vector.numel() and self.tie(vector, parts)
 
-    def _reshape(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    def _reshape(self, func: Any, args: tuple[Any, ...], kwargs: Kwargs, result: Any) -> None:
         def swap(value: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return type(value)(swap(item) for item in value)
@@ -150,9 +149,7 @@ class Propagation:
         for output, labels in zip(listed(result), listed(moved), strict=True):
             self.assign(output, labels)
 
-    def _pad(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor, result: Tensor
-    ) -> None:
+    def _pad(self, args: tuple[Any, ...], kwargs: Kwargs, labels: Tensor, result: Tensor) -> None:
         value = args[2] if len(args) > 2 else kwargs.get("value", 0)
         amounts = list(args[1])
         axes = {labels.dim() - 1 - place // 2 for place, amount in enumerate(amounts) if amount}
@@ -178,7 +175,7 @@ class Propagation:
         self,
         func: Any,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: Kwargs,
         labels: Tensor,
         result: Tensor,
     ) -> None:

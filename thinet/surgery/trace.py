@@ -18,6 +18,7 @@ from thinet.surgery.groups import make_graph
 from thinet.surgery.joins import JoinFinder, is_addition
 from thinet.surgery.labels import NONE, along, spread
 from thinet.surgery.modes import evaluating
+from thinet.surgery.operations import Kwargs
 from thinet.surgery.propagate import Propagation
 
 
@@ -47,7 +48,7 @@ class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
         func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Kwargs | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
