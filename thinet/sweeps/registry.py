@@ -74,7 +74,7 @@ class Points:
         Returns:
             A line for people; None if the sweep has been started anew since.
         """
-        from thinet.report.sweep import write_sweep
+        from thinet.report import write_sweep
 
         # Without the lock, who read the points earlier could write the table later.
         with FileLock(self.out / ".lock"):
