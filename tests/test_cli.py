@@ -6,29 +6,42 @@ import json
 import shutil
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import thinet
-from thinet.app.main import run
+from tests.report.conftest import pruned, toy, trained, write_failure, write_run
+from thinet.artifacts.store import Spec, save
 from thinet.cli import main
+from thinet.models import build
+from thinet.report import draw_figures, write_report
 from thinet.run.environment import missing_packages
+from thinet.run.result import read_result
 
-FINISHED = {}
 ROOT = Path(__file__).parents[1]
 
 
+def finished(folder, result):
+    """A finished run without its network."""
+    write_run(folder, result)
+    write_report(result, folder)
+    draw_figures(result, folder / "figures")
+    (folder / "state.json").write_text(json.dumps({"status": "complete", "run_id": "x"}))
+
+
 @pytest.fixture
-def outputs(compose_tiny, tmp_path, tmp_path_factory):
-    """``outputs/`` with one finished run, made once, and a copy for every test."""
-    if not FINISHED:
-        root = tmp_path_factory.mktemp("finished")
-        cfg = compose_tiny(f"paths.outputs={root}/outputs", "name=tiny", "schedule=oneshot")
-        run(cfg)
-        FINISHED["root"] = root / "outputs"
-    shutil.copytree(FINISHED["root"], tmp_path / "outputs")
+def outputs(tmp_path):
+    """``outputs/`` with one finished run."""
+    finished(tmp_path / "outputs" / "tiny", pruned(1, name="tiny"))
+    arguments = {"num_classes": 5, "image_size": 16, "widths": [4, 8]}
+    builder = {"target": "thinet.models.small_vgg.vgg_small", "arguments": arguments}
+    torch.manual_seed(0)
+    network = build(builder["target"], **arguments)
+    spec = Spec(builder=builder, input_shape=(3, 16, 16))
+    save(network, tmp_path / "outputs" / "tiny" / "model", spec)
     return tmp_path / "outputs"
 
 
@@ -37,50 +50,8 @@ def unfinished(outputs, name="half"):
     shutil.copytree(outputs / "tiny", outputs / name)
     (outputs / name / "result.json").unlink()
     state = json.loads((outputs / name / "state.json").read_text())
-    (outputs / name / "state.json").write_text(json.dumps({**state, "status": "running"}))
-
-
-def test_a_finished_run_holds_everything(outputs):
-    found = {path.name for path in (outputs / "tiny").iterdir()}
-    assert found >= {
-        "run.log", "metrics.csv", "layers.csv", "result.json", "state.json", "model", "figures",
-        "report.html",
-    }  # fmt: skip
-    result = json.loads((outputs / "tiny" / "result.json").read_text())
-    state = json.loads((outputs / "tiny" / "state.json").read_text())
-    assert state["status"] == "complete"
-    assert (result["method"], result["name"], result["ratio"]) == ("prune", "tiny", 0.5)
-    assert (result["criterion"], result["reconstruction"]) == ("thinet", "scale")
-    assert result["seconds"] > 0
-    assert result["environment"]["torch"] == torch.__version__.partition("+")[0] or result[
-        "environment"
-    ]["torch"].startswith(torch.__version__[:4])
-    assert result["config"]["model"]["build"]["widths"] == [4, 8]
-
-
-def test_a_finished_run_is_shown_again_and_not_repeated(outputs, compose_tiny, monkeypatch, capsys):
-    cfg = compose_tiny(f"paths.outputs={outputs}", "name=tiny", "schedule=oneshot", "logger=wandb")
-    before = (outputs / "tiny" / "result.json").read_bytes()
-    monkeypatch.setattr("thinet.app.main._work", lambda *_: pytest.fail("it was run again"))
-    value = run(cfg)
-    assert value == json.loads(before)["slim"]["val_top1"]
-    assert "resume=off runs it again" in capsys.readouterr().out
-    assert (outputs / "tiny" / "result.json").read_bytes() == before
-
-
-def test_resume_off_runs_again_to_the_same_bits(outputs, compose_tiny):
-    tensors = outputs / "tiny" / "model" / "model.safetensors"
-    before, rows = tensors.read_bytes(), (outputs / "tiny" / "metrics.csv").read_text()
-    tensors.unlink()
-    run(compose_tiny(f"paths.outputs={outputs}", "name=tiny", "schedule=oneshot", "resume=off"))
-    assert tensors.read_bytes() == before
-    count = (outputs / "tiny" / "metrics.csv").read_text().count("\n")
-    assert count <= rows.count("\n"), "rows of the earlier run were kept"
-
-
-def test_another_configuration_in_the_same_folder_is_refused(outputs, compose_tiny):
-    with pytest.raises(thinet.ThinetError, match="another configuration"):
-        run(compose_tiny(f"paths.outputs={outputs}", "name=tiny", "ratio=0.25"))
+    running = {**state, "status": "running", "steps": [{"index": 0}]}
+    (outputs / name / "state.json").write_text(json.dumps(running))
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):
@@ -125,18 +96,20 @@ def test_doctor_reports_problems(capsys, monkeypatch, tmp_path):
 
 def test_list(outputs, capsys):
     unfinished(outputs)
+    finished(outputs / "trained", trained())
+    finished(outputs / "toy", toy())
     assert main(["list", str(outputs)]) == 0
-    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    result = json.loads((outputs / "tiny" / "result.json").read_text())
-    slim, baseline = result["slim"], result["baseline"]
-    left = 100 * slim["flops"] / baseline["flops"]
-    wanted = f"{100 * baseline['top1']:.2f} % {100 * slim['top1']:.2f} % {left:.2f} %"
-    assert lines["tiny"][1:] == ["complete", "1", *wanted.split()]
-    assert lines["half"][1:] == ["running", "1", f"{100 * baseline['top1']:.2f}", "%", "-", "-"]
-    assert set(lines) == {"run", "tiny", "half"}
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines == {
+        "run": ["status", "steps", "reference", "model", "cost", "left"],
+        "tiny": ["complete", "1", "98.89", "%", "97.69", "%", "31.00", "%", "FLOPs"],
+        "trained": ["complete", "1", "98.89", "%", "-", "-"],
+        "toy": ["complete", "3", "95.00", "%", "90.00", "%", "5.00", "%", "FLOPs"],
+        "half": ["running", "1", "-", "-", "-"],
+    }
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"status": 3}'])
 def test_a_damaged_run_does_not_hide_the_others(content, outputs, capsys):
     unfinished(outputs)
     (outputs / "half" / "state.json").write_text(content)
@@ -175,9 +148,7 @@ def test_report_of_several_runs(outputs, tmp_path, capsys):
 
 def test_report_compares_whatever_has_ended(outputs, tmp_path, capsys):
     """One run if a place is named, a failed one alone, and a folder with nothing but failures."""
-    failed = outputs / "failed"
-    failed.mkdir()
-    (failed / "failure.json").write_text('{"name": "x", "error": "no."}')
+    failed = write_failure(outputs / "failed", error="no.")
     (tmp_path / "lost" / "a").mkdir(parents=True)
     shutil.copy(failed / "failure.json", tmp_path / "lost" / "a")
     for place, folder in enumerate((outputs / "tiny", failed, tmp_path / "lost", outputs)):
@@ -192,9 +163,9 @@ def test_report_compares_whatever_has_ended(outputs, tmp_path, capsys):
 def test_report_does_not_compare_across_protocols(outputs, tmp_path, capsys):
     shutil.copytree(outputs / "tiny", outputs / "other")
     for name, resize in (("tiny", "fixed"), ("other", "keep")):
-        path = outputs / name / "result.json"
-        result = json.loads(path.read_text())
-        path.write_text(json.dumps({**result, "name": name, "protocol": {"resize": resize}}))
+        result = read_result(outputs / name)
+        shutil.rmtree(outputs / name)
+        write_run(outputs / name, replace(result, protocol={"resize": resize}))
     assert main(["report", str(outputs), "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert "two evaluation protocols cannot be compared" in err
@@ -231,6 +202,25 @@ def test_mistakes_are_one_sentence(arguments, wanted, outputs, capsys):
     assert err.count("\n") == 1
     with pytest.raises(thinet.ThinetError):
         main(["--traceback", *(text.format(outputs) for text in arguments)])
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"format": 1}, "has format 1"),
+        ({"reference": {}}, "is damaged (reference.flops: Field required)"),
+        ({"details": {"pruning": 3}}, "details of pruning"),
+    ],
+)
+def test_a_damaged_result_is_one_sentence(change, wanted, outputs, capsys):
+    path = outputs / "tiny" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert main(["report", str(outputs / "tiny")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert wanted in err
+    assert "repeat the run" in err
+    assert err.count("\n") == 1
 
 
 def test_a_command_is_needed(capsys):

@@ -28,7 +28,7 @@ TINY = (
     "finetune.stage.epochs=1", "finetune.final.epochs=1",
 )  # fmt: skip
 GRID = ("criterion=thinet,weight_sum,apoz,random", "ratio=0.25,0.5,0.75")
-TIMES = ("seconds", "latency_ms", "latency_ms_baseline")
+TIMES = ("seconds", "latency_ms", "latency_ms_reference", "latency_ms_reduction")
 PRESETS = ("grid", "joblib", "submitit_local", "ray")
 COLUMNS = (
     "preset", "killed", "points", "finished_at_kill_1", "finished_at_kill_2", "same_table",

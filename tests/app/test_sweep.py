@@ -27,7 +27,7 @@ def test_points_share_a_baseline_and_a_failed_one_is_listed(type_, tiny, tmp_pat
         ("weight_sum", "0.5", "complete"),
         ("weight_sum", "1", "failed"),
     ]
-    assert len({row["top1_baseline"] for row in rows if row["status"] == "complete"}) == 1
+    assert len({row["top1_reference"] for row in rows if row["status"] == "complete"}) == 1
     assert (table.parent / "sweep.png").stat().st_size > 0
 
 

@@ -60,7 +60,8 @@ def shown(browser: Browser) -> list[str]:
     return list(
         browser.run(
             "[...document.querySelectorAll('#runs tbody tr')].filter(r => !r.hidden)"
-            f".map(r => [{place('criterion')}, {place('ratio')}].map(i => r.cells[i].innerText).join(' '))"
+            f".map(r => [{place('criterion')}, {place('ratio')}]"
+            ".map(i => r.cells[i].innerText).join(' '))"
         )
     )
 

@@ -2,79 +2,78 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from thinet.report.compare_page import compare_page
-from thinet.report.comparison import gather
-from thinet.report.html import compare_report
-from thinet.report.sweep import collect, sweep_figure, write_sweep
 
+from tests.report.conftest import measurement, pruned, scanned, toy, trained, write_run
 from thinet.base.errors import ThinetError
+from thinet.base.records import to_json
+from thinet.report import compare_report, write_sweep
+from thinet.report.many.page import compare_page
+from thinet.report.many.runs import Entry, check_protocols, gather
+from thinet.report.many.sweep import sweep_figure
+from thinet.run.result import read_result
 
-Make = Callable[..., dict[str, Any]]
 Point = Callable[..., Path]
+collect = gather
 
 
-@pytest.fixture
-def point(make_result: Make, tmp_path: Path) -> Point:
-    """Write a finished run whose slim network has the given accuracy and share of FLOPs."""
-
-    def write(name: str, top1: float = 0.95, share: float = 0.5, **changes: Any) -> Path:
-        result = make_result(2, name=name, **changes)
-        slim = {**result["slim"], "top1": top1, "flops": int(share * result["baseline"]["flops"])}
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({**result, "slim": slim}))
-        return folder
-
-    return write
-
-
-@pytest.fixture
-def failure(tmp_path: Path) -> Point:
-    def write(name: str, **content: Any) -> Path:
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "failure.json").write_text(json.dumps({"name": name, **content}))
-        return folder
-
-    return write
-
-
-def _lines(rows: list[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+def _lines(rows: Sequence[Entry]) -> dict[str, tuple[list[float], list[float]]]:
     lines = [x for x in sweep_figure(rows).axes[0].get_lines() if not x.get_label().startswith("_")]
     return {x.get_label(): (list(x.get_xdata()), list(x.get_ydata())) for x in lines}
 
 
-def _subtitle(rows: list[dict[str, Any]]) -> str:
+def _subtitle(rows: Sequence[Entry]) -> str:
     return sweep_figure(rows).texts[1].get_text()
+
+
+def table(folders: list[Path], out: Path) -> list[dict[str, str]]:
+    """What a sweep writes of some runs."""
+    path, figure = write_sweep(folders, out)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_table_repeats_the_results_exactly(point: Point, tmp_path: Path) -> None:
     folder = point("a", 0.95123456789, 0.31, ratio=0.3, seed=4)
-    result = json.loads((folder / "result.json").read_text())
+    result = read_result(folder)
 
-    table, figure = write_sweep([folder], tmp_path / "out")
+    (row,) = table([folder], tmp_path / "out")
 
-    with table.open() as file:
-        (row,) = csv.DictReader(file)
-    before, after = result["baseline"], result["slim"]
+    before, after = result.reference, result.model
+    assert after is not None
     assert (row["name"], row["criterion"], row["ratio"], row["seed"]) == ("a", "thinet", "0.3", "4")
     assert (row["status"], row["error"]) == ("complete", "")
-    assert float(row["top1_baseline"]) == before["top1"]
+    assert float(row["top1_reference"]) == before.top1
     assert float(row["top1"]) == 0.95123456789
-    assert float(row["top1_drop"]) == before["top1"] - 0.95123456789
-    assert int(row["flops"]) == after["flops"]
+    assert float(row["top1_drop"]) == pytest.approx(0.9889 - 0.95123456789)
+    assert int(row["flops"]) == after.flops
+    assert int(row["flops_reference"]) == before.flops
     assert float(row["flops_reduction"]) == pytest.approx(0.69)
-    assert float(row["params_reduction"]) == 1 - after["params"] / before["params"]
+    assert float(row["params_reduction"]) == 1 - after.params / before.params
+    assert float(row["size_mb"]) == after.size_mb
     assert float(row["top1_cut"]) == 0.284
     assert float(row["top1_recalibrated"]) == 0.662
     assert float(row["latency_ms"]) == 12.0
     assert float(row["seconds"]) == 754.0
-    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_columns_are_the_settings_that_there_are(point: Point, tmp_path: Path) -> None:
+    runs = {"train": trained(), "toy": toy(), "scan": scanned()}
+    others = [write_run(tmp_path / name, result) for name, result in runs.items()]
+    rows = {row["name"]: row for row in table([point("a"), *others], tmp_path / "out")}
+    train, binary = rows["vgg16-digits-train"], rows["vgg16-digits-binarize"]
+    assert (rows["a"]["schedule"], rows["a"]["quantizer"]) == ("layerwise", "")
+    assert (binary["quantizer"], binary["order"], binary["ratio"]) == ("toy", "2", "")
+    assert [train[key] for key in ("criterion", "schedule", "ratio", "order")] == [""] * 4
+    assert (train["flops_reduction"], train["top1"]) == ("0.0", "0.9889")
+    assert (binary["binary_ops"], binary["binary_ops_reduction"]) == ("1900000", "")
+    alone = table(others[:1], tmp_path / "alone")
+    assert {"criterion", "ratio", "schedule"}.isdisjoint(alone[0])
 
 
 def test_unfinished_points_are_left_out_and_failed_ones_listed(
@@ -86,25 +85,25 @@ def test_unfinished_points_are_left_out_and_failed_ones_listed(
 
     rows = collect([*folders, tmp_path / "never made"])
 
-    assert [(row["name"], row["status"]) for row in rows] == [("a", "complete"), ("c", "failed")]
-    assert (rows[1]["criterion"], rows[1]["ratio"]) == ("apoz", "0.5")
-    assert rows[1]["error"] == "no, sorry"
+    assert [(row.name, row.status) for row in rows] == [("a", "complete"), ("c", "failed")]
+    assert (rows[1].value("criterion"), rows[1].value("ratio")) == ("apoz", "0.5")
+    assert rows[1].error == "no, sorry"
     assert "2 points, 1 failed" in _subtitle(rows)
-    assert list(_lines(rows)) == ["thinet"]
+    assert list(_lines(rows)) == ["prune"]
 
 
 def test_a_folder_of_runs_stands_for_its_runs(point: Point, failure: Point, tmp_path: Path) -> None:
     a = point("a")
     failure("b", error="e")
 
-    assert [row["name"] for row in collect([tmp_path / "runs", a])] == ["a", "b"]
+    assert [row.name for row in collect([tmp_path / "runs", a])] == ["a", "b"]
 
 
 def test_a_repeated_point_that_succeeds_is_no_failure(point: Point) -> None:
     folder = point("a")
     (folder / "failure.json").write_text('{"error": "earlier"}')
 
-    assert [row["status"] for row in collect([folder])] == ["complete"]
+    assert [row.status for row in collect([folder])] == ["complete"]
 
 
 def test_one_damaged_result_does_not_take_the_others_with_it(point: Point, tmp_path: Path) -> None:
@@ -113,45 +112,59 @@ def test_one_damaged_result_does_not_take_the_others_with_it(point: Point, tmp_p
 
     rows = collect([good, bad])
 
-    assert [row["status"] for row in rows] == ["complete", "failed"]
-    assert "result.json" in rows[1]["error"]
+    assert [row.status for row in rows] == ["complete", "failed"]
+    assert "result.json" in rows[1].error
     write_sweep([good, bad], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"baseline": {"flops": 0, "params": 1}},
-        {"baseline": {"flops": "many", "params": 1}},
-        {"slim": {"flops": float("nan"), "params": 1}},
-        {"slim": {"flops": 10**400, "params": 1}},
-        {"slim": []},
-        {"before_finetuning": [1]},
-        {"criterion": ["a", {}], "dataset": {}, "seed": []},
-        {"layers": {"a": 1}, "sensitivity": 3, "config": [1], "environment": "e"},
-        {"layers": [1], "ratio": [[]], "protocol": 7, "sensitivity": {"suggestion": {"a": "x"}}},
+        {"reference": {"flops": 0, "params": 1}},
+        {"reference": {**to_json(measurement()), "flops": 0, "params": 0, "size_mb": 0.0}},
+        {"reference": {**to_json(measurement()), "flops": "many"}},
+        {"model": {**to_json(measurement()), "size_mb": float("nan")}},
+        {"model": {**to_json(measurement()), "flops": 10**400}},
+        {"model": {**to_json(measurement()), "top1": float("inf"), "top5": float("nan")}},
+        {"model": []},
+        {"settings": {"criterion": ["a", {}], "ratio": [[]]}, "sizes": ["absent", "ratio"]},
+        {"settings": {"seed": 1, "name": 2, "top1": "x", "": None}},
+        {"run": {"name": 1}},
+        {"details": {"pruning": {"layers": {"a": 1}}, "sensitivity": 3}},
+        {"details": {"sensitivity": {"suggestion": {"a": "x"}}}, "protocol": {"x": [7]}},
+        {"config": [1], "environment": "e"},
+        {"images": {"test": 3}},
+        {"steps": [{"figures": {"top1": "x"}}]},
     ],
 )
 def test_no_result_however_strange_takes_the_page_of_the_others(
-    change: dict[str, Any], point: Point, make_result: Make, tmp_path: Path
+    change: dict[str, Any], point: Point, tmp_path: Path
 ) -> None:
-    good = point("good")
-    bad = tmp_path / "runs" / "bad"
-    bad.mkdir()
-    (bad / "result.json").write_text(json.dumps({**make_result(2), **change}))
+    good = point("good", images={})
+    bad = write_run(tmp_path / "runs" / "bad", pruned(2, images={}))
+    result = json.loads((bad / "result.json").read_text())
+    (bad / "result.json").write_text(json.dumps({**result, **change}))
 
     page = compare_report([good, bad], tmp_path / "out")
 
     rows = collect([good, bad])
-    assert (rows[0]["name"], rows[0]["status"]) == ("good", "complete")
+    assert (rows[0].name, rows[0].status) == ("good", "complete")
+    assert page.read_text().count("<tr data-run=") == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", '{"name": {}, "ratio": [[]], "seed": {}}'])
+def test_no_failure_however_strange_does_either(content: str, point: Point, tmp_path: Path) -> None:
+    bad = tmp_path / "runs" / "bad"
+    bad.mkdir(parents=True)
+    (bad / "failure.json").write_text(content)
+    page = compare_report([point("good"), bad], tmp_path / "out")
     assert page.read_text().count("<tr data-run=") == 2
 
 
 def test_only_failures_still_make_a_table_and_a_figure(failure: Point, tmp_path: Path) -> None:
-    table, figure = write_sweep([failure("a", error="e")], tmp_path / "out")
+    (row,) = table([failure("a", error="e")], tmp_path / "out")
 
-    assert "failed" in table.read_text()
-    assert figure.stat().st_size > 0
+    assert (row["status"], row["error"]) == ("failed", "e")
 
 
 def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
@@ -185,7 +198,7 @@ def test_whatever_else_varies_splits_the_lines(point: Point) -> None:
             point("c", reconstruction="refit", schedule="oneshot"),
         ]
     )
-    expected = ["thinet, scale, layerwise", "thinet, refit, layerwise", "thinet, refit, oneshot"]
+    expected = ["scale, layerwise", "refit, layerwise", "refit, oneshot"]
     assert list(_lines(rows)) == expected
 
 
@@ -206,7 +219,7 @@ def test_seeds_become_a_mean_with_a_band_and_the_figure_says_so(point: Point) ->
     )
     figure = sweep_figure(rows)
 
-    assert _lines(rows)["thinet"][1] == pytest.approx([93, 92])
+    assert _lines(rows)["prune"][1] == pytest.approx([93, 92])
     assert "mean of 3 seeds, band from lowest to highest" in _subtitle(rows)
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert {round(y, 6) for y in band[:, 1]} == {90, 96, 89, 95}
@@ -214,9 +227,8 @@ def test_seeds_become_a_mean_with_a_band_and_the_figure_says_so(point: Point) ->
     assert "mean of up to 3 seeds" in _subtitle(rows[:-1])
 
 
-def test_every_model_has_its_own_baseline(point: Point) -> None:
-    rows = collect([point("a"), point("b", model="resnet56")])
-    rows[1]["top1_baseline"] = 0.832
+def test_every_model_has_its_own_reference(point: Point) -> None:
+    rows = collect([point("a"), point("b", network="resnet56", reference=measurement(0.832))])
     axes = sweep_figure(rows).axes[0]
 
     texts = [text.get_text() for text in axes.texts]
@@ -225,17 +237,31 @@ def test_every_model_has_its_own_baseline(point: Point) -> None:
     assert levels == pytest.approx([98.89, 83.2])
 
 
-def test_a_ratio_per_layer_and_a_run_without_pruning(
-    point: Point, make_result: Make, tmp_path: Path
-) -> None:
-    trained = tmp_path / "trained"
-    trained.mkdir()
-    result = make_result(0, slim=None, ratio=None, criterion=None, before_finetuning=None)
-    (trained / "result.json").write_text(json.dumps(result))
-    rows = collect([point("a", ratio={"features.*": 0.5}), trained])
+def test_every_data_set_has_a_panel(point: Point) -> None:
+    rows = collect([point("a"), point("b", top1=0.5, dataset="cats"), point("c", dataset="cats")])
+    panels = {ax.get_title(loc="left"): ax for ax in sweep_figure(rows).axes}
+    assert list(panels) == ["digits", "cats"]
+    marks = [len(ax.get_lines()[-1].get_xdata()) for ax in panels.values()]
+    assert marks == [1, 1]
 
-    assert [row["ratio"] for row in rows] == ["{features.*:0.5}", None]
-    assert list(_lines(rows)) == ["thinet"]
+
+def test_a_ratio_per_layer_and_runs_without_a_model(point: Point, tmp_path: Path) -> None:
+    others = [write_run(tmp_path / str(k), one) for k, one in enumerate((trained(), scanned()))]
+    rows = collect([point("a", ratio={"features.*": 0.5}), *others])
+
+    assert [row.value("ratio") for row in rows] == ["{features.*:0.5}", None, None]
+    lines = _lines(rows)
+    assert list(lines) == ["prune", "train", "sensitivity"]
+    assert lines["train"] == ([0.0], [pytest.approx(98.89)])
+
+
+def test_the_picture_is_of_the_cost_that_differs(tmp_path: Path) -> None:
+    before = measurement(0.9)
+    after = measurement(0.8, bits=before.bits // 8)
+    folder = write_run(tmp_path / "a", toy(reference=before, model=after))
+    figure = sweep_figure(gather([folder]))
+    assert figure.axes[0].get_xlabel() == "bits removed"
+    assert figure.texts[0].get_text() == "Accuracy against bits removed"
 
 
 def test_writing_again_replaces_both_files_and_leaves_nothing_else(
@@ -255,13 +281,15 @@ def test_two_protocols_are_not_compared(point: Point, tmp_path: Path) -> None:
     folders = [
         point("a", protocol={"resize": "fixed"}),
         point("b", protocol={"resize": "keep"}),
-        point("old"),  # from before protocols were recorded
+        point("other", protocol={}),  # of a data set without one
     ]
     with pytest.raises(ThinetError, match=r"a was tested with dataset.resize=fixed, b with"):
         write_sweep(folders, tmp_path / "out")
     write_sweep(folders[1:], tmp_path / "out")
     other = point("c", protocol={"resize": "fixed"}, dataset="another")
     write_sweep([folders[1], other], tmp_path / "out")
+    with pytest.raises(ThinetError, match="cannot be compared"):
+        check_protocols([("d", "a", "fixed"), ("d", "b", None), ("d", "c", "keep")])
 
 
 def test_different_images_under_one_name_are_different_data_sets(
@@ -270,16 +298,17 @@ def test_different_images_under_one_name_are_different_data_sets(
     cats, dogs = ({"train": f"40 images, {one}", "test": f"9 images, {one}"} for one in "ab")
     same = [point(f"cats{n}", 0.9, 0.5, dataset="folder", seed=n, images=cats) for n in range(2)]
     rows = collect([*same, failure("broken", dataset="folder")])
-    assert [row["dataset"] for row in rows] == ["folder"] * 3
-    assert rows[0]["images"] == rows[1]["images"]
-    assert rows[2]["images"] is None
+    assert [row.names.get("dataset") for row in rows] == ["folder"] * 3
+    assert rows[0].images == rows[1].images
+    assert rows[2].images is None
 
     rows = collect([*same, point("dogs", 0.5, 0.5, dataset="folder", seed=2, images=dogs)])
-    names = [row["dataset"] for row in rows]
-    assert names[0] == names[1] == f"folder {rows[0]['images']}"
-    assert names[2] == f"folder {rows[2]['images']}" != names[0]
-    lines = {name.split(",")[0]: y for name, (_, y) in _lines(rows).items() if "folder" in name}
-    assert lines == {names[0]: [90.0], names[2]: [50.0]}  # no mean over both
+    names = [row.names.get("dataset") for row in rows]
+    assert names[0] == names[1] == f"folder {rows[0].images}"
+    assert names[2] == f"folder {rows[2].images}" != names[0]
+    panels = {ax.get_title(loc="left"): ax.get_lines()[-1] for ax in sweep_figure(rows).axes}
+    heights = {name: list(line.get_ydata()) for name, line in panels.items()}
+    assert heights == {names[0]: [90.0], names[2]: [50.0]}  # no mean over both
 
 
 def test_runs_on_other_images_may_be_resized_otherwise(point: Point) -> None:
@@ -303,6 +332,5 @@ def test_a_page_of_many_runs_keeps_them_apart(point: Point, tmp_path: Path) -> N
     ]
     entries = gather(folders)
     page = compare_page(entries, tmp_path)
-    assert page["several_datasets"]
-    assert len(page["datasets"]) == 2
-    assert ("images.test", [("cats", "#1–2"), ("dogs", "#3–4")]) in page["differences"]
+    assert len(page.datasets) == 2
+    assert ("images.test", [("cats", "#1–2"), ("dogs", "#3–4")]) in page.differences
