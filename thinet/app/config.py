@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from thinet.app import processes as placement
+from thinet.app import processes
 from thinet.app.checks import baseline_phase, find_problems, read_layer_ratio, read_widths
 from thinet.base.allowlist import PLACES, find_class
 from thinet.base.errors import ThinetError, first_line
@@ -187,7 +187,7 @@ def _device_count(trainer: Mapping[str, Any]) -> int:
     if trainer["accelerator"] == "cpu":
         return 1 if wanted == "auto" else int(wanted)
     if there == 1:
-        there = placement.tasks_on_machine(os.environ)
+        there = processes.tasks_on_machine(os.environ)
     if trainer["accelerator"] == "auto" and not there:
         if wanted not in (1, "auto"):
             raise ThinetError(

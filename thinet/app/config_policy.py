@@ -39,7 +39,7 @@ _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
 def install() -> None:
-    """Put the gate between the files and Hydra, in this process; twice is once."""
+    """Put these checks between the files and Hydra, in this process; twice is once."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
 
@@ -50,7 +50,7 @@ def install() -> None:
     _wrap(Container, "resolve_parse_tree", expansion.resolve)
     _wrap(Container, "_resolve_node_interpolation", expansion.refer)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
-    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
+    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, after the checks
         OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
 
 
@@ -215,7 +215,7 @@ def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
     callbacks = hydra.get("callbacks") or {}
     for name, node in callbacks.items():
         _check_callback(f"hydra.callbacks.{name}", node)
-    # It is also what brings this gate into the processes of a sweep.
+    # It is also what brings these checks into the processes of a sweep.
     own = any(node["_target_"] == SWEEP_CALLBACK for node in callbacks.values())
     if "paths" in cfg and not own:
         raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")

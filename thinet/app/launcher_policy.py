@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from thinet.base.allowlist import SHELL, VARIABLE, check_target, find_target, is_below, trusted
+from thinet.base.allowlist import SHELL, VARIABLE, check_target, find_target, is_below, own_packages
 from thinet.base.errors import ThinetError
 
 _PLUGINS = (
@@ -40,7 +40,7 @@ def check_launcher(node: Any) -> None:
     node = _plugin(node, "hydra.launcher")
     kind = str(node.get("_target_", ""))
     _check_plain(node, "hydra.launcher")
-    if SHELL in trusted():
+    if SHELL in own_packages():
         return
     if "joblib" in kind:
         _check_joblib(node)

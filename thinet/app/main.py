@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from thinet.app import config as configuration
-from thinet.app import processes as placement
+from thinet.app import processes
 from thinet.base import lifeline
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_json_atomic, write_text_atomic
@@ -64,7 +64,7 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
     if not _in_sweep():
         return
     launcher, trainer = HydraConfig.get().launcher, config["trainer"]
-    launched = placement.launched_processes(os.environ)
+    launched = processes.launched_processes(os.environ)
     if launched is None:
         if trainer["devices"] != 1 or trainer["num_nodes"] != 1:
             raise ThinetError(
@@ -74,7 +74,7 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
             )
         worker = any(name in launcher["_target_"] for name in ("joblib", "ray"))
         if worker and trainer["accelerator"] != "cpu" and not config["dry_run"]:
-            placement.claim_gpu(os.environ)
+            processes.claim_gpu(os.environ)
         return
     wanted = trainer["devices"] if trainer["devices"] == "auto" else _world(trainer)
     if launched != wanted:
@@ -83,8 +83,8 @@ def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
             f"{trainer['devices']} (on {trainer['num_nodes']} machines) needs others: give "
             "trainer.devices as one number for the whole sweep, not as one of its values."
         )
-    placement.name_ranks(os.environ)
-    placement.limit_threads(os.environ, launcher)
+    processes.name_ranks(os.environ)
+    processes.limit_threads(os.environ, launcher)
 
 
 def _world(trainer: dict[str, Any]) -> int:
@@ -114,14 +114,14 @@ def _plan(job: Any, counts: dict[str, int] | None = None) -> Any:
 def _dry_run(job: Any, folder: Path) -> None:
     """Print the plan. Without the network's data it can be made only if ratios are given."""
     from thinet.engine.engine import Engine
-    from thinet.engine.log_levels import quiet
+    from thinet.engine.log_levels import silence_lightning
     from thinet.pruning.find_widths import find_counts
     from thinet.training.source import prepare_baseline
 
     _method(job.method).check(job)
     if _plan(job) is not None or not _method(job.method).CUTS:
         return
-    quiet()
+    silence_lightning()
     job.data.check()
     say("plan: it depends on the trained network, so the baseline comes first")
     engine = Engine(job.data, job.devices, [], job.seed)
@@ -141,7 +141,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], fingerprint: str, folder: Path
     anew = config["resume"] == "off"  # another process may not have removed the old state yet
     state = RunState(fingerprint) if anew else RunState.load(folder, fingerprint)
     done = state.status == "complete" and (folder / RESULT).exists()
-    if done and not placement.launched_together(os.environ):
+    if done and not processes.launched_together(os.environ):
         return _show_again(read_json(folder / RESULT), folder)
     if is_first_process() and not done:
         _record(cfg, folder / RECORDS)
@@ -167,15 +167,15 @@ def _record(cfg: DictConfig, folder: Path) -> None:
 
 def _work(config: dict[str, Any], state: Any, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
-    from thinet.engine.log_levels import quiet
+    from thinet.engine.log_levels import silence_lightning
     from thinet.engine.logging.loggers import close, log_config
     from thinet.run.session import Run
 
-    quiet()
+    silence_lightning()
     job = configuration.build(config)
     _method(job.method).check(job)
     engine = Engine(job.data, job.devices, [], job.seed)
-    if placement.launched_together(os.environ):
+    if processes.launched_together(os.environ):
         # Each process came here by itself, and may not see yet what another one has written.
         engine.start_processes()
         state, done = engine.agree((state, done))
