@@ -23,6 +23,7 @@ from thinet.app.launcher_policy import check_launcher, check_sweeper
 from thinet.app.yaml_limits import check_yaml
 from thinet.base.allowlist import PLACES, VARIABLE, check_target, find_class, is_single_name
 from thinet.base.errors import ThinetError
+from thinet.base.values import below
 
 _ENVIRONMENT = re.compile(
     r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
@@ -185,9 +186,8 @@ def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
             yield from walk(value, place)
 
 
-def _check_method(raw: Mapping[str, Any]) -> None:
-    method = raw.get("method")
-    name = method.get("name") if isinstance(method, Mapping) else None
+def _check_method(raw: Mapping[str, object]) -> None:
+    name = below(raw, "method").get("name")
     if isinstance(name, str) and not re.fullmatch(r"[a-z_]+", name):
         raise ThinetError(
             f"method.name={name[:60]!r} is not a method: choose one with method=prune, "
@@ -209,23 +209,23 @@ def _check_name(cfg: DictConfig) -> None:
         )
 
 
-def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
+def _check_hydra(cfg: DictConfig, hydra: Mapping[str, object]) -> None:
     for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
         _refuse_references(cfg.hydra.get(part), f"hydra.{part}")
-    callbacks = hydra.get("callbacks") or {}
+    callbacks = below(hydra, "callbacks")
     for name, node in callbacks.items():
         _check_callback(f"hydra.callbacks.{name}", node)
     # It is also what brings these checks into the processes of a sweep.
-    own = any(node["_target_"] == SWEEP_CALLBACK for node in callbacks.values())
+    own = any(below(callbacks, name).get("_target_") == SWEEP_CALLBACK for name in callbacks)
     if "paths" in cfg and not own:
         raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")
     check_launcher(hydra.get("launcher"))
     check_sweeper(hydra.get("sweeper"))
-    job = hydra.get("job") or {}
+    job = below(hydra, "job")
     runs = job.get("config_name") is not None  # not so for Hydra's own help
     for part in ("job_logging", "hydra_logging") if runs else ():
         _check_logging(hydra.get(part), f"hydra.{part}")
-    for name in job.get("env_set") or {}:
+    for name in below(job, "env_set"):
         if not _SETTABLE.fullmatch(str(name)):
             raise ThinetError(
                 f"hydra.job.env_set.{name} is refused, because such a variable can make programs "

@@ -180,7 +180,7 @@ def _make_portable(job_return: JobReturn, text: str, code: int) -> None:
         job_return._return_value = ThinetError(text) if code == 2 else RuntimeError(text)
 
 
-def _point(config: DictConfig) -> dict[str, Any]:
+def _point(config: DictConfig) -> dict[str, object]:
     names = {key: str(config[key].name) for key in _GROUPS}
     ratio = config.ratio if config.target is None else config.target
     if OmegaConf.is_config(ratio):
