@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 
-from thinet.app.cli_errors import guarded, register_resolvers
+from thinet.app.cli_errors import errors_as_sentences, register_resolvers
 
 register_resolvers()
 
@@ -23,4 +23,4 @@ def main(cfg: Any) -> Any:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    errors_as_sentences(main)

@@ -1,4 +1,4 @@
-"""What the studies on CIFAR-10 share: images in memory, splits, networks, accuracy, fine-tuning.
+"""What the studies on CIFAR-10 share: images in memory, splits, networks, the engine's settings.
 
 The images are read from a folder ``train/<class>/*`` and ``test/<class>/*``. Where they are JPEG
 files they are lossy copies, and results are those of "the JPEG copy of CIFAR-10".
@@ -11,30 +11,39 @@ import copy
 import csv
 import io
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.smoke import parse
 from thinet.base.files import write_text_atomic
 from thinet.base.seeding import derive_seed
+from thinet.datasets.images import TensorImages
 from thinet.datasets.layout import class_folders, list_part
+from thinet.datasets.module import ImageData, Parts
 from thinet.datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from thinet.engine.engine import Engine
+from thinet.engine.log_levels import silence_lightning
+from thinet.engine.settings import Devices, Training
 from thinet.models import build
+from thinet.models.cifar_resnet import CifarResNet
 from thinet.models.weights import load_weights
 from thinet.pruning.reconstruction import recalibrate_
+from thinet.pruning.stages import Phase
 
 BUILDERS = "thinet.models.cifar_resnet", "thinet.models.small_vgg"
 WIDTH = 0.25
 """Of ``vgg16_gap``: its filters, over the paper's. A quarter fits two cores."""
 BATCH = 32
 """Images a forward pass: activations stay in the cache of one core."""
+OPTIMIZER = partial(torch.optim.SGD, lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4)
 VALIDATION = 5_000
 """Training images that validate; the same ones whatever the seed."""
 
@@ -138,20 +147,58 @@ def untrained(name: str) -> nn.Module:
     return build(f"{module}.{name}", num_classes=10, image_size=32)
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Images) -> float:
-    """Top-1 accuracy in percent."""
-    model.eval()
-    example, _ = next(images.batches(BATCH))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, without a quick successor
-        # Frozen, its BatchNorms are folded into the convolutions: 1.7 times as fast on a core.
-        frozen = torch.jit.freeze(torch.jit.trace(model, example, check_trace=False))
-    right = sum(
-        int((frozen(batch).argmax(dim=1) == labels).sum())
-        for batch, labels in images.batches(BATCH)
-    )
-    return 100 * right / len(images)
+class Pictures(ImageData):
+    """The parts of a :class:`Data` for the engine: shifted by up to 4 pixels and mirrored to train.
+
+    Args:
+        data: Its images, which are moved to the CPU.
+        batch: Images a step.
+        seed: Of order and augmentation.
+        workers: Processes that load images.
+    """
+
+    def __init__(self, data: Data, batch: int, seed: int = 0, workers: int = 0) -> None:
+        side = data.train.pixels.shape[-1]
+        super().__init__(
+            image_size=side, batch_size=batch, num_workers=workers, seed=seed,
+            resize="none", crop="pad", flip=True,
+        )  # fmt: skip
+        self._data = data
+
+    def check(self) -> None:
+        """Ten classes, by their numbers."""
+        self._set_classes([str(number) for number in range(10)], "CIFAR-10")
+
+    def load_parts(self) -> Parts:
+        """The tensors as they are."""
+        parts = (self._data.train, self._data.test, self._data.validation)
+        train, test, val = (TensorImages(one.pixels.cpu(), one.labels.cpu()) for one in parts)
+        return Parts(train, test, val)
+
+
+def make_engine(
+    data: Data, batch: int, seed: int = 0, steps: int | None = None, gpu: bool = False
+) -> Engine:
+    """What trains and measures, on one device.
+
+    Args:
+        data: Its images.
+        batch: Images a step.
+        seed: Of everything random.
+        steps: Of an epoch; None for all.
+        gpu: Whether on a GPU, which waits for images unless several processes load them.
+    """
+    silence_lightning()
+    pictures = Pictures(data, batch, seed, workers=8 if gpu else 0)
+    pictures.setup()
+    device = "gpu" if gpu else "cpu"
+    return Engine(pictures, Devices(device, progress="off", max_steps_per_epoch=steps), seed=seed)
+
+
+def accuracy(model: nn.Module, data: Data, part: str = "test", gpu: bool = False) -> float:
+    """Top-1 accuracy in percent on ``test`` or ``val``; the network stays where it is."""
+    engine = make_engine(data, BATCH if not gpu else 1_000, gpu=gpu)
+    return 100 * engine.evaluate(copy.deepcopy(model), part).top1
 
 
 def recalibrated(model: nn.Module, images: Images) -> nn.Module:
@@ -162,79 +209,36 @@ def recalibrated(model: nn.Module, images: Images) -> nn.Module:
     return made
 
 
-def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to 4 pixels, zeros coming in.
-
-    Args:
-        pixels: uint8 ``(N, 3, H, W)``.
-        generator: Draws, on the CPU wherever the images are.
-    """
-    count, _, height, width = pixels.shape
-    there = pixels.device
-    mirror = (torch.rand(count, generator=generator) < 0.5).to(there)
-    pixels = torch.where(mirror.view(-1, 1, 1, 1), pixels.flip(3), pixels)
-    padded = F.pad(pixels, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, count, 1, 1), generator=generator).to(there)
-    rows = top + torch.arange(height, device=there).view(1, -1, 1)
-    columns = left + torch.arange(width, device=there).view(1, 1, -1)
-    image = torch.arange(count, device=there).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
-
-
-Gradients = Callable[[Tensor, Tensor], None]
-"""From images and labels to the gradients of a network's parameters."""
-
-
-def plain_gradients(network: nn.Module) -> Gradients:
-    """By a forward and a backward pass."""
-
-    def step(inputs: Tensor, labels: Tensor) -> None:
-        loss = F.cross_entropy(network(inputs), labels)
-        network.zero_grad(set_to_none=True)
-        loss.backward()
-
-    return step
-
-
 def finetune(
     model: nn.Module,
-    images: Images,
+    data: Data,
     epochs: int,
     per_epoch: int,
     seed: int,
     rate: float = 0.01,
     batch: int = 128,
-    gradients: Callable[[nn.Module], Gradients] = plain_gradients,
+    gpu: bool = False,
 ) -> nn.Module:
     """Train a copy: SGD with Nesterov momentum 0.9, weight decay 5e-4, a cosine down to zero.
 
     Args:
         model: Left as it was.
-        images: To train on.
-        epochs: How many.
+        data: To train on; its validation images watch.
+        epochs: How many; 0 for a copy alone.
         per_epoch: Images an epoch, drawn anew for each from all of them.
         seed: Of draws and augmentation.
         rate: Learning rate at the start.
         batch: Images a step.
-        gradients: Makes of the copy what computes its gradients in a step.
+        gpu: Whether on a GPU.
     """
     made = copy.deepcopy(model).train()
-    optimiser = torch.optim.SGD(
-        made.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
-    steps = epochs * (min(per_epoch, len(images)) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    differentiate = gradients(made)
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(derive_seed("finetune", seed, epoch))
-        order = torch.randperm(len(images), generator=generator)[:per_epoch]
-        for chosen in order.split(batch):
-            if len(chosen) < batch:
-                continue
-            inputs = normalise(augment(images.pixels[chosen], generator))
-            differentiate(inputs, images.labels[chosen])
-            optimiser.step()
-            schedule.step()
+    images = min(per_epoch, len(data.train))
+    batch = min(batch, images)
+    if epochs:
+        engine = make_engine(data, batch, seed, images // batch, gpu)
+        with tempfile.TemporaryDirectory() as folder:
+            phase = Phase(epochs, rate, "cosine")
+            engine.fit(made, [phase], Training(OPTIMIZER), "finetune", Path(folder))
     return made.eval()
 
 
@@ -285,6 +289,18 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
+def noise(count: int, side: int = 32) -> Data:
+    """Noise instead of images, to see that all runs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def part(size: int) -> Images:
+        shape = (size, 3, side, side)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return Images(pixels, torch.randint(0, 10, (size,), generator=generator))
+
+    return split(part(2 * count), part(count), validation=count)
+
+
 def arguments(description: str | None, out: Path) -> argparse.ArgumentParser:
     """The arguments that all studies on CIFAR-10 take."""
     parser = argparse.ArgumentParser(description=description)
@@ -296,3 +312,28 @@ def arguments(description: str | None, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=out, help="where results.csv and figure.png go")
     parser.add_argument("--draw", action="store_true", help="only the figure and the tables")
     return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None, **tiny: Any
+) -> argparse.Namespace:
+    """The options; see :func:`experiments.smoke.parse`.
+
+    Raises:
+        SystemExit: If there are no images, or a smoke run would write over the study's results.
+    """
+    options = parse(parser, words, **tiny)
+    if not options.smoke and not options.draw and options.root is None:
+        parser.error("give the images: --root <folder with train/ and test/>, or --smoke")
+    return options
+
+
+def inputs(options: argparse.Namespace) -> tuple[nn.Module, Data]:
+    """The network and the images that the options name; tiny ones for a smoke run."""
+    torch.set_num_threads(options.threads)
+    if options.smoke:
+        torch.manual_seed(0)
+        return CifarResNet(1, 10).eval(), noise(64)
+    data = read_data(options.root)
+    return (untrained(options.model) if options.weights is None
+            else network(options.model, options.weights)), data  # fmt: skip

@@ -45,7 +45,7 @@ QUIET = ("exists and is not empty", "The number of training batches", "LeafSpec"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What Lightning says about tiny runs; a real run filters the same in ``engine.quiet``."""
+    """What Lightning says about tiny runs; a real run filters the same in ``silence_lightning``."""
     for text in QUIET:
         config.addinivalue_line("filterwarnings", f"ignore:.*{text}.*")
 

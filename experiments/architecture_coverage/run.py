@@ -1,6 +1,6 @@
 """Which of torchvision's classification networks can be pruned, how fast, and is it right?
 
-Usage: python experiments/architecture_coverage/run.py [--only resnet18 vit_b_16] [--resume]
+Usage: python -m experiments.architecture_coverage.run [--only resnet18 vit_b_16] [--resume]
        [--without-peer] [--only-timing] [--only-figure]
 """
 
@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 import multiprocessing
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,11 +21,10 @@ from pathlib import Path
 import torch
 import torchvision
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from experiments.architecture_coverage.one_network import GIB, with_thinet
 from experiments.architecture_coverage.peer import described, with_torch_pruning
 from experiments.architecture_coverage.picture import draw
+from experiments.smoke import parse
 from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
@@ -127,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", type=float, default=14.0, help="GiB for the float64 check")
     parser.add_argument("--patience", type=float, default=120.0, help="CPU seconds for the peer")
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args(words)
+    options = parse(parser, words, only=["squeezenet1_1"])
     names = options.only or torchvision.models.list_models(module=torchvision.models)
     table = options.out / "results.csv"
     rows = read(table)

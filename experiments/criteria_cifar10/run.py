@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from experiments.cifar import (
     arguments,
     finetune,
     has_row,
-    network,
-    read_data,
+    inputs,
+    parsed,
     read_rows,
     recalibrated,
     splice,
@@ -112,13 +113,13 @@ def whole_run(
     way, seed = WAYS[row["way"]], row["seed"]
     slim = prune(model, layers, way, row["ratio"], data, seed)
     again = recalibrated(slim, data.calibration(IMAGES, seed))
-    before = accuracy(again, data.test)
-    tuned = finetune(again, data.train, tuning["epochs"], tuning["images"], seed)
+    before = accuracy(again, data)
+    tuned = finetune(again, data, tuning["epochs"], tuning["images"], seed)
     costs = cost(slim, SHAPE)
     return {
-        "test_plain": before if has_no_norm(model) else accuracy(slim, data.test),
+        "test_plain": before if has_no_norm(model) else accuracy(slim, data),
         "test": before,
-        "test_finetuned": accuracy(tuned, data.test),
+        "test_finetuned": accuracy(tuned, data),
         "mflops": costs.flops / 1e6,
         "params": costs.params,
     }
@@ -129,8 +130,8 @@ def single_layer(model: nn.Module, row: dict[str, Any], data: Data) -> dict[str,
     way, seed = WAYS[row["way"]], row["seed"]
     slim = prune(model, [row["layer"]], way, SINGLE, data, seed)
     again = recalibrated(slim, data.calibration(IMAGES, seed))
-    before = accuracy(again, data.test)
-    plain = before if has_no_norm(model) else accuracy(slim, data.test)
+    before = accuracy(again, data)
+    plain = before if has_no_norm(model) else accuracy(slim, data)
     return {"test_plain": plain, "test": before}
 
 
@@ -147,11 +148,11 @@ def from_scratch(
     more = round(tuning["epochs"] * tuning["images"] / len(data.train))
     costs = cost(slim, SHAPE)
     trained = finetune(
-        slim, data.train, BASELINE["epochs"] + more, len(data.train), row["seed"],
-        BASELINE["rate"], BASELINE["batch"],
+        slim, data, tuning["baseline"] + more, len(data.train), row["seed"],
+        BASELINE["rate"], int(BASELINE["batch"]),
     )  # fmt: skip
     return {
-        "test": accuracy(trained, data.test), "mflops": costs.flops / 1e6, "params": costs.params,
+        "test": accuracy(trained, data), "mflops": costs.flops / 1e6, "params": costs.params,
     }  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def has_no_norm(model: nn.Module) -> bool:
     return not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def baseline(data: Data, folder: Path) -> nn.Module:
+def baseline(data: Data, folder: Path, epochs: int) -> nn.Module:
     """The trained VGG-16-GAP, trained here at the first call."""
     torch.manual_seed(0)
     made = untrained("vgg16_gap")
@@ -169,8 +170,8 @@ def baseline(data: Data, folder: Path) -> nn.Module:
     else:
         print("training the VGG-16-GAP", flush=True)
         made = finetune(
-            made.to(memory_format=torch.channels_last), data.train, BASELINE["epochs"],
-            len(data.train), 0, BASELINE["rate"], BASELINE["batch"],
+            made.to(memory_format=torch.channels_last), data, epochs, len(data.train), 0,
+            BASELINE["rate"], int(BASELINE["batch"]),
         )  # fmt: skip
         save(made, folder)
     return made.eval().to(memory_format=torch.channels_last)
@@ -185,10 +186,10 @@ def work(options: argparse.Namespace, layers: list[str]) -> list[dict[str, Any]]
             tuning = {"epochs": options.epochs, "images": options.finetune_images}
             for ratio in options.ratios:
                 rows += [{"part": "ratios", **common, "way": way, "ratio": ratio, **tuning}
-                         for way in WAYS]  # fmt: skip
+                         for way in options.ways]  # fmt: skip
         if "single" in options.only:
             rows += [{"part": "single", **common, "way": way, "layer": layer}
-                     for layer in layers for way in WAYS]  # fmt: skip
+                     for layer in layers[: options.layers] for way in options.ways]  # fmt: skip
         if "scratch" in options.only and options.model == "vgg16_gap":
             rows += [{"part": "scratch", **common, "ratio": ratio} for ratio in options.scratch]
     return rows
@@ -204,7 +205,7 @@ def measure(model: nn.Module, row: dict[str, Any], data: Data, tuning: dict[str,
     return whole_run(model, layers, row, data, tuning)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure what is missing in the CSV files; then tables and figure."""
     parser = arguments(__doc__, HERE)
     parser.set_defaults(model="vgg16_gap")
@@ -214,14 +215,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--finetune-images", type=int, default=5_000, help="an epoch, of 45,000")
     parser.add_argument("--work", type=Path, default=Path("outputs/criteria_cifar10"))
-    options = parser.parse_args()
+    parser.set_defaults(ways=list(WAYS), layers=None, baseline=BASELINE["epochs"])
+    options = parsed(
+        parser, words, ratios=[0.5], scratch=[0.5], epochs=1, finetune_images=16, seeds=[0],
+        ways=["weight sum"], layers=1, baseline=1,
+    )  # fmt: skip
     if not options.draw:
-        torch.set_num_threads(options.threads)
-        data = read_data(options.root)
-        model = (
-            baseline(data, options.work / "vgg16_gap") if options.model == "vgg16_gap"
-            else network(options.model, options.weights)
-        )  # fmt: skip
+        model, data = inputs(options)
+        if options.model == "vgg16_gap":
+            folder = options.out if options.smoke else options.work
+            model = baseline(data, folder / "vgg16_gap", options.baseline)
         fill(options, model, data)
     rows = {part: read_rows(options.out / f"{part}.csv") for part in (*PARTS, "baseline")}
     text = tables(rows)
@@ -236,9 +239,11 @@ def fill(options: argparse.Namespace, model: nn.Module, data: Data) -> None:
     path = options.out / "baseline.csv"
     if not has_row(read_rows(path), {"model": options.model}):
         costs = cost(model, SHAPE)
-        append_row(path, {"model": options.model, "test": accuracy(model, data.test),
+        append_row(path, {"model": options.model, "test": accuracy(model, data),
                           "mflops": costs.flops / 1e6, "params": costs.params})  # fmt: skip
-    tuning = {"epochs": options.epochs, "images": options.finetune_images}
+    tuning = {
+        "epochs": options.epochs, "images": options.finetune_images, "baseline": options.baseline
+    }  # fmt: skip
     for row in work(options, inner_layers(model, options.model)):
         path = options.out / f"{row['part']}.csv"
         if not has_row(read_rows(path), row):

@@ -1,13 +1,12 @@
 """Is fine-tuning through the engine slower than a loop written by hand?
 
-Usage: python experiments/finetuning_throughput/run.py [--root <folder with train/ and test/>]
+Usage: python -m experiments.finetuning_throughput.run [--root <folder with train/ and test/>]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
+from experiments.smoke import parse
 from experiments.timing import (
     Row,
     default_threads,
@@ -38,7 +36,7 @@ from thinet.datasets.digits import Digits
 from thinet.datasets.folder import Folder
 from thinet.datasets.module import ImageData
 from thinet.engine.engine import Engine
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.logging.loggers import RunCSVLogger
 from thinet.engine.phases import Phase, learning_rate
 from thinet.engine.settings import Devices, Training
@@ -243,7 +241,7 @@ def make_data(options: argparse.Namespace) -> ImageData:
     return data
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", help="a folder with train/ and test/; the digits without one")
@@ -259,8 +257,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
-    quiet()
+    options = parse(
+        parser,
+        words,
+        networks=["vgg_small"],
+        size=8,
+        epochs=1,
+        steps=2,
+        rounds=1,
+        patience=0,
+        device="cpu",
+    )
+    silence_lightning()
     device = torch.device(options.device)
     phase = Phase(options.epochs, 0.01, "cosine")
     rows: list[Row] = []

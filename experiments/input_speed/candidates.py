@@ -1,6 +1,6 @@
 """Which library to decode and resize with: images per second in one process, and other pixels.
 
-Usage: python experiments/input_speed/candidates.py     (what is not installed is left out)
+Usage: python -m experiments.input_speed.candidates     (what is not installed is left out)
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,8 +19,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.input_speed.pictures import write_tree
 from experiments.timing import Row, markdown, ratio, spread, take_turns, threads

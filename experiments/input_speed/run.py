@@ -1,6 +1,6 @@
 """How many images per second does each loader give, and does fine-tuning wait for them?
 
-Usage: python experiments/input_speed/run.py [--workers 0 1 2] [--device cuda]
+Usage: python -m experiments.input_speed.run [--workers 0 1 2] [--device cuda]
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -22,10 +21,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from experiments.input_speed.figure import draw
 from experiments.input_speed.pictures import write_tree
+from experiments.smoke import parse
 from experiments.timing import (
     Row,
     hardware,
@@ -39,7 +37,7 @@ from experiments.timing import (
 from thinet.datasets.decoders import LOADERS
 from thinet.datasets.folder import Folder
 from thinet.engine.engine import Engine
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Devices, Training
 
@@ -232,7 +230,7 @@ WAIT = {
 }  # fmt: skip
 
 
-def parse() -> argparse.Namespace:
+def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=160, help="to load in a turn")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
@@ -246,7 +244,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the training process")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE)
-    return parser.parse_args()
+    return parse(
+        parser, words, images=6, scale=0.1, size=16, workers=[0], batch=2, networks=["resnet18"],
+        steps=2, rounds=1, patience=0, device="cpu",
+    )  # fmt: skip
 
 
 def measure(setting: Setting, options: argparse.Namespace, devices: Devices) -> list[Row]:
@@ -265,10 +266,10 @@ def measure(setting: Setting, options: argparse.Namespace, devices: Devices) -> 
     return rows
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
-    options = parse()
-    quiet()
+    options = options_of(words)
+    silence_lightning()
     device = torch.device(options.device)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     devices = Devices(accelerator, progress="off", max_steps_per_epoch=options.steps)

@@ -7,7 +7,7 @@ import csv
 import runpy
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from experiments.memory.measure import holding, on_disk
+from experiments.smoke import parse
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -64,7 +65,7 @@ def write_images(folder: Path, each: int = 8) -> None:
             picture.save(folder / part / str(digit) / f"{place}.png")
 
 
-def measure_stages(outputs: Path, blocks: int, *overrides: str) -> list[dict[str, Any]]:
+def measure_stages(outputs: Path, blocks: int = 34, *overrides: str) -> list[dict[str, Any]]:
     """One run with a stage for each block; a row after every stage."""
     from thinet.pruning import method as prune
 
@@ -88,7 +89,9 @@ def measure_stages(outputs: Path, blocks: int, *overrides: str) -> list[dict[str
     return rows
 
 
-def measure_sweep(outputs: Path, points: int, logger: str, *overrides: str) -> list[dict[str, Any]]:
+def measure_sweep(
+    outputs: Path, points: int = 50, *overrides: str, logger: str
+) -> list[dict[str, Any]]:
     """A sweep over seeds in this process; a row after every point."""
     from thinet.sweeps.callback import SweepCallback
 
@@ -107,22 +110,25 @@ def measure_sweep(outputs: Path, points: int, logger: str, *overrides: str) -> l
     return rows
 
 
-PARTS = {
-    "stages": partial(measure_stages, blocks=34),
-    "csv": partial(measure_sweep, points=50, logger="csv"),
-    "wandb": partial(measure_sweep, points=50, logger="wandb"),
+PARTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "stages": measure_stages,
+    "csv": partial(measure_sweep, logger="csv"),
+    "wandb": partial(measure_sweep, logger="wandb"),
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure one part and put its rows into ``results.csv``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--keep", type=Path, help="where the runs are left")
-    chosen = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=HERE, help="where results.csv goes")
+    parser.add_argument("--count", type=int, help="blocks of a stage, or points of a sweep")
+    chosen = parse(parser, words, count=1)
     with tempfile.TemporaryDirectory() as folder:
-        rows = PARTS[chosen.part]((chosen.keep or Path(folder)).absolute())
-    path = HERE / "results.csv"
+        outputs = (chosen.keep or Path(folder)).absolute()
+        rows = PARTS[chosen.part](outputs, *([] if chosen.count is None else [chosen.count]))
+    path = chosen.out / "results.csv"
     others: list[dict[str, Any]] = []
     if path.exists():
         with open(path, newline="") as file:

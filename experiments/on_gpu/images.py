@@ -107,14 +107,3 @@ def wait_for(work: Path, seconds: float) -> Data:
     parts = torch.load(work / READY, weights_only=True)
     train = Images(*parts["train"])
     return split(train, Images(*parts["test"]), min(VALIDATION, len(train) // 9))
-
-
-def noise(count: int) -> Data:
-    """Noise instead of images, to see that all runs."""
-    generator = torch.Generator().manual_seed(0)
-
-    def part(size: int) -> Images:
-        pixels = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
-        return Images(pixels, torch.randint(0, 10, (size,), generator=generator))
-
-    return split(part(2 * count), part(count), validation=count)

@@ -6,12 +6,9 @@ Usage: python -m experiments.on_gpu.report DIR      (a folder of results; run.py
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.cifar import mean_and_spread
 from experiments.on_gpu.results import Results, failed

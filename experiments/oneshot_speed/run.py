@@ -1,13 +1,12 @@
 """How long does pruning a whole network take, in plain forward passes of the same images?
 
-Usage: python experiments/oneshot_speed/run.py [--images 64] [--rounds 3]
+Usage: python -m experiments.oneshot_speed.run [--images 64] [--rounds 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
+from experiments.smoke import parse
 from experiments.timing import (
     Row,
     default_threads,
@@ -33,13 +31,16 @@ from experiments.timing import (
 from thinet import prune
 from thinet.metrics.memory import forget_peak
 from thinet.models.resnet import resnet50
+from thinet.models.small_vgg import vgg_small
 from thinet.models.vgg import vgg16
 from thinet.pruning.prune import PruneResult
 from thinet.report.style import BLUE, GRID, INK, MUTED, SKY, new_figure, save_png
 from thinet.surgery import evaluating
 
 HERE = Path(__file__).parent
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"vgg16": vgg16, "resnet50": resnet50}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "vgg16": vgg16, "resnet50": resnet50, "vgg_small": vgg_small
+}  # fmt: skip
 WAYS: dict[str, dict[str, str]] = {
     "thinet": {},  # the defaults: ThiNet's criterion, the paper's factors
     "weight_sum": {"criterion": "weight_sum", "reconstruction": "none"},
@@ -157,10 +158,12 @@ COLUMNS = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument(
+        "--networks", nargs="+", default=["vgg16", "resnet50"], choices=list(NETWORKS)
+    )
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224, help="of an image, in pixels")
@@ -168,7 +171,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    options = parse(
+        parser, words, networks=["vgg_small"], images=4, batch=2, size=32, rounds=1, device="cpu"
+    )
     device = torch.device(options.device)
     rows: list[Row] = []
     with threads(options.threads):

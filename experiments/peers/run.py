@@ -7,6 +7,7 @@ Usage: python -m experiments.peers.run --root data/cifar10 \
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +21,9 @@ from experiments.cifar import (
     arguments,
     finetune,
     has_row,
+    inputs,
     mean_and_spread,
-    network,
-    read_data,
+    parsed,
     read_rows,
     recalibrated,
     splice,
@@ -120,9 +121,9 @@ def measure(
     seconds = time.process_time() - start
     again = recalibrated(slim, data.calibration(images, seed)) if variant != "unpruned" else slim
     costs = cost(slim, SHAPE)
-    plain = accuracy(slim, data.test)
-    before = accuracy(again, data.test)
-    tuned = accuracy(finetune(again, data.train, epochs, per_epoch, seed), data.test)
+    plain = accuracy(slim, data)
+    before = accuracy(again, data)
+    tuned = accuracy(finetune(again, data, epochs, per_epoch, seed), data)
     return {
         "test_plain": plain,
         "test": before,
@@ -150,7 +151,7 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure what is missing in ``results.csv``; then table and figure."""
     parser = arguments(__doc__, HERE)
     known = [*OURS, *PEERS, *GLOBAL, "unpruned"]
@@ -158,16 +159,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="for calibration")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--finetune-images", type=int, default=5_000, help="an epoch, of 45,000")
-    options = parser.parse_args()
+    options = parsed(
+        parser, words, variants=["tp l1", "thinet scale", "unpruned"], images=16, epochs=1,
+        finetune_images=16, seeds=[0],
+    )  # fmt: skip
     path = options.out / "results.csv"
     setting = {
         "model": options.model, "images": options.images, "epochs": options.epochs,
         "finetune_images": options.finetune_images,
     }  # fmt: skip
     if not options.draw:
-        torch.set_num_threads(options.threads)
-        data = read_data(options.root)
-        model = network(options.model, options.weights)
+        model, data = inputs(options)
         for seed in options.seeds:
             for variant in options.variants:
                 mark = {**setting, "variant": variant, "seed": seed}

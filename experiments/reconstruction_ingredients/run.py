@@ -7,10 +7,10 @@ Usage: python -m experiments.reconstruction_ingredients.run --root data/cifar10 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import thinet
@@ -20,9 +20,9 @@ from experiments.cifar import (
     append_row,
     arguments,
     has_row,
+    inputs,
     mean_and_spread,
-    network,
-    read_data,
+    parsed,
     read_rows,
     recalibrated,
     splice,
@@ -177,11 +177,11 @@ def measure(
     seconds = time.process_time() - start
     again = recalibrated(result.model, data.calibration(recipe.images, seed))
     found: dict[str, object] = {
-        "validation": accuracy(again, data.validation),
-        "test": accuracy(again, data.test),
+        "validation": accuracy(again, data, "val"),
+        "test": accuracy(again, data),
     }
     # After each cut also means after the last: there is nothing left to recalibrate.
-    plain = found["test"] if recipe.recalibrate == "each" else accuracy(result.model, data.test)
+    plain = found["test"] if recipe.recalibrate == "each" else accuracy(result.model, data)
     return {
         **found,
         "test_plain": plain,
@@ -248,17 +248,16 @@ def found(rows: list[dict[str, str]], model: str, part: str) -> dict[str, list[d
     return result
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure what is missing in ``results.csv``; then tables and figure."""
     parser = arguments(__doc__, HERE)
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
-    options = parser.parse_args()
+    options = parsed(parser, words)
     path = options.out / "results.csv"
     if not options.draw:
-        torch.set_num_threads(options.threads)
-        data = read_data(options.root)
-        model = network(options.model, options.weights)
-        for recipe, seed in work(options.only, options.seeds):
+        model, data = inputs(options)
+        todo = work(["steps"], [0])[1:4] if options.smoke else work(options.only, options.seeds)
+        for recipe, seed in todo:
             mark = key(options.model, recipe, seed)
             if has_row(read_rows(path), mark):
                 continue

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.smoke import parse
 from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
@@ -32,6 +33,12 @@ COLUMNS = (
 )  # fmt: skip
 DDP = ("trainer=ddp_cpu", "trainer.devices=2")
 PATIENCE = 90.0
+SMALL = (
+    "model.build.widths=[4,8]", "model.paper_layers=[features.0,features.3,features.7]",
+    "dataset.image_size=8", "dataset.calibration_per_class=2", "trainer.max_steps_per_epoch=2",
+    "baseline.epochs=1", "finetune.stage.epochs=1", "finetune.final.epochs=1",
+)  # fmt: skip
+"""Of ``--smoke``: a run of seconds."""
 
 
 def command(outputs: Path, processes: int, more: Sequence[str]) -> list[str]:
@@ -171,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("more", nargs="*", help="overrides of the run, for a quick try")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments, trials=1, more=list(SMALL))
     options.work.mkdir(parents=True, exist_ok=True)
     table = options.out / f"results_{options.processes}.csv"
     rows: list[dict[str, Any]] = []

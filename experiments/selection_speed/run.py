@@ -1,6 +1,6 @@
 """Is ThiNet's selection a bottleneck? Gram and greedy against a bare product and the paper's loop.
 
-Usage: python experiments/selection_speed/run.py [--rows 100000] [--channels 64 128 256 512]
+Usage: python -m experiments.selection_speed.run [--rows 100000] [--channels 64 128 256 512]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from experiments.smoke import parse
 from thinet.pruning.criteria import greedy_removal
 from thinet.pruning.statistics import ContributionMoments
 from thinet.report.style import BLUE, GREEN, GRID, VERMILLION, new_figure, save_png
@@ -164,14 +165,14 @@ def draw(results: list[dict[str, float]], path: Path) -> None:
     save_png(figure, path)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    options = parse(parser, words, rows=500, channels=[8, 16], rounds=1)
     torch.set_num_threads(1)
     results = []
     with threadpool_limits(1):  # numpy's BLAS has threads of its own

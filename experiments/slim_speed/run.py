@@ -1,13 +1,12 @@
 """Does a slim network run as much faster as it needs fewer FLOPs?
 
-Usage: python experiments/slim_speed/run.py [--subjects vgg16 ...] [--everything]
+Usage: python -m experiments.slim_speed.run [--subjects vgg16 ...] [--everything]
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,8 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.slim_speed.variants import (
     SUBJECTS,
@@ -29,6 +26,7 @@ from experiments.slim_speed.variants import (
     slimmed,
     work,
 )
+from experiments.smoke import parse
 from experiments.timing import (
     Row,
     default_threads,
@@ -150,7 +148,7 @@ COLUMNS = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
@@ -162,9 +160,20 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=5.0, help="seconds for a cell")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cells", type=int, help="no more than so many")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    options = parse(
+        parser,
+        words,
+        subjects=["mobilenet_v2"],
+        size=32,
+        rounds=1,
+        patience=0,
+        no_compile=True,
+        cells=2,
+        device="cpu",
+    )
     device = torch.device(options.device)
     compiler = shutil.which("g++") or shutil.which("clang++") or device.type == "cuda"
     if not compiler:
@@ -173,7 +182,7 @@ def main() -> None:
     cells = choose(options.subjects, bool(compiler) and not options.no_compile)
     rows: list[Row] = []
     with threads(options.threads):
-        for cell in cells:
+        for cell in cells[: options.cells]:
             rows.append(measure(cell, options.size, device, options.rounds, options.patience))
             row = rows[-1]
             print(f"{label(row)}: {row['speed_up']:.2f}x of {row['flops_ratio']:.2f}x", flush=True)

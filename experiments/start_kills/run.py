@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_kills.run import digest, members, start, undisturbed
+from experiments.smoke import parse
 from thinet.base.files import write_text_atomic
 
 HERE = Path(__file__).parent
@@ -201,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--only", default="", help="cells whose 'signal target moment' matches")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments, only="SIGTERM first the first answers")
     # A shell has Ctrl-C ignored in what it starts in the background, and so would the runs.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     options.work.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
 """What does looking cost? The statistics pass of a layer against a plain forward pass up to it.
 
-Usage: python experiments/statistics_speed/run.py [--images 8] [--networks vgg16 resnet50]
+Usage: python -m experiments.statistics_speed.run [--images 8] [--networks vgg16 resnet50]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
+from experiments.smoke import parse
 from experiments.timing import (
     Row,
     Times,
@@ -202,7 +200,7 @@ COLUMNS = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
@@ -214,7 +212,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    options = parse(
+        parser,
+        words,
+        networks=["resnet50"],
+        layers=["layer1.0.conv1"],
+        images=2,
+        size=32,
+        rounds=1,
+        patience=0,
+        device="cpu",
+    )
     torch.manual_seed(0)
     device = torch.device(options.device)
     rows: list[Row] = []

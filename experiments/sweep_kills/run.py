@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from experiments.smoke import parse
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -94,7 +97,9 @@ def kill_at(
     return finished(outputs)
 
 
-def study(preset: str, way: str, folder: Path, grid: tuple[str, ...] = GRID) -> dict[str, Any]:
+def study(
+    preset: str, way: str, folder: Path, grid: tuple[str, ...] = GRID, kills: int = 2
+) -> dict[str, Any]:
     """One row of the results."""
     alone, killed = folder / f"{preset}-alone", folder / f"{preset}-{way}"
     seconds = 0.0
@@ -106,7 +111,7 @@ def study(preset: str, way: str, folder: Path, grid: tuple[str, ...] = GRID) -> 
     begin = time.monotonic()
     done: dict[str, int] = {}
     counts = []
-    for part in (0.3, 0.6):
+    for part in (0.3, 0.6)[:kills]:
         found = kill_at(start(preset, killed, grid), killed, max(1, int(part * total)), way)
         done = {**found, **done}  # the time of the first result of each
         counts.append(len(found))
@@ -116,7 +121,7 @@ def study(preset: str, way: str, folder: Path, grid: tuple[str, ...] = GRID) -> 
     last = finished(killed)
     return {
         "preset": preset, "killed": way, "points": total,
-        "finished_at_kill_1": counts[0], "finished_at_kill_2": counts[1],
+        "finished_at_kill_1": counts[0], "finished_at_kill_2": counts[-1],
         "same_table": table(killed) == table(alone),
         "finished_again": sum(times > 1 for times in times_worked(killed).values()),
         "results_rewritten": sum(last[name] != when for name, when in done.items()),
@@ -124,21 +129,22 @@ def study(preset: str, way: str, folder: Path, grid: tuple[str, ...] = GRID) -> 
     }  # fmt: skip
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run all studies that are asked for and write the table anew after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--ways", nargs="+", default=("group", "parent"))
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.csv"))
-    arguments = parser.parse_args()
+    parser.set_defaults(grid=GRID, kills=2)
+    arguments = parse(parser, words, presets=["grid"], ways=["group"], grid=("seed=0,1",), kills=1)
     random.seed(0)
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for preset in arguments.presets:
         for way in arguments.ways:
-            rows.append(study(preset, way, folder))
+            rows.append(study(preset, way, folder, arguments.grid, arguments.kills))
             print(rows[-1], flush=True)
             with open(arguments.out, "w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
-from thinet.app.cli_errors import guarded, sentence
+from thinet.app.cli_errors import errors_as_sentences, sentence
 from thinet.base.errors import ThinetError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _command_line(monkeypatch):
-    """As ``python run.py``; what guarded() changes for the process is put back."""
+    """As ``python run.py``; what errors_as_sentences() changes for the process is put back."""
     monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py")])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
     monkeypatch.setattr(JobReturn, "return_value", JobReturn.return_value)
@@ -103,7 +103,7 @@ def fail_with(error):
 )
 def test_guarded_exits_without_a_traceback(error, code, text, capsys):
     with pytest.raises(SystemExit) as caught:
-        guarded(fail_with(error))
+        errors_as_sentences(fail_with(error))
     assert caught.value.code == code
     out, err = capsys.readouterr()
     assert out == "before\n"
@@ -119,11 +119,11 @@ def test_a_traceback_when_asked_for(how, monkeypatch):
     else:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ThinetError, match="no"):
-        guarded(fail_with(ThinetError("no")))
+        errors_as_sentences(fail_with(ThinetError("no")))
 
 
 def test_guarded_passes_what_is_well(capsys):
-    guarded(lambda: print("fine"))
+    errors_as_sentences(lambda: print("fine"))
     assert capsys.readouterr() == ("fine\n", "")
 
 
@@ -135,7 +135,7 @@ def test_hydra_adds_no_line_of_its_own(capsys):
         return failed.return_value
 
     with pytest.raises(SystemExit):
-        guarded(main)
+        errors_as_sentences(main)
     assert capsys.readouterr().err == "error: no: type yes.\n"
     done = JobReturn(status=JobStatus.COMPLETED)
     done.return_value = 0.5

@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-import thinet.app.cli_errors  # puts the gate in
+import thinet.app.cli_errors  # installs the checks of configurations
 from thinet.app.config import build, check
 from thinet.app.config_policy import check_composed
 from thinet.app.yaml_limits import check_yaml
@@ -61,7 +61,7 @@ CASES += [(place, target) for place in OTHERS for target in (TARGETS[0], TARGETS
 
 @pytest.mark.parametrize(("place", "target"), CASES, ids=repr)
 def test_a_target_is_refused_before_it_is_called(place, target, hydra_compose, tmp_path):
-    """At the gate by its text, or where it is built by what it is; both in one sentence."""
+    """Before Hydra by its text, or where it is built by what it is; both in one sentence."""
     group, _, key = place.partition(".")
     with pytest.raises(ThinetError) as caught:
         build_network(build(check(hydra_compose(recipe={group: {key: {"_target_": target}}}))))

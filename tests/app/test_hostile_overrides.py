@@ -53,7 +53,7 @@ def test_names_and_notes_stay_in_their_place(type_, tmp_path):
 
 
 def test_a_strangers_recipe_among_the_points_of_a_sweep(process, tmp_path, monkeypatch):
-    """The points are composed in the workers' own processes, and the gate stands there too."""
+    """The points are composed in the workers' own processes, and are judged there too."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # tests in this process leave it behind
     theirs = tmp_path / "theirs" / "experiment"
     theirs.mkdir(parents=True)

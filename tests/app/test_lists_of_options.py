@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
-import thinet.app.cli_errors  # puts the gate in
+import thinet.app.cli_errors  # installs the checks of configurations
 from thinet.app.cli_errors import sentence
 from thinet.base.errors import ThinetError
 

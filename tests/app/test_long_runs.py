@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc
 
 
 def sweep(folder):
-    return measure_sweep(Path(folder), 6, "wandb", "finetune.stage.epochs=0")
+    return measure_sweep(Path(folder), 6, "finetune.stage.epochs=0", logger="wandb")
 
 
 def stages(folder):

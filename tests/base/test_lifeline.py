@@ -67,9 +67,9 @@ TOLD = [
     [
         "hang()",
         "print(flush=True); time.sleep(60)",
-        "import thinet.app.cli_errors\nthinet.app.cli_errors.guarded(hang)",
+        "import thinet.app.cli_errors\nthinet.app.cli_errors.errors_as_sentences(hang)",
     ],
-    ids=["before, in C++", "before, in Python", "guarded"],
+    ids=["before, in C++", "before, in Python", "errors_as_sentences"],
 )
 def test_a_signal_ends_the_process_wherever_its_main_thread_is(code, number, wanted, script):
     process = script(f"lifeline.begin()\n{code}")
@@ -104,7 +104,7 @@ def test_something_of_a_limited_length_is_waited_for(number, wanted, script):
         "    try: print(flush=True); time.sleep(60)\n"
         "    finally:\n"
         "        with lifeline.patiently(): time.sleep(0.5); print('closed', flush=True)\n"
-        "import thinet.app.cli_errors; thinet.app.cli_errors.guarded(work)"
+        "import thinet.app.cli_errors; thinet.app.cli_errors.errors_as_sentences(work)"
     )
     process.stdout.readline()
     process.send_signal(number)
@@ -186,7 +186,7 @@ def test_another_process_ends_at_once_when_told_and_does_not_unwind(number, want
         "def work():\n"
         "    try: print(flush=True); time.sleep(60)\n"
         "    finally: print('unwinding', flush=True)\n"
-        "import thinet.app.cli_errors; thinet.app.cli_errors.guarded(work)"
+        "import thinet.app.cli_errors; thinet.app.cli_errors.errors_as_sentences(work)"
     )
     process.stdout.readline()
     process.send_signal(number)
@@ -201,7 +201,7 @@ def test_another_process_that_lost_the_first_is_silent(script):
         "lifeline.begin(); from thinet.app import cli_errors as own\n"
         "own._first_has_ended = lambda: True\n"
         "def work(): raise RuntimeError('Connection closed by peer')\n"
-        "own.guarded(work)"
+        "own.errors_as_sentences(work)"
     )
     assert end_of(process) == (2, "")
 
@@ -209,11 +209,11 @@ def test_another_process_that_lost_the_first_is_silent(script):
 def test_the_first_process_says_why_another_was_lost(script):
     process = script(
         f"lifeline.begin(); start({OTHER!r})\n"
-        "from thinet.app.cli_errors import guarded\n"
+        "from thinet.app.cli_errors import errors_as_sentences\n"
         "def work():\n"
         "    os.kill(lifeline._this.others[0].pid, signal.SIGTERM)\n"
         "    raise RuntimeError('Connection closed by peer')\n"
-        "guarded(work)"
+        "errors_as_sentences(work)"
     )
     assert end_of(process) == (143, STOPPED)
 
@@ -227,8 +227,9 @@ def test_another_process_ends_in_silence_and_tells_the_first_what_it_has_to_know
 ):
     process = script(
         f"os.environ.update({first or 'X'}=str(os.getppid()), LOCAL_RANK='1'); lifeline.begin()\n"
-        "from thinet.app.cli_errors import guarded; from thinet.base.errors import Terminated\n"
+        "from thinet.app.cli_errors import errors_as_sentences\n"
+        "from thinet.base.errors import Terminated\n"
         f"def work(): raise Terminated(agreed={agreed})\n"
-        "guarded(work)"
+        "errors_as_sentences(work)"
     )
     assert end_of(process) == (code, "")

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 MAIN = """
 from thinet.base.lifeline import begin
 begin()
-from thinet.app.cli_errors import guarded
+from thinet.app.cli_errors import errors_as_sentences
 from thinet.base.messages import logging_to, say
 def main():
     with logging_to(None):
         {body}
-guarded(main)
+errors_as_sentences(main)
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thinet.base.system_errors import accident, is_lost_process
+from thinet.base.system_errors import is_lost_process, system_error
 from thinet.datasets.images import Images, ImageView
 from thinet.datasets.loader import EpochLoader
 from thinet.datasets.unreadable import UnreadableImages
@@ -45,7 +45,7 @@ def test_a_killed_loader_process() -> None:
     try:  # pytest.raises would keep the loader alive in a reference cycle
         list(loader)
     except RuntimeError as error:
-        said = accident(error)
+        said = system_error(error)
     assert said is not None
     # torch does not always learn by what signal it was.
     assert re.match(r"a process that loads images died \((Killed|it ended unexpectedly);", said)
@@ -55,7 +55,7 @@ def test_a_killed_loader_process() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk(number: int) -> None:
-    said = accident(OSError(number, os.strerror(number), "/data/last.ckpt"))
+    said = system_error(OSError(number, os.strerror(number), "/data/last.ckpt"))
     assert said is not None
     assert said.startswith("cannot read or write /data/last.ckpt (")
     assert "free some space" in said
@@ -66,7 +66,7 @@ def test_a_disk_that_is_really_full() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         os.write(full, b"x" * 100)
     os.close(full)
-    said = accident(caught.value)
+    said = system_error(caught.value)
     assert said is not None
     assert "free some space" in said
 
@@ -74,7 +74,7 @@ def test_a_disk_that_is_really_full() -> None:
 def test_another_folder_is_advised_where_space_is_not_the_matter(tmp_path) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         tmp_path.write_text("")
-    said = accident(caught.value)
+    said = system_error(caught.value)
     assert said is not None
     assert "paths.outputs" in said
     assert "space" not in said
@@ -83,7 +83,7 @@ def test_another_folder_is_advised_where_space_is_not_the_matter(tmp_path) -> No
 def test_too_little_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46)
-    said = accident(caught.value)
+    said = system_error(caught.value)
     assert said is not None
     assert "too little memory" in said
 
@@ -99,7 +99,7 @@ LOST = [
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
 def test_another_process_of_the_run_has_ended(error: Exception) -> None:
     assert is_lost_process(error)
-    said = accident(error)
+    said = system_error(error)
     assert said is not None
     assert "another process of this run has ended" in said
     assert "\n" not in said
@@ -107,5 +107,5 @@ def test_another_process_of_the_run_has_ended(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("shape mismatch"), KeyError("a")])
 def test_other_errors_are_not_explained_away(error: Exception) -> None:
-    assert accident(error) is None
+    assert system_error(error) is None
     assert not is_lost_process(error)

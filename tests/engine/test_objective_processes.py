@@ -27,7 +27,7 @@ from thinet.base.seeding import derive_seed
 from thinet.datasets.digits import Digits
 from thinet.datasets.steps import Steps
 from thinet.engine.engine import Engine
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.module import Learner
 from thinet.engine.objective import Objective, Update
 from thinet.engine.phases import Phase
@@ -130,7 +130,7 @@ def train(engine, folder, told=None):
     return one, {"digest": digest(one), "ended": ended, "seeds": calls}
 
 def main(folder):
-    quiet()
+    silence_lightning()
     data = Digits(image_size=8, batch_size=32, seed=3, num_classes=10)
     devices = Devices("cpu", 2, strategy="ddp", progress="off", checkpoint_minutes=60)
     engine = Engine(data, devices, seed=3)

@@ -27,7 +27,7 @@ from thinet.datasets.digits import Digits
 from thinet.engine.module import Learner
 from thinet.engine.engine import Engine
 from thinet.engine.subset import SubsetEvaluation
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.settings import Devices, Training
 from thinet.base.errors import Terminated
 from thinet.pruning.find_widths import find_counts
@@ -89,7 +89,7 @@ def latencies(rank):
     return measured
 
 def main(folder, world):
-    quiet()
+    silence_lightning()
     data = Digits(image_size=8, batch_size=32, crop="pad", seed=3, num_classes=10,
                   calibration_per_class=2)
     devices = Devices("cpu", world, strategy="ddp" if world > 1 else "auto", progress="off",

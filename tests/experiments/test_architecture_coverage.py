@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.architecture_coverage import one_network, peer, run
 from experiments.architecture_coverage.picture import FAMILIES, families, halves

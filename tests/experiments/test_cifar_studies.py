@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from experiments import cifar
 from experiments.cifar import Images
+from experiments.criteria_cifar10 import run as criteria
 from experiments.peers import run as peers
 from experiments.peers.peer import IMPORTANCES, prune_with_peer
 from experiments.reconstruction_ingredients import run as ingredients
@@ -80,47 +78,59 @@ def test_normalise_is_torchvisions() -> None:
     torch.testing.assert_close(cifar.normalise(pixels), wanted)
 
 
-def test_accuracy_counts(net: nn.Module) -> None:
-    images = noise(70)
+def test_accuracy_counts(net: nn.Module, data: cifar.Data) -> None:
     with torch.no_grad():
-        said = net(cifar.normalise(images.pixels)).argmax(dim=1)
-    labels = torch.where(torch.arange(70) < 7, said, (said + 1) % 10)
-    assert cifar.accuracy(net, Images(images.pixels, labels)) == pytest.approx(10.0)
+        said = net(cifar.normalise(data.test.pixels)).argmax(dim=1)
+    labels = torch.where(torch.arange(20) < 7, said, (said + 1) % 10)
+    parts = cifar.Data(data.train, data.validation, Images(data.test.pixels, labels))
+    assert cifar.accuracy(net, parts) == pytest.approx(35.0)
+    other = cifar.Data(data.train, Images(data.test.pixels, said), data.test)
+    assert cifar.accuracy(net, other, "val") == 100.0
 
 
-def test_augmented_images_are_shifted_copies_of_theirs() -> None:
-    pixels = noise(8).pixels
-    made = cifar.augment(pixels, torch.Generator().manual_seed(0))
-    padded = F.pad(pixels, (4, 4, 4, 4))
-    mirrored = F.pad(pixels.flip(3), (4, 4, 4, 4))
-    flips = 0
-    for k in range(8):
-        found = [
-            mirror
-            for mirror, source in enumerate((padded, mirrored))
-            for top in range(9)
-            for left in range(9)
-            if torch.equal(made[k], source[k, :, top : top + 32, left : left + 32])
-        ]
-        assert len(found) == 1
-        flips += found[0]
-    assert 0 < flips < 8
+def test_the_engine_is_given_shifted_and_mirrored_images(data: cifar.Data) -> None:
+    pictures = cifar.Pictures(data, batch=8)
+    pictures.setup()
+    plain = torch.cat([images for images, _ in pictures.test_dataloader()])
+    torch.testing.assert_close(plain, cifar.normalise(data.test.pixels).contiguous())
+    found = torch.cat([images for images, _ in pictures.train_dataloader()])
+    low = cifar.normalise(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    padded = low[:, :, :1, :1].expand(len(data.train), 3, 40, 40).clone()
+    padded[:, :, 4:36, 4:36] = cifar.normalise(data.train.pixels)
+    sources = torch.cat([padded, padded.flip(3)])
+    # A pixel left of the middle tells which picture, which window and whether mirrored.
+    windows = sources.unfold(2, 32, 1).unfold(3, 32, 1)[..., 16, 8].permute(0, 2, 3, 1)
+    apart = (windows[None] - found[:, :, 16, 8][:, None, None, None]).abs().amax(-1)
+    there = (apart < 1e-5).flatten(2)  # (found, source, window)
+    mirrored = there[:, len(data.train) :].flatten(1).any(1)
+    assert there.flatten(1).any(1).all()
+    assert mirrored.any()
+    assert not mirrored.all()
+    assert len(set(there.any(1).nonzero()[:, 1].tolist())) > 10, "shifts differ"
 
 
-def test_finetuning_learns_and_leaves_the_given_network(net: nn.Module) -> None:
-    images = noise(16)
+def test_finetuning_learns_and_leaves_the_given_network(net: nn.Module, data: cifar.Data) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
 
     def loss(model: nn.Module) -> float:
         with torch.no_grad():
-            logits = model.train()(cifar.normalise(images.pixels))
-            return float(F.cross_entropy(logits, images.labels))
+            logits = model.train()(cifar.normalise(data.train.pixels))
+            return float(F.cross_entropy(logits, data.train.labels))
 
-    made = cifar.finetune(net, images, epochs=8, per_epoch=16, seed=0, rate=0.05, batch=8)
-    again = cifar.finetune(net, images, epochs=8, per_epoch=16, seed=0, rate=0.05, batch=8)
+    made = cifar.finetune(net, data, epochs=8, per_epoch=16, seed=0, rate=0.05, batch=8)
+    again = cifar.finetune(net, data, epochs=8, per_epoch=16, seed=0, rate=0.05, batch=8)
+    other = cifar.finetune(net, data, epochs=8, per_epoch=16, seed=1, rate=0.05, batch=8)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.testing.assert_close(made.linear.weight, again.linear.weight)
+    assert not torch.equal(made.linear.weight, other.linear.weight)
     assert loss(made) < loss(net)
+
+
+def test_a_study_asks_for_images(tmp_path: Path, capsys) -> None:
+    for study in (peers, ingredients, criteria):
+        with pytest.raises(SystemExit):
+            study.main(["--out", str(tmp_path)])
+        assert "--root <folder with train/ and test/>" in capsys.readouterr().err
 
 
 def test_rows_come_back_and_are_recognised(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from thinet.metrics import cost
 from thinet.models.cifar_resnet import resnet20
 from thinet.models.vgg import vgg16_gap
 
-TUNING = {"epochs": 1, "images": 16}
+TUNING = {"epochs": 1, "images": 16, "baseline": 1}
 
 
 def noise(count: int, seed: int = 0) -> Images:
@@ -67,12 +67,12 @@ def options(tmp_path, **more):
     chosen = {
         "model": "vgg16_gap", "seeds": [0, 1], "only": ["ratios", "single", "scratch"],
         "ratios": [0.5], "scratch": [0.5], "epochs": 1, "finetune_images": 16, "out": tmp_path,
+        "ways": ["weight sum"], "layers": None, "baseline": 1,
     }  # fmt: skip
     return argparse.Namespace(**{**chosen, **more})
 
 
 def test_what_is_measured_is_not_measured_again(thin, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "WAYS", {"weight sum": study.WAYS["weight sum"]})
     monkeypatch.setattr(study, "PAPER", 2)
     study.fill(options(tmp_path), thin, data)
     counts = {part: len(read_rows(tmp_path / f"{part}.csv")) for part in study.PARTS}

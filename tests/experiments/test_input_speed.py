@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 pytest.importorskip("torchcodec", reason="the extra 'fast' is not installed")
 
@@ -94,12 +90,8 @@ def test_the_study_measures_and_draws(setting, monkeypatch, tmp_path):
     assert (tmp_path / "figure.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_the_command_writes_its_table(monkeypatch, tmp_path, capsys):
-    command = ["run.py", "--images", "6", "--scale", "0.1", "--size", "16", "--workers", "0",
-               "--batch", "2", "--networks", "resnet18", "--steps", "2", "--rounds", "1",
-               "--patience", "0", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", command)
-    input_speed.main()
+def test_the_command_writes_its_table(tmp_path, capsys):
+    input_speed.main(["--smoke", "--out", str(tmp_path)])
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3 + 2

@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 from experiments import cifar
 from experiments.on_gpu import report, run
@@ -284,26 +283,3 @@ def test_generated_classes_have_a_tint_of_their_own(tmp_path):
     assert len(list(tmp_path.glob("*/class*/*.jpg"))) == 12
     red, green, _ = Image.open(io.BytesIO(paths[0].read_bytes())).resize((1, 1)).getpixel((0, 0))
     assert red > green
-
-
-def test_gradients_that_are_given_are_those_that_finetuning_uses():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    pixels = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
-    images = cifar.Images(pixels, torch.arange(16) % 10)
-    seen: list[int] = []
-
-    def counted(made: nn.Module) -> cifar.Gradients:
-        plain = cifar.plain_gradients(made)
-
-        def step(inputs: torch.Tensor, labels: torch.Tensor) -> None:
-            seen.append(len(labels))
-            plain(inputs, labels)
-
-        return step
-
-    one = cifar.finetune(network, images, 2, 16, 0, batch=8, gradients=counted)
-    other = cifar.finetune(network, images, 2, 16, 0, batch=8)
-    assert seen == [8, 8, 8, 8]
-    assert torch.equal(one[1].weight, other[1].weight)
-    assert not torch.equal(one[1].weight, network[1].weight)

@@ -6,14 +6,10 @@ import csv
 import gc
 import itertools
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments import timing
 from experiments.finetuning_throughput import run as finetuning
@@ -252,15 +248,3 @@ def test_the_loop_by_hand_ends_in_the_same_bits_as_the_engine(tmp_path):
     assert setting.images == 96
     for left, right in zip(engine.buffers(), hand.buffers(), strict=True):
         assert torch.equal(left, right)
-
-
-def test_finetuning_throughput_measures_and_draws(tmp_path):
-    data = Digits(image_size=8, batch_size=32, crop="pad")
-    data.setup()
-    setting = finetuning.Setting(small().train(), data, Phase(1, 0.05), CPU, most=2)
-    row, found = finetuning.measure("small", setting, rounds=1, patience=0)
-    assert row["images_per_fit"] == 64
-    assert row["weights_differ"] == 0
-    assert found == [row["engine_over_hand"]]
-    finetuning.draw([row], [found], "tiny", tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes()[1:4] == b"PNG"

@@ -27,7 +27,7 @@ def test_cells_are_kept_and_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "undisturbed", lambda *_: {"digests": bits})
     monkeypatch.setattr(kills, "repeat", repeat)
     only = "(SIGTERM|SIGKILL) (first|group) the first answers"
-    arguments = ["--work", str(tmp_path), "--out", str(tmp_path), "--only"]
+    arguments = ["--work", str(tmp_path), "--out", str(tmp_path), "--smoke", "--only"]
     kills.main([*arguments, only.replace("|group", "")])
     kills.main([*arguments, only])
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from thinet.base.errors import ThinetError
-from thinet.sweeps.registry import Points
+from thinet.sweeps.registry import SweepFolder
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def failure(tmp_path):
     return make
 
 
-def names(points: Points) -> list[str]:
+def names(points: SweepFolder) -> list[str]:
     with (points.out / "sweep.csv").open() as file:
         return [row["name"] for row in csv.DictReader(file)]
 
 
 def test_the_table_is_in_order_of_numbers_whoever_ends_first(failure, tmp_path):
-    points = Points(tmp_path / "sweep")
+    points = SweepFolder(tmp_path / "sweep")
     points.begin()
     for number, name in ((11, "last"), (0, "first"), (2, "second")):
         points.take_in(number, failure(name), failed=True)
@@ -40,9 +40,9 @@ def test_the_table_is_in_order_of_numbers_whoever_ends_first(failure, tmp_path):
 
 
 def test_copies_in_other_processes_write_the_same_table(failure, tmp_path):
-    points = Points(tmp_path / "sweep")
+    points = SweepFolder(tmp_path / "sweep")
     points.begin()
-    copy = Points(points.out, points.attempt)
+    copy = SweepFolder(points.out, points.attempt)
     points.take_in(0, failure("a"), failed=True)
     copy.take_in(1, failure("b"), failed=True)
     points.write()
@@ -50,7 +50,7 @@ def test_copies_in_other_processes_write_the_same_table(failure, tmp_path):
 
 
 def test_points_of_an_earlier_start_do_not_linger_and_its_workers_do_not_write(failure, tmp_path):
-    earlier, later = Points(tmp_path / "sweep"), Points(tmp_path / "sweep")
+    earlier, later = SweepFolder(tmp_path / "sweep"), SweepFolder(tmp_path / "sweep")
     earlier.begin()
     earlier.take_in(0, failure("old"), failed=True)
     later.begin()
@@ -63,7 +63,7 @@ def test_points_of_an_earlier_start_do_not_linger_and_its_workers_do_not_write(f
 
 
 def test_points_without_a_result_are_counted_and_no_figure_is_promised(tmp_path):
-    points = Points(tmp_path / "sweep")
+    points = SweepFolder(tmp_path / "sweep")
     points.begin()
     assert points.write().startswith("sweep: 0 points; no figure: ")
 
@@ -77,7 +77,7 @@ def test_links_in_a_received_sweep_are_not_followed(name, tmp_path):
     (theirs / "attempt.json").write_text("{}")
     (theirs / name).symlink_to(mine)
     with pytest.raises(ThinetError, match="is a link to"):
-        Points(theirs).begin()
+        SweepFolder(theirs).begin()
     assert (mine / "thesis" / "a.txt").read_text() == "mine"
     assert (theirs / "attempt.json").read_text() == "{}"
 
@@ -85,5 +85,5 @@ def test_links_in_a_received_sweep_are_not_followed(name, tmp_path):
 def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path):
     (tmp_path / "points" / "mine").mkdir(parents=True)
     with pytest.raises(ThinetError, match="holds no sweep"):
-        Points(tmp_path).begin()
+        SweepFolder(tmp_path).begin()
     assert (tmp_path / "points" / "mine").is_dir()

@@ -20,10 +20,10 @@ from thinet.base import lifeline
 from thinet.base.collective import leave_group
 from thinet.base.errors import Terminated, ThinetError, Unread, first_line
 from thinet.base.messages import is_first_process, is_unread, silence
-from thinet.base.system_errors import accident, is_lost_process
+from thinet.base.system_errors import is_lost_process, system_error
 from thinet.run.identity import register_resolvers
 
-__all__ = ["SweepErrors", "guarded", "register_resolvers", "sentence", "sweep_errors"]
+__all__ = ["SweepErrors", "errors_as_sentences", "register_resolvers", "sentence", "sweep_errors"]
 
 install()  # here, so that the processes of a sweep have it too: they import this by its callback
 _EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit",
@@ -64,7 +64,7 @@ class SweepErrors:
 sweep_errors = SweepErrors()
 
 
-def guarded(main: Callable[[], Any]) -> None:
+def errors_as_sentences(main: Callable[[], Any]) -> None:
     """Call a Hydra main function; print what goes wrong as one sentence, without a traceback.
 
     ``traceback=true`` on the command line, or ``HYDRA_FULL_ERROR=1``, shows the traceback.
@@ -176,7 +176,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
         )
     if isinstance(error, HydraException) or "Config group override" in str(error):
         return _composition(error), 2
-    from_outside = accident(error)
+    from_outside = system_error(error)
     if from_outside is not None:
         return from_outside, 2
     if type(error).__name__ in _DEAD_WORKER:

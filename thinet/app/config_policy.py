@@ -28,10 +28,11 @@ from thinet.base.allowlist import (
     find_class,
     is_below,
     is_single_name,
+    own_packages,
     packages_of,
-    trusted,
 )
 from thinet.base.errors import ThinetError
+from thinet.base.values import below
 
 _ENVIRONMENT = re.compile(
     r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
@@ -48,7 +49,7 @@ _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
 def install() -> None:
-    """Put the gate between the files and Hydra, in this process; twice is once."""
+    """Put these checks between the files and Hydra, in this process; twice is once."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
 
@@ -59,7 +60,7 @@ def install() -> None:
     _wrap(Container, "resolve_parse_tree", expansion.resolve)
     _wrap(Container, "_resolve_node_interpolation", expansion.refer)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
-    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, behind the gate
+    for name in ("oc.create", "oc.decode"):  # they make nodes out of text, after the checks
         OmegaConf.register_new_resolver(name, _refuse_resolver, replace=True)
 
 
@@ -215,7 +216,7 @@ def check_labels(cfg: DictConfig) -> None:
         if not isinstance(node, Mapping) or "name" not in node or choice is None:
             continue
         build = node.get("build")
-        own = isinstance(build, Mapping) and is_below(str(build.get("_target_")), trusted())
+        own = isinstance(build, Mapping) and is_below(str(build.get("_target_")), own_packages())
         if node["name"] != choice and not own:
             raise ThinetError(
                 f"{group}.name={str(node['name'])[:60]!r} is not a {group}, and {group}={choice} "
@@ -238,23 +239,23 @@ def _check_name(cfg: DictConfig) -> None:
         )
 
 
-def _check_hydra(cfg: DictConfig, hydra: Mapping[str, Any]) -> None:
+def _check_hydra(cfg: DictConfig, hydra: Mapping[str, object]) -> None:
     for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
         _refuse_references(cfg.hydra.get(part), f"hydra.{part}")
-    callbacks = hydra.get("callbacks") or {}
+    callbacks = below(hydra, "callbacks")
     for name, node in callbacks.items():
         _check_callback(f"hydra.callbacks.{name}", node)
-    # It is also what brings this gate into the processes of a sweep.
-    own = any(node["_target_"] == SWEEP_CALLBACK for node in callbacks.values())
+    # It is also what brings these checks into the processes of a sweep.
+    own = any(below(callbacks, name).get("_target_") == SWEEP_CALLBACK for name in callbacks)
     if "paths" in cfg and not own:
         raise ThinetError("hydra.callbacks.sweep is missing: leave it as conf/config.yaml has it.")
     check_launcher(hydra.get("launcher"))
     check_sweeper(hydra.get("sweeper"))
-    job = hydra.get("job") or {}
+    job = below(hydra, "job")
     runs = job.get("config_name") is not None  # not so for Hydra's own help
     for part in ("job_logging", "hydra_logging") if runs else ():
         _check_logging(hydra.get(part), f"hydra.{part}")
-    for name in job.get("env_set") or {}:
+    for name in below(job, "env_set"):
         if not _SETTABLE.fullmatch(str(name)):
             raise ThinetError(
                 f"hydra.job.env_set.{name} is refused, because such a variable can make programs "

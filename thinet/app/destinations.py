@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from thinet.base.errors import ThinetError
+from thinet.base.values import below
 
 _PLACES_OF_HYDRA = {
     "run.dir": ".", "output_subdir": None, "sweep.dir": "${paths.outputs}", "sweep.subdir": ".",
@@ -33,7 +34,7 @@ def check_folders(cfg: DictConfig) -> None:
         )
 
 
-def check_places_of_hydra(hydra: Mapping[str, Any]) -> None:
+def check_places_of_hydra(hydra: Mapping[str, object]) -> None:
     """Refuse to let Hydra write.
 
     Raises:
@@ -41,7 +42,7 @@ def check_places_of_hydra(hydra: Mapping[str, Any]) -> None:
     """
     for key, own in _PLACES_OF_HYDRA.items():
         group, _, leaf = key.rpartition(".")
-        node = hydra.get(group) or {} if group else hydra
+        node = below(hydra, group) if group else hydra
         if node.get(leaf) != own:
             raise ThinetError(
                 f"hydra.{key}={str(node.get(leaf))[:60]} is refused, because only thinet writes "
@@ -65,23 +66,21 @@ def check_typed(cfg: DictConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def check_stores(raw: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:
+def check_stores(raw: Mapping[str, object], hydra: Mapping[str, object]) -> None:
     """Let other programs write to a data base or a folder if the user typed it.
 
     Raises:
         ThinetError: If a file names it.
     """
-    given = hydra.get("overrides") or {}
-    typed = [str(text).lstrip("+") for part in given.values() for text in part or []]
-    logger = raw.get("logger")
-    mlflow = logger.get("mlflow") if isinstance(logger, Mapping) else None
-    sweeper = hydra.get("sweeper")
+    parts = below(hydra, "overrides").values()
+    typed = [str(one).lstrip("+") for part in parts if isinstance(part, list) for one in part]
     for place, node, keys in (
-        ("logger.mlflow", mlflow, ("tracking_uri", "artifact_location")),
-        ("hydra.sweeper", sweeper, ("storage",)),
-    ):
+        ("logger.mlflow", below(below(raw, "logger"), "mlflow"),
+         ("tracking_uri", "artifact_location")),
+        ("hydra.sweeper", below(hydra, "sweeper"), ("storage",)),
+    ):  # fmt: skip
         for key in keys:
-            value = node.get(key) if isinstance(node, Mapping) else None
+            value = node.get(key)
             if value is None or not _LOCAL.match(str(value)):
                 continue
             if not any(text.startswith(f"{place}.{key}=") for text in typed):

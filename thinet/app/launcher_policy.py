@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from thinet.base.allowlist import SHELL, VARIABLE, check_target, find_target, is_below, trusted
+from thinet.base.allowlist import SHELL, VARIABLE, check_target, find_target, is_below, own_packages
 from thinet.base.errors import ThinetError
+from thinet.base.values import below
 
 _PLUGINS = (
     "hydra._internal.core_plugins",
@@ -40,7 +41,7 @@ def check_launcher(node: Any) -> None:
     node = _plugin(node, "hydra.launcher")
     kind = str(node.get("_target_", ""))
     _check_plain(node, "hydra.launcher")
-    if SHELL in trusted():
+    if SHELL in own_packages():
         return
     if "joblib" in kind:
         _check_joblib(node)
@@ -69,7 +70,7 @@ def check_sweeper(node: Any) -> None:
               "type hydra.sweeper.storage=sqlite:///<file>")  # fmt: skip
 
 
-def _plugin(node: Any, place: str) -> Mapping[str, Any]:
+def _plugin(node: Any, place: str) -> Mapping[str, object]:
     if node is None:
         return {}
     if not isinstance(node, Mapping):
@@ -87,7 +88,7 @@ def _public(target: Any) -> Any:
 _PUBLIC = tuple(str(_public(name)) for name in _PLUGINS)
 
 
-def _check_plain(node: Mapping[str, Any], place: str) -> None:
+def _check_plain(node: Mapping[str, object], place: str) -> None:
     """No nested target, and no line break that would begin a new line of a job's script."""
     for key, value in node.items():
         where = f"{place}.{key}"
@@ -104,7 +105,7 @@ def _check_plain(node: Mapping[str, Any], place: str) -> None:
             _check_plain(value, where)
 
 
-def _check_sampler(node: Mapping[str, Any], storage: Any) -> None:
+def _check_sampler(node: Mapping[str, object], storage: Any) -> None:
     place = "hydra.sweeper.sampler"
     target = str(node.get("_target_", ""))
     package, _, name = target.rpartition(".")
@@ -120,7 +121,7 @@ def _check_sampler(node: Mapping[str, Any], storage: Any) -> None:
 _ADVICE = f"start with {VARIABLE}={SHELL} python run.py if you wrote it yourself"
 
 
-def _check_joblib(node: Mapping[str, Any]) -> None:
+def _check_joblib(node: Mapping[str, object]) -> None:
     place = "hydra.launcher"
     if node.get("backend") not in (None, "loky", "threading", "multiprocessing"):
         _fail(f"{place}.backend", "it could load another package", f"leave it out, or {_ADVICE}")
@@ -131,7 +132,7 @@ def _check_joblib(node: Mapping[str, Any]) -> None:
         _fail(f"{place}.temp_folder", "it has files written elsewhere", f"set TMPDIR, or {_ADVICE}")
 
 
-def _check_submitit(node: Mapping[str, Any]) -> None:
+def _check_submitit(node: Mapping[str, object]) -> None:
     for key in ("setup", "additional_parameters"):
         if node.get(key):
             _fail(f"hydra.launcher.{key}", "it holds lines that a shell runs", _ADVICE)
@@ -145,15 +146,14 @@ def _check_submitit(node: Mapping[str, Any]) -> None:
               f"leave it out, or {_ADVICE}")  # fmt: skip
 
 
-def _check_ray(node: Mapping[str, Any], kind: str) -> None:
+def _check_ray(node: Mapping[str, object], kind: str) -> None:
     if not kind.endswith(".ray_launcher.RayLauncher"):
         _fail("hydra.launcher._target_", "it sets up machines with shell lines", _ADVICE)
-    ray = node.get("ray")
-    parts: Mapping[str, Any] = ray if isinstance(ray, Mapping) else {}
+    parts = below(node, "ray")
     for part, known in (("init", _RAY_INIT), ("remote", _RAY_REMOTE)):
-        for key in parts.get(part) or {}:
+        for key in below(parts, part):
             if key not in known:
                 _fail(f"hydra.launcher.ray.{part}.{key}", "it can start programs", _ADVICE)
-    address = (parts.get("init") or {}).get("address")
+    address = below(parts, "init").get("address")
     if address not in (None, "auto", "local"):
         _fail("hydra.launcher.ray.init.address", "it sends the work to another machine", _ADVICE)

@@ -103,10 +103,10 @@ def _dry_run(config: dict[str, Any], folder: Path) -> None:
 
     def trained() -> tuple[Any, Any]:
         from thinet.engine.engine import Engine
-        from thinet.engine.log_levels import quiet
+        from thinet.engine.log_levels import silence_lightning
         from thinet.training.source import prepare_network
 
-        quiet()
+        silence_lightning()
         setup.data.check()
         engine = Engine(setup.data, setup.devices, [], setup.seed)
         engine.start_processes()
@@ -150,12 +150,12 @@ def _record(cfg: DictConfig, folder: Path) -> None:
 
 def _work(config: dict[str, Any], state: RunState, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
-    from thinet.engine.log_levels import quiet
+    from thinet.engine.log_levels import silence_lightning
     from thinet.engine.logging.loggers import close
     from thinet.engine.logging.sending import log_config
     from thinet.run.session import Session
 
-    quiet()
+    silence_lightning()
     setup, method = configuration.build(config)
     engine = Engine(setup.data, setup.devices, [], setup.seed)
     progress = _progress(method, state, folder)

@@ -85,7 +85,7 @@ def name_ranks(env: MutableMapping[str, str]) -> None:
     )
 
 
-def limit_threads(env: MutableMapping[str, str], launcher: Mapping[str, Any]) -> None:
+def limit_threads(env: MutableMapping[str, str], launcher: Mapping[str, object]) -> None:
     """Give each process of submitit the threads of its CPUs; joblib and Ray do so themselves."""
     if env.get("SUBMITIT_EXECUTOR") and "OMP_NUM_THREADS" not in env:
         env["OMP_NUM_THREADS"] = str(launcher.get("cpus_per_task") or 1)

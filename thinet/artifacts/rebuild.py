@@ -15,7 +15,7 @@ from thinet.artifacts.inherit import cut_
 from thinet.artifacts.spec import Spec
 from thinet.artifacts.tensors import named_state
 from thinet.artifacts.transforms import transformed
-from thinet.base.allowlist import is_below, trusted
+from thinet.base.allowlist import is_below, own_packages
 from thinet.base.errors import ThinetError
 from thinet.base.safetensors_header import Entry
 from thinet.models import build
@@ -63,7 +63,7 @@ def skeleton(spec: Spec, header: Mapping[str, Entry | Tensor], source: str) -> n
     """
     assert spec.builder is not None
     names = (spec.builder.target, *(one.target for one in spec.transforms))
-    own = any(is_below(name, trusted()) for name in names)
+    own = any(is_below(name, own_packages()) for name in names)
     return _made(spec, len(header), "cpu" if own else "meta", source)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from thinet.artifacts.spec import Transform
-from thinet.base.allowlist import TRANSFORMS, VARIABLE, find_target, is_below, trusted
+from thinet.base.allowlist import TRANSFORMS, VARIABLE, find_target, is_below, own_packages
 from thinet.base.errors import ThinetError, first_line
 from thinet.models import check_arguments, makes_network
 
@@ -42,7 +42,7 @@ def _applied(network: nn.Module, transform: Transform) -> nn.Module:
             f"{target} cannot be called with {sorted(arguments)} ({error}): "
             "save the network again with this version of thinet."
         ) from error
-    if not is_below(target, trusted()):
+    if not is_below(target, own_packages()):
         check_arguments(target, arguments)
     try:
         made = function(network, **arguments)

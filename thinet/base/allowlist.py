@@ -34,7 +34,7 @@ TRANSFORMS = ("thinet.quantization",)
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
-def trusted() -> tuple[str, ...]:
+def own_packages() -> tuple[str, ...]:
     """The user's own packages, from the environment."""
     words = (word.strip() for word in os.environ.get(VARIABLE, "").split(","))
     return tuple(word for word in words if word)
@@ -67,7 +67,7 @@ def check_target(target: Any, packages: Sequence[str], place: str) -> str:
     """
     plain = isinstance(target, str) and len(target) < 200 and _NAME.fullmatch(target)
     private = plain and any(word.startswith("_") for word in target.split("."))
-    if plain and is_below(target, trusted()):
+    if plain and is_below(target, own_packages()):
         return str(target)
     if not plain or private or not is_below(target, packages):
         shown = repr(target) if plain else repr(str(target)[:60])
@@ -104,7 +104,7 @@ def find_target(target: Any, packages: Sequence[str], place: str) -> Any:
             "python run.py --cfg job shows it."
         ) from error
     home = str(getattr(found, "__module__", ""))
-    own = (*packages, *trusted())
+    own = (*packages, *own_packages())
     if not (inspect.isclass(found) or inspect.isfunction(found)) or not is_below(home, own):
         raise ThinetError(
             f"{place}={target} is refused, because it is no class or function of "

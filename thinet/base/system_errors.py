@@ -11,7 +11,7 @@ _AGAIN = "type the same command again, it goes on after the last checkpoint"
 _NO_SPACE = "free some space, or choose another folder with paths.outputs=<folder>"
 
 
-def accident(error: BaseException) -> str | None:
+def system_error(error: BaseException) -> str | None:
     """The sentence for an error of the machine, None if it is none that is known.
 
     Args:

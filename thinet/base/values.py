@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,12 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def below(node: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """The mapping at a key of a configuration; an empty one if something else stands there."""
+    found = node.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def whole(name: str, value: Any, example: str, least: int = 1) -> int:

@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from thinet.base.errors import Terminated, ThinetError, first_line
 from thinet.base.files import write_bytes_atomic
-from thinet.base.system_errors import accident
+from thinet.base.system_errors import system_error
 
 EVERY = 8
 """Batches between two questions to all processes of a run whether one was told to stop."""
@@ -131,7 +131,9 @@ def damaged(checkpoint: Path, error: Exception) -> ThinetError | None:
     Returns:
         None if the file is not to blame: for want of memory, or since another process has ended.
     """
-    if isinstance(error, ThinetError) or (accident(error) is not None and _is_whole(checkpoint)):
+    if isinstance(error, ThinetError) or (
+        system_error(error) is not None and _is_whole(checkpoint)
+    ):
         return None
     return ThinetError(
         f"{checkpoint} is damaged ({first_line(error)}): delete it and type the same command again."

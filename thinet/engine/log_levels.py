@@ -6,7 +6,7 @@ import logging
 import warnings
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Leave out what Lightning says about every Trainer: there is one a stage."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

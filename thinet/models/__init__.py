@@ -10,7 +10,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from thinet.base.allowlist import PLACES, VARIABLE, find_target, is_below, trusted
+from thinet.base.allowlist import PLACES, VARIABLE, find_target, is_below, own_packages
 from thinet.base.errors import ThinetError
 from thinet.base.records import JSON
 
@@ -45,7 +45,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
             f"{target} cannot be called with {sorted(arguments)} ({error}): "
             "save the network again with this version of thinet."
         ) from error
-    if not is_below(target, trusted()):
+    if not is_below(target, own_packages()):
         check_arguments(target, arguments)
     try:
         network: nn.Module = builder(**arguments)
@@ -113,7 +113,7 @@ def makes_network(target: str, found: Any) -> bool:
         ThinetError: If it is the user's own and does not declare anything.
     """
     result = found if inspect.isclass(found) else _declared_result(found)
-    if result is None and is_below(target, trusted()):
+    if result is None and is_below(target, own_packages()):
         raise ThinetError(
             f"{target} does not say that it returns a network: write `-> nn.Module` behind its "
             "arguments, with nn imported at the top of the file."

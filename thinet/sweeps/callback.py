@@ -27,7 +27,6 @@ from thinet.base.lifeline import end_with
 from thinet.base.messages import is_first_process
 from thinet.run.folders import check_run_folder
 from thinet.run.identity import fingerprint, plain, run_folder, settings_of
-from thinet.sweeps.registry import Points
 
 FAILURE = "failure.json"
 GROUP = "THINET_SWEEP"  # as thinet.engine.logging.loggers reads it, in any process of the sweep
@@ -42,7 +41,7 @@ class SweepCallback(Callback):
     """
 
     def __init__(self) -> None:
-        self._points: Points | None = None
+        self._table: SweepFolder | None = None
         self._grouped = False
         self._parent = os.getpid()
         self._start_method = multiprocessing.get_start_method()
@@ -60,12 +59,12 @@ class SweepCallback(Callback):
     def _begin(self, config: DictConfig) -> None:
         sweep_errors.begin(deferred="basic" in str(config.hydra.sweeper._target_).lower())
         outputs = Path(config.paths.outputs)
-        self._points = Points(outputs / "sweeps" / _folder_name(config))
+        self._table = SweepFolder(outputs / "sweeps" / _folder_name(config))
         if config.dry_run is True:
             place = _passing_folder(outputs)
         else:
-            place = self._points.out
-            self._points.begin()
+            place = self._table.out
+            self._table.begin()
         config.hydra.sweep.dir = str(place)  # for what sweepers and launchers write
         _let_workers_import_thinet()
 
@@ -73,14 +72,14 @@ class SweepCallback(Callback):
         """Write the table once more."""
         sweep_errors.end()
         _remove_passing()
-        if self._points is None or config.dry_run is True:
+        if self._table is None or config.dry_run is True:
             return
-        line = self._points.write()
+        line = self._table.write()
         if line is not None and "basic" not in str(config.hydra.launcher._target_):
             print(line, flush=True)  # what workers print may be in files of theirs
         best = Path(config.hydra.sweep.dir) / _BEST
         if "optuna" in str(config.hydra.sweeper._target_) and best.exists():
-            best = best.replace(self._points.out / "best.yaml")
+            best = best.replace(self._table.out / "best.yaml")
             print(f"sweep: the best point is in {best}", flush=True)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -90,8 +89,8 @@ class SweepCallback(Callback):
             end_with(self._parent)
             # joblib's own way of starting processes is the default there; a loader's fail by it.
             multiprocessing.set_start_method(self._start_method, force=True)
-        if self._points is not None and GROUP not in os.environ:
-            os.environ[GROUP] = self._points.out.name
+        if self._table is not None and GROUP not in os.environ:
+            os.environ[GROUP] = self._table.out.name
             self._grouped = True
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -99,7 +98,7 @@ class SweepCallback(Callback):
         if self._grouped:  # a run that the same process starts later is not of this sweep
             os.environ.pop(GROUP, None)
             self._grouped = False
-        if config.hydra.mode != RunMode.MULTIRUN or self._points is None or config.dry_run is True:
+        if config.hydra.mode != RunMode.MULTIRUN or self._table is None or config.dry_run is True:
             return
         job_return.cfg = job_return.hydra_cfg = None  # Hydra would hold every point's until the end
         failed = job_return.status == JobStatus.FAILED
@@ -118,8 +117,8 @@ class SweepCallback(Callback):
             print(f"this point failed: {text}", flush=True)
         else:
             (folder / FAILURE).unlink(missing_ok=True)
-        self._points.take_in(config.hydra.job.num, folder, failed)
-        line = self._points.write()
+        self._table.take_in(config.hydra.job.num, folder, failed)
+        line = self._table.write()
         if line is not None:
             print(line, flush=True)
 

@@ -23,8 +23,8 @@ _CURRENT = "attempt.json"
 
 
 @dataclass(frozen=True)
-class Points:
-    """The points of a sweep.
+class SweepFolder:
+    """The points of a sweep, as files in its folder.
 
     Attributes:
         out: Folder of the sweep.

@@ -14,7 +14,7 @@ from experiments.input_speed.run import ClockedFolder, Fit, Setting
 from experiments.on_gpu.context import Context
 from experiments.on_gpu.images import multiply
 from experiments.timing import Row
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.settings import Devices
 
 CELLS = (  # network, precision, loader, workers, steps
@@ -34,7 +34,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 def data(context: Context) -> None:
     """An epoch of fine-tuning through the engine, its batches clocked."""
-    quiet()
+    silence_lightning()
     root, batch = context.work / "pictures", 4 if context.smoke else 64
     mean = write_tree(root, *((16, 4, 0.2) if context.smoke else (64, 8, 1.0)))
     if not context.smoke:

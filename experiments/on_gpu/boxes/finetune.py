@@ -8,7 +8,7 @@ from experiments.finetuning_throughput.run import NETWORKS, Setting, measure
 from experiments.on_gpu.context import Context
 from experiments.timing import Row
 from thinet.datasets.digits import Digits
-from thinet.engine.log_levels import quiet
+from thinet.engine.log_levels import silence_lightning
 from thinet.engine.phases import Phase
 from thinet.models.small_vgg import vgg_small
 
@@ -18,7 +18,7 @@ CELLS = (("vgg_small", 3, 64), ("resnet20", 2, 256), ("resnet56", 1, 64))
 
 def finetune(context: Context) -> None:
     """The digits, held in memory: what is compared is the loops."""
-    quiet()
+    silence_lightning()
     rounds, patience = (1, 0.0) if context.smoke else (5, 6.0)
     cells = (("vgg_small", 1, 64),) if context.smoke else CELLS
     for name, epochs, batch in cells:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-from thinet.base.allowlist import trusted
+from thinet.base.allowlist import own_packages
 from thinet.base.errors import ThinetError
 from thinet.base.files import write_text_atomic
 from thinet.base.records import from_json
@@ -62,7 +62,7 @@ def _own() -> list[ModuleType]:
 
 def _of_users() -> list[ModuleType]:
     """The module ``section`` of each package of the user's own that is trusted and has one."""
-    names = [f"{package}.section" for package in trusted()]
+    names = [f"{package}.section" for package in own_packages()]
     return [import_module(name) for name in names if _is_there(name)]
 
 
