@@ -27,6 +27,7 @@ from thinet.base.lifeline import end_with
 from thinet.base.messages import is_first_process
 from thinet.run.folders import check_run_folder
 from thinet.run.identity import fingerprint, plain, run_folder, settings_of
+from thinet.sweeps.registry import SweepFolder
 
 FAILURE = "failure.json"
 GROUP = "THINET_SWEEP"  # as thinet.engine.logging.loggers reads it, in any process of the sweep
