@@ -6,8 +6,9 @@ import copy
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,7 @@ class DataFree(Objective):
     training: Training
     phases: Sequence[Phase] = PHASES
     others: Sequence[Phase] = PHASES
+    seen: list[Any] = field(default_factory=list)
 
     @property
     def frozen(self):
@@ -114,6 +116,7 @@ class DataFree(Objective):
         return self.generator(torch.randn(8, NOISE).to(device))
 
     def generate(self, batch):
+        assert not any(parameter.requires_grad for parameter in self.network.parameters())
         images = self.images()
         said = self.teacher(images)
         return {
@@ -122,6 +125,7 @@ class DataFree(Objective):
         }
 
     def learn(self, batch):
+        self.seen.append(batch if isinstance(batch, Step) else batch[1].tolist())
         images = self.images().detach()
         return {"agree": F.mse_loss(self.network(images), self.teacher(images))}
 
@@ -279,6 +283,7 @@ def test_alternate_updates_are_a_loop_of_both(batches, engine, data_free, tmp_pa
     assert equal(objective.network, twin.network)
     assert equal(objective.generator, twin.generator)
     assert accuracy == engine.evaluate(objective.network, "val")
+    assert all(parameter.grad is None for parameter in objective.teacher.parameters())
     assert engine.step == 2 * STEPS
     rows = rows_of(tmp_path)
     found = {key: [int(row["step"]) for row in rows if row.get(key)] for key in rows[0]}
@@ -319,6 +324,10 @@ def test_killed_alternate_updates_end_in_the_same_bits(
     assert equal(found[0].network, wanted[0].network)
     assert equal(found[0].generator, wanted[0].generator)
     assert found[1:] == wanted[1:]
+    whole, rest = wanted[0].seen, found[0].seen
+    assert len(whole) == 2 * STEPS
+    assert rest == whole[len(whole) - len(rest) :], "other batches than without the kill"
+    assert where != "step" or len(rest) == len(whole) - after, "steps were repeated"
     assert engine.step == 4 + 2 * STEPS
 
 
