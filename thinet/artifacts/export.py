@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thinet.artifacts.store import load, read_spec
-from thinet.base.errors import ThinetError
+from thinet.base.errors import ThinetError, first_line
 from thinet.base.values import folder_path, shown
 
 TOLERANCE = 1e-4
@@ -44,33 +44,40 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
             f"{folder} does not say how large its images are: save the network again with "
             "thinet.save(result, folder)."
         )
-    path = folder / f"model.{kind}"
-    example = torch.zeros(2, *shape)
-    other = "--pt2" if kind == "onnx" else "--onnx"
     try:
-        with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place,
-            warnings.catch_warnings(),
-        ):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            partial = Path(place) / path.name
-            write = _onnx if kind == "onnx" else _pt2
-            run = write(loaded, example, partial)
-            differences = [_difference(loaded, run, shape, batch) for batch in (1, 3)]
-            worst = float(torch.tensor(differences).max())  # unlike max(), NaN wins
-            if not worst <= TOLERANCE:
-                raise ThinetError(
-                    f"the exported network differs from the original by {worst:.1e}: it was not "
-                    f"kept; try {other} instead."
-                )
-            partial.replace(path)
+            return _written(loaded, folder, kind, shape)
     except ThinetError:
         raise
     except Exception as error:  # exporters raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ThinetError(
-            f"the network cannot be exported as {kind} ({reason}): try {other} instead."
+            f"the network cannot be exported as {kind} ({first_line(error)}): try {_other(kind)} "
+            "instead."
         ) from error
+
+
+def _other(kind: str) -> str:
+    return "--pt2" if kind == "onnx" else "--onnx"
+
+
+def _written(
+    network: nn.Module, folder: Path, kind: str, shape: tuple[int, ...]
+) -> tuple[Path, float]:
+    """Write beside the place, compare, and move there."""
+    path = folder / f"model.{kind}"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
+        partial = Path(place) / path.name
+        write = _onnx if kind == "onnx" else _pt2
+        run = write(network, torch.zeros(2, *shape), partial)
+        differences = [_difference(network, run, shape, batch) for batch in (1, 3)]
+        worst = float(torch.tensor(differences).max())  # unlike max(), NaN wins
+        if not worst <= TOLERANCE:
+            raise ThinetError(
+                f"the exported network differs from the original by {worst:.1e}: it was not "
+                f"kept; try {_other(kind)} instead."
+            )
+        partial.replace(path)
     return path, worst
 
 

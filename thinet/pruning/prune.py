@@ -23,7 +23,14 @@ from thinet.pruning.loss_curves import loss_curves
 from thinet.pruning.reconstruction import Reconstruction, recalibrate_
 from thinet.pruning.registry import choose
 from thinet.pruning.statistics import Reference, Sampling
-from thinet.surgery import check_network, check_weights, evaluating, trace, without_autocast
+from thinet.surgery import (
+    ChannelGraph,
+    check_network,
+    check_weights,
+    evaluating,
+    trace,
+    without_autocast,
+)
 from thinet.widths.choose import Request, check_cut, choose_counts, choose_groups
 from thinet.widths.ratio import check_ratio
 from thinet.widths.target import Target, Widths, recalibration
@@ -109,11 +116,53 @@ def prune(
         >>> result.after.flops < result.before.flops
         True
     """
-    criterion = choose("criteria", criterion, Criterion)  # type: ignore[type-abstract]
-    base = Reconstruction
-    reconstruction = choose("reconstruction", reconstruction, base)  # type: ignore[type-abstract]
+    parts = _Parts.of(criterion, reconstruction, recalibrate_bn)
     request = _request(layers, ratio, target, allocation, round_to)
-    recalibrate = recalibration(recalibrate_bn)
+    calibration = _calibration(
+        batches, parts.reconstruction, model, sampling, batch_size, distributed
+    )
+    shape = tuple(calibration.images[0].shape)
+    slim, graph, few = _traced(model, calibration)
+    names, skipped = choose_groups(slim, graph, request, few)
+    counts = _counts(slim, graph, names, request, parts, calibration)
+    check_cut(slim, graph, counts, few)
+    records = _cut_(slim, graph, counts, parts, calibration)
+    return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What ranks, repairs and recalibrates."""
+
+    criterion: Criterion
+    reconstruction: Reconstruction
+    recalibrate: str
+
+    @classmethod
+    def of(
+        cls,
+        criterion: str | Criterion,
+        reconstruction: str | Reconstruction,
+        recalibrate_bn: str | bool,
+    ) -> _Parts:
+        """By name or as they are."""
+        base = Reconstruction
+        return cls(
+            choose("criteria", criterion, Criterion),  # type: ignore[type-abstract]
+            choose("reconstruction", reconstruction, base),  # type: ignore[type-abstract]
+            recalibration(recalibrate_bn),
+        )
+
+
+def _calibration(
+    batches: Iterable[Any],
+    reconstruction: Reconstruction,
+    model: nn.Module,
+    sampling: Sampling | None,
+    batch_size: int,
+    distributed: bool,
+) -> Calibration:
+    """The images, of all processes if they share them, and how they are looked at."""
     sampling = Sampling() if sampling is None else sampling
     if not isinstance(sampling, Sampling):
         raise ThinetError(
@@ -121,45 +170,64 @@ def prune(
             "example sampling=Sampling(locations=10)."
         )
     batch_size = whole("batch_size", batch_size, "64")
-    device = _device(model)
+    _device(model)
     gather = shared if flag("distributed", distributed) else gathered
     images, labels, rank, world = gather(batches)
-    shape = tuple(images[0].shape)
+    reference = Reference(model) if reconstruction.aims_at_original else None
+    return Calibration(
+        images, sampling, batch_size, rank, world, labels=labels, reference=reference
+    )
+
+
+def _traced(model: nn.Module, calibration: Calibration) -> tuple[nn.Module, ChannelGraph, Tensor]:
+    """A copy of the network, its trace, and the images that it was checked with."""
     slim = _copy(model)
-    few = torch.stack(list(images[:2])).to(device)
+    few = torch.stack(list(calibration.images[:2])).to(_device(model))
     check_weights(slim)
     _check_runs(slim, few)
-    graph = trace(slim, few[:1])
-    calibration = Calibration(
-        images,
-        sampling,
-        batch_size,
-        rank,
-        world,
-        labels=labels,
-        reference=Reference(model) if reconstruction.aims_at_original else None,
-    )
-    names, skipped = choose_groups(slim, graph, request, few)
+    return slim, trace(slim, few[:1]), few
+
+
+def _counts(
+    slim: nn.Module,
+    graph: ChannelGraph,
+    names: Sequence[str],
+    request: Request,
+    parts: _Parts,
+    calibration: Calibration,
+) -> dict[str, int]:
+    """How many units each group keeps, decided by the first process."""
+    criterion, shape = parts.criterion, tuple(calibration.images[0].shape)
     for name in names:
         criterion.check(Candidates.of(slim, graph.groups[name]))
     losses = None
-    if allocation == "error":
-        losses = loss_curves(slim, graph, names, criterion, reconstruction, calibration)
-    counts = decided(  # measured times differ from process to process
+    if request.widths.allocation == "error":
+        losses = loss_curves(slim, graph, names, criterion, parts.reconstruction, calibration)
+    return decided(  # measured times differ from process to process
         lambda: choose_counts(slim, graph, names, request, shape, losses),
-        rank == 0,
-        partial(agree, world=world),
+        calibration.rank == 0,
+        partial(agree, world=calibration.world),
     )
-    check_cut(slim, graph, counts, few)
+
+
+def _cut_(
+    slim: nn.Module,
+    graph: ChannelGraph,
+    counts: Mapping[str, int],
+    parts: _Parts,
+    calibration: Calibration,
+) -> list[LayerRecord]:
+    """Cut group by group, in place."""
     if calibration.reference is not None:
-        calibration.reference.expect([graph.groups[name] for name in counts], graph, len(images))
+        groups = [graph.groups[name] for name in counts]
+        calibration.reference.expect(groups, graph, len(calibration.images))
     records, _ = prune_groups_(
-        slim, graph, counts, criterion, reconstruction, calibration,
-        recalibrate=recalibrate == "each",
+        slim, graph, counts, parts.criterion, parts.reconstruction, calibration,
+        recalibrate=parts.recalibrate == "each",
     )  # fmt: skip
-    if recalibrate == "after":
+    if parts.recalibrate == "after":
         recalibrate_(slim, calibration.batches())
-    return PruneResult(slim, records, cost(model, shape), cost(slim, shape), skipped, shape)
+    return records
 
 
 def _request(
