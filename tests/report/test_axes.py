@@ -41,6 +41,12 @@ def test_bytes_that_follow_the_parameters_are_drawn_once() -> None:
     assert "size_mb" in keys(halves)
 
 
+def test_a_latency_is_drawn_even_where_it_falls_as_the_operations_do() -> None:
+    before = measurement(0.9)
+    after = replace(before, flops=before.flops // 2, latency_ms=21.0 / 2)
+    assert keys(replace(toy(), reference=before, model=after)) == ["flops", "latency_ms"]
+
+
 def test_what_is_not_known_is_no_number() -> None:
     (bits,) = [axis for axis in AXES if axis.key == "bits"]
     (operations,) = [axis for axis in AXES if axis.key == "binary_ops"]

@@ -114,6 +114,14 @@ def test_a_family_that_nobody_knows_is_drawn_over_its_steps_too() -> None:
     assert list(line.get_ydata()) == pytest.approx([100, 50, 100 / 3, 25])
 
 
+def test_a_training_in_several_steps_begins_nowhere() -> None:
+    """The reference is what the steps lead to."""
+    steps = tuple(replace(trained().steps[0], index=k, figures={"top1": 0.5 + k / 10})
+                  for k in range(3))  # fmt: skip
+    assert _line(accuracy_figure(trained(steps=steps)), "top-1")[1][1:] == [50, 60, 70]
+    assert math.isnan(_line(accuracy_figure(trained(steps=steps)), "top-1")[1][0])
+
+
 def test_cost_lines_are_shares_of_the_baseline() -> None:
     result = pruned(6)
     figure = cost_figure(result)

@@ -111,6 +111,7 @@ def test_a_long_name_is_folded_and_not_cut() -> None:
 
 
 def test_layers_left_whole_are_summarised_by_reason() -> None:
+    assert "[bold]conv " in _plan([replace(ROW, layer="[bold]conv")])
     whole = {f"layer{i}.conv3": "its output is added" for i in range(NAMED + 2)}
     text = _plan([], whole={**whole, "[bold]fc": "a [linear] layer"})
 

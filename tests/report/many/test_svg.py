@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,6 +53,12 @@ def test_marks_stand_where_the_ticks_say(scale: Scale | None, marks: list[Any]) 
     assert top <= level < found.lines[0].marks[0].y
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_the_name_of_a_level_stands_where_no_marks_are(left: bool) -> None:
+    marks = [(10, 70), (80, 93)] if left else [(10, 93), (80, 70)]
+    assert drawing(make(*marks, levels=(Level(95, "baseline"),))).levels_left is left
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     (line,) = drawing(make((20, 90), (40, math.nan), (60, 80))).lines
     assert [mark.runs for mark in line.marks] == ["0", "2"]
@@ -70,8 +77,6 @@ def test_one_place_alone_has_room_around_it(scale: Scale | None) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (12.3, 98.7), (-0.5, 0.4), (99.98, 100.01)])
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    from itertools import pairwise
-
     found = charts.ticks(low, high)
     assert 2 <= len(found) <= 7
     assert all(low <= value <= high for value in found)

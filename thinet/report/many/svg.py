@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinet.report.chart import Chart, Kind, Line, Look, Mark, ticks
+from thinet.report.chart import Chart, Line, Look, Mark, ticks
 
 WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
@@ -96,7 +96,19 @@ def drawing(chart: Chart) -> Drawing:
         tuple(lay(line) for line in chart.lines),
         _path([place(mark) for mark in chart.front]),
         tuple((y_of(level.y), level.text) for level in chart.levels),
-        chart.x.kind is Kind.COUNT,  # where the cheap and less accurate ones are
+        _crowd(chart, right=True) > _crowd(chart, right=False),
+    )
+
+
+def _crowd(chart: Chart, right: bool) -> int:
+    """How many marks stand below the levels' lines, where a name would stand, at one end."""
+    (x_low, x_high), (y_low, y_high) = chart.x_limits, chart.y_limits
+    room = 0.08 * (y_high - y_low)
+    return sum(
+        ((chart.x.along(mark.x) - x_low) / (x_high - x_low) > 0.5) is right
+        and any(level.y - room < mark.y < level.y + room / 2 for level in chart.levels)
+        for line in chart.lines
+        for mark in line.marks
     )
 
 

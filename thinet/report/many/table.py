@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from thinet.report import numbers
-from thinet.report.axes import Axis
+from thinet.report.axes import AXES, Axis
 from thinet.report.many.points import Point, axes_of
 from thinet.report.many.runs import NAMES, Entry, settings_of, varied
 from thinet.report.many.sweep import csv_row
@@ -114,7 +114,7 @@ def _faster(axis: Axis) -> Column:
     def times(_: Entry, result: Result) -> float | None:
         before, after = axis.of(result.reference), axis.of(result.final)
         # Two measurements of one network say nothing of what a run did.
-        changed = result.model is not None and result.model.flops != result.reference.flops
+        changed = any(one.differs(result) for one in AXES if not one.measured)
         return before / after if changed and before and after else None
 
     return Column(axis.less, times, lambda value: f"{value:.2f}x")
