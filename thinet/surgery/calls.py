@@ -60,10 +60,6 @@ class CallMatcher:
         """The dotted name of a stored tensor, or None."""
         return self._names.get(id(tensor))
 
-    def is_transposed_weight(self, tensor: Any) -> bool:
-        """Whether ``tensor`` is a stored weight that :func:`torch.t` has turned."""
-        return id(tensor) in self._transposed
-
     def note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """Remember transposed weights: ``linear`` runs as ``addmm(bias, x, weight.t())``."""
         if func._schema.name in ("aten::t", "aten::transpose", "aten::permute"):
