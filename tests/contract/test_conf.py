@@ -85,15 +85,10 @@ def test_a_model_is_built_for_its_own_image_size(option, compose):
     data = ["dataset=folder", "dataset.num_classes=7"]
     setup, method = build(check(compose(f"model={option}", *chosen, *data)))
     size, source = setup.image_size, setup.source
-    assert (
-        size
-        == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
-    )
+    assert size == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
     assert bool(method.request.paper) == (option not in LIBRARIES)
     with torch.device("meta"):
-        network = build_network(
-            source.target, **source.arguments, num_classes=7, image_size=size
-        )
+        network = build_network(source.target, **source.arguments, num_classes=7, image_size=size)
         assert network.eval()(torch.empty(1, 3, size, size)).shape == (1, 7)
 
 

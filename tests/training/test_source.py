@@ -218,7 +218,8 @@ def test_a_kill_after_the_cached_baseline_loses_no_row(
     network = prepare(again)
     assert fits == ["baseline"]
     assert again.engine.step == steps
-    again.engine.fit(network, [again.method.finetuning.final], again.method.finetuning.training, "final", tmp_path / "fit")
+    last = again.method.finetuning
+    again.engine.fit(network, [last.final], last.training, "final", tmp_path / "fit")
     again.engine.loggers[0].save()
     table = [dict(zip(rows()[0].split(","), row.split(","), strict=True)) for row in rows()[1:]]
     first = [row for row in table if float(row["step"]) <= steps]
