@@ -66,8 +66,7 @@ def test_a_target_is_refused_before_it_is_called(place, target, hydra_compose, t
     """At the gate by its text, or where it is built by what it is; both in one sentence."""
     group, _, key = place.partition(".")
     with pytest.raises(ThinetError) as caught:
-        setup, _ = build(check(hydra_compose(recipe={group: {key: {"_target_": target}}})))
-        build_network(setup)
+        build_network(build(check(hydra_compose(recipe={group: {key: {"_target_": target}}})))[0])
     assert len(str(caught.value)) > 40
     assert "\n" not in str(caught.value).strip()
 
