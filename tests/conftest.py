@@ -155,6 +155,19 @@ class MadeRun:
 
 
 @pytest.fixture
+def plan_of() -> Callable[[DictConfig], Any]:
+    """``plan_of(cfg)``: what the method that ``cfg`` names would do, without data."""
+
+    def make(cfg: DictConfig) -> Any:
+        from thinet.app.config import build, check
+
+        setup, method = build(check(cfg))
+        return method.plan(setup, method.remembers())
+
+    return make
+
+
+@pytest.fixture
 def make_run(compose_tiny, tmp_path) -> Callable[..., MadeRun]:
     def make(*overrides: str, folder: Path | None = None) -> MadeRun:
         return set_up(compose_tiny(*overrides), folder or tmp_path / "run")

@@ -187,7 +187,7 @@ def test_a_baseline_follows_the_content_of_its_weights(compose, tmp_path):
 
 
 def test_build_gives_what_was_written(compose, tmp_path):
-    job = build(
+    setup, method = build(
         check(
             compose(
                 "criterion=weight_sum", "reconstruction=refit", "ratio=0.3", "layers=[features.3]",
@@ -198,28 +198,31 @@ def test_build_gives_what_was_written(compose, tmp_path):
             )
         )
     )  # fmt: skip
-    assert type(job.criterion).__name__ == "WeightSum"
-    assert type(job.reconstruction).__name__ == "Refit"
-    assert (job.request.ratio, job.request.layers, job.schedule, job.seed) == (
+    choosing, finetuning = method.choosing, method.finetuning
+    assert type(choosing.criterion).__name__ == "WeightSum"
+    assert type(choosing.reconstruction).__name__ == "Refit"
+    assert (method.request.ratio, method.request.layers, method.schedule, setup.seed) == (
         0.3,
         ["features.3"],
         "oneshot",
         7,
     )
-    assert (job.stage.epochs, job.stage.lr, job.stage.decay, job.stage.warmup) == (
+    stage = finetuning.stage
+    assert (stage.epochs, stage.lr, stage.decay, stage.warmup) == (
         3,
         0.5,
         "step",
         0.5,
     )
-    assert (job.sampling.locations, job.sampling.positions, job.sampling.seed) == (4, None, 7)
-    assert (job.batch_size, job.image_size, job.data.seed) == (9, 8, 7)
-    assert job.training.clip_norm is None
-    assert job.baseline.training.clip_norm == 2.0
-    assert job.devices.accelerator == "cpu"
-    assert job.cache.parent == tmp_path / "outputs" / ".cache"
+    sampling = choosing.sampling
+    assert (sampling.locations, sampling.positions, sampling.seed) == (4, None, 7)
+    assert (choosing.batch_size, setup.image_size, setup.data.seed) == (9, 8, 7)
+    assert finetuning.training.clip_norm is None
+    assert setup.source.training.clip_norm == 2.0
+    assert setup.devices.accelerator == "cpu"
+    assert setup.source.cache.parent == tmp_path / "outputs" / ".cache"
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = job.baseline.training.make_optimizer([weight])
+    optimizer = setup.source.training.make_optimizer([weight])
     assert isinstance(optimizer, torch.optim.SGD)
     group = optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (1.0, 0.1, 5e-4)
@@ -261,7 +264,7 @@ def test_devices_that_are_not_there(overrides, expected, compose, monkeypatch):
 def test_devices_that_are_there(compose, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     found = {
-        text: build(check(compose(*text.split()))).devices.devices
+        text: build(check(compose(*text.split())))[0].devices.devices
         for text in ("trainer=ddp", "trainer=ddp trainer.devices=1", "trainer=gpu", "trainer=cpu")
     }
     assert list(found.values()) == [2, 1, 1, 1]

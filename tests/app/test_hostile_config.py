@@ -54,7 +54,9 @@ TARGETS = [
 
 
 FULL = ("criterion.build", "finetune.optimizer")  # the others have the same code
-OTHERS = ("reconstruction.build", "dataset.data", "baseline.optimizer", "model.build")
+OTHERS = (
+    "reconstruction.build", "dataset.data", "baseline.optimizer", "model.build", "method.build",
+)  # fmt: skip
 CASES = [(place, target) for place in FULL for target in TARGETS]
 CASES += [(place, target) for place in OTHERS for target in (TARGETS[0], TARGETS[6])]
 
@@ -64,7 +66,7 @@ def test_a_target_is_refused_before_it_is_called(place, target, hydra_compose, t
     """Before Hydra by its text, or where it is built by what it is; both in one sentence."""
     group, _, key = place.partition(".")
     with pytest.raises(ThinetError) as caught:
-        build_network(build(check(hydra_compose(recipe={group: {key: {"_target_": target}}}))))
+        build_network(build(check(hydra_compose(recipe={group: {key: {"_target_": target}}})))[0])
     assert len(str(caught.value)) > 40
     assert "\n" not in str(caught.value).strip()
 

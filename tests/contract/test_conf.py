@@ -9,13 +9,16 @@ import torch
 import yaml
 
 from thinet.app.config import build, check
-from thinet.app.main import _method
+from thinet.app.methods import make_method
 from thinet.datasets.module import ImageData
 from thinet.models import build as build_network
 from thinet.pruning import registry as options
 from thinet.pruning.criteria import Criterion
+from thinet.pruning.method import Prune
 from thinet.pruning.reconstruction import Reconstruction
 from thinet.pruning.stages import LayerPlace, make_stages
+from thinet.run.method import Method
+from thinet.run.setup import Setup
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*/[!_]*.yaml"))
@@ -56,11 +59,17 @@ def test_the_groups_of_the_issue_are_there():
 def test_it_composes_and_builds(file, compose, two_gpus):
     group, option = file.parent.name, file.stem
     config = check(compose(f"{group}={option}", *given(file)))
-    job = build(config)
-    assert isinstance(job.data, ImageData)
-    assert isinstance(job.criterion, Criterion)
-    assert isinstance(job.reconstruction, Reconstruction)
-    assert job.devices.devices in (1, 2)
+    setup, method = build(config)
+    assert isinstance(setup, Setup)
+    assert isinstance(setup.data, ImageData)
+    assert setup.devices.devices in (1, 2)
+    assert isinstance(method, Method)
+    if config["method"]["name"] == "prune":
+        assert isinstance(method, Prune)
+        assert isinstance(method.choosing.criterion, Criterion)
+        assert isinstance(method.choosing.reconstruction, Reconstruction)
+    else:
+        assert group in ("method", "experiment")
     if isinstance(config.get(group), dict) and "name" in config[group]:
         assert config[group]["name"] == option
 
@@ -75,31 +84,28 @@ def test_it_says_what_it_is(file):
 def test_a_model_is_built_for_its_own_image_size(option, compose):
     chosen = [f"model.name={LIBRARIES[option]}"] if option in LIBRARIES else []
     data = ["dataset=folder", "dataset.num_classes=7"]
-    job = build(check(compose(f"model={option}", *chosen, *data)))
-    assert (
-        job.image_size
-        == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
-    )
-    assert bool(job.request.paper) == (option not in LIBRARIES)
+    setup, method = build(check(compose(f"model={option}", *chosen, *data)))
+    size, source = setup.image_size, setup.source
+    assert size == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
+    assert bool(method.request.paper) == (option not in LIBRARIES)
     with torch.device("meta"):
-        network = build_network(
-            job.model.target, **job.model.arguments, num_classes=7, image_size=job.image_size
-        )
-        assert network.eval()(torch.empty(1, 3, job.image_size, job.image_size)).shape == (1, 7)
+        network = build_network(source.target, **source.arguments, num_classes=7, image_size=size)
+        assert network.eval()(torch.empty(1, 3, size, size)).shape == (1, 7)
 
 
 @pytest.mark.parametrize("option", options_of("method"))
-def test_a_method_is_a_function_of_its_name(option):
-    assert callable(getattr(_method(option), option))
+def test_a_method_is_made_from_what_its_yaml_says_it_reads(option, compose):
+    config = check(compose(f"method={option}"))
+    assert set(config["method"]["reads"]) <= set(config)
+    assert set(config["method"]["sizes"]) <= set(config["method"]["reads"])
+    assert type(make_method(config)).__name__.lower() == option
 
 
 @pytest.mark.parametrize("option", options_of("schedule"))
 def test_a_schedule_makes_stages(option, compose):
-    job = build(check(compose(f"schedule={option}")))
+    _, method = build(check(compose(f"schedule={option}")))
     place = LayerPlace("features.0", True, (8, 8))
-    (stage,) = make_stages(
-        job.schedule, [place], {"features.0": 1}, job.stage, job.group_end, job.final
-    )
+    (stage,) = make_stages(method.schedule, [place], {"features.0": 1}, method.finetuning)
     assert stage.counts == {"features.0": 1}
 
 
@@ -119,8 +125,8 @@ def test_configured_and_written_implementations_are_the_same(group, base, compos
     package = {"criterion": "criteria", "reconstruction": "reconstruction"}[group]
     assert options_of(group) == sorted(options.names(package, base))
     for option in options_of(group):
-        made = build(check(compose(f"{group}={option}")))
-        own = made.criterion if group == "criterion" else made.reconstruction
+        _, method = build(check(compose(f"{group}={option}")))
+        own = getattr(method.choosing, group)
         assert type(own) is type(options.find(package, option, base))
         assert vars(own) == vars(options.find(package, option, base)), "defaults differ"
 
@@ -140,6 +146,7 @@ def test_an_experiment_can_be_overridden(file, compose):
 @pytest.mark.parametrize("finetune", options_of("finetune"))
 @pytest.mark.parametrize("dataset", options_of("dataset"))
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
-    job = build(check(compose(f"dataset={dataset}", f"finetune={finetune}")))
-    assert job.data.batch_size >= 1
-    assert job.baseline.phase.epochs >= 1
+    setup, method = build(check(compose(f"dataset={dataset}", f"finetune={finetune}")))
+    assert setup.data.batch_size >= 1
+    assert setup.source.phase.epochs >= 1
+    assert method.finetuning.final.epochs >= (finetune != "none")

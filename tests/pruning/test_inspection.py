@@ -15,7 +15,6 @@ from thinet.pruning import inspection as method
 from thinet.pruning.criteria import L2
 from thinet.pruning.group import Calibration, prune_groups_
 from thinet.pruning.inspection import look, make_view, reader_of
-from thinet.pruning.method import prune
 from thinet.pruning.reconstruction import Refit
 from thinet.surgery import trace
 
@@ -29,7 +28,8 @@ def view_of(network, name, images, count, recalibrate=False, reconstruction=None
     weight = network.get_parameter(group.layers[0].weight).detach().clone()
     full = look(network, group, images)
     slim = copy.deepcopy(network)
-    records, _ = prune_groups_(slim, graph, {name: count}, L2(), reconstruction or Refit(), Calibration(list(images)),
+    records, _ = prune_groups_(
+        slim, graph, {name: count}, L2(), reconstruction or Refit(), Calibration(list(images)),
         recalibrate,
     )  # fmt: skip
     seen = look(slim, group, images, errors_only=True)
@@ -130,10 +130,10 @@ def test_the_reader_is_a_convolution_if_there_is_one(resnet, images):
 def test_a_run_draws_every_cut_layer_and_ends_in_the_same_bits(more, make_run, tmp_path):
     common = ("schedule=oneshot", "finetune=none", "baseline.epochs=1", *more)
     plain = make_run(*common, folder=tmp_path / "plain")
-    wanted = prune(plain)
+    wanted = plain.run()
     run = make_run(*common, "inspect=true", folder=tmp_path / "inspect")
-    found = prune(run)
-    assert found["weights_by_process"] == wanted["weights_by_process"]
+    found = run.run()
+    assert found.weights_by_process == wanted.weights_by_process
     drawn = {path.stem for path in (run.folder / "figures" / "inspect").iterdir()}
     assert drawn == set(run.plan.stages[0].counts)
     assert not (plain.folder / "figures").exists()
@@ -144,7 +144,12 @@ def test_a_run_draws_every_cut_layer_and_ends_in_the_same_bits(more, make_run, t
 
 def test_other_processes_neither_look_nor_write(make_run, monkeypatch):
     run = make_run("schedule=oneshot", "finetune=none", "baseline.epochs=0", "inspect=true")
-    monkeypatch.setattr(type(run), "writes", property(lambda self: False))
-    monkeypatch.setattr(method, "look", None)
-    before = method.inspecting(run, [])
-    before(None, None)(None, [])
+    monkeypatch.setattr(type(run.session), "writes", property(lambda self: False))
+    assert method.inspecting(run.session, []) is None
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_one_process_looks_if_it_is_asked_to(asked, make_run):
+    run = make_run(f"inspect={str(asked).lower()}", "baseline.epochs=0")
+    images = [run.setup.data.calibration()[0][0]]
+    assert (method.inspecting(run.session, images) is not None) == asked

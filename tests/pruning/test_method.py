@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,25 +12,18 @@ import torch
 import thinet
 from thinet.artifacts.store import read_spec
 from thinet.base.errors import ThinetError
+from thinet.base.records import from_json, to_json
 from thinet.engine.engine import Engine
 from thinet.pruning import method
-from thinet.pruning.method import prune
 from thinet.pruning.plan import try_stages
 from thinet.pruning.stages import Stage
+from thinet.report.sections.pruning import Accuracy, PruningDetails
+from thinet.run import steps
 from thinet.run.state import RunState
 
-METRICS = {
-    "top1", "top5", "val_top1", "val_top5", "flops", "macs", "params", "weights", "size_mb",
-    "latency_ms",
-}  # fmt: skip
-STAGE = {
-    "index", "name", "layers", "epochs", "seconds", "compression_rate", "flops", "macs", "params",
-    "weights", "size_mb", "latency_ms", "top1_plain", "top5_plain", "top1_recalibrated",
-    "top5_recalibrated", "top1", "top5", "peak_memory_mb", "peak_memory_of",
-}  # fmt: skip
-LAYER = {
-    "stage", "layer", "filters_before", "filters_after", "ratio", "kept", "flops_before",
-    "flops_after", "params_before", "params_after", "rows", "error", "error_corrected",
+FIGURES = {
+    "compression_rate", "flops", "macs", "params", "weights", "size_mb", "latency_ms", "top1_plain",
+    "top5_plain", "top1_recalibrated", "top5_recalibrated", "top1", "top5", "bits", "binary_ops",
 }  # fmt: skip
 TIMES = {"seconds", "latency_ms", "peak_memory_mb"}
 
@@ -50,52 +42,73 @@ def without_times(content):
     return [without_times(v) for v in content] if isinstance(content, list) else content
 
 
+def record_of(run, outcome):
+    """Everything that a run tells, as plain containers."""
+    return {
+        "steps": [to_json(step) for step in run.state.steps],
+        "reference": to_json(outcome.reference),
+        "model": to_json(outcome.model),
+        "details": {family: to_json(one) for family, one in outcome.details.items()},
+        "weights": list(outcome.weights_by_process),
+    }
+
+
 def test_what_it_returns(make_run):
     run = make_run()
-    found = prune(run)
-    assert set(found) >= {"baseline", "slim", "before_finetuning", "stages", "layers"}
-    assert set(found["baseline"]) == set(found["slim"]) == METRICS
-    assert all(set(row) == STAGE for row in found["stages"])
-    assert all(set(row) == LAYER for row in found["layers"])
-    for when in ("plain", "recalibrated"):
-        assert set(found["before_finetuning"][when]) == {"top1", "top5"}
-    assert json.loads(json.dumps(found)) == found
+    found = run.run()
+    assert list(found.details) == ["pruning"]
+    details = found.details["pruning"]
+    assert isinstance(details, PruningDetails)
+    assert None not in found.reference.figures().values()
+    assert None not in found.model.figures().values()
+    assert all(set(step.figures) == FIGURES for step in run.state.steps)
+    assert all(step.peak_memory_mb > 0 and step.seconds > 0 for step in run.state.steps)
+    assert {step.peak_memory_of for step in run.state.steps} == {"process"}
+    assert [step.epochs for step in run.state.steps] == [1, 1, 1]
+    for when in (details.before_finetuning.plain, details.before_finetuning.recalibrated):
+        assert isinstance(when, Accuracy)
+    record = record_of(run, found)
+    assert json.loads(json.dumps(record)) == record
+    assert from_json(PruningDetails, record["details"]["pruning"]) == details
     names = ["features.0", "features.3", "features.7"]
-    assert [row["name"] for row in found["stages"]] == names
-    assert [row["layers"] for row in found["stages"]] == [[name] for name in names]
-    assert [row["layer"] for row in found["layers"]] == names
-    assert [row["stage"] for row in found["layers"]] == [0, 1, 2]
-    assert [(row["filters_before"], row["filters_after"]) for row in found["layers"]] == [
+    assert [step.name for step in run.state.steps] == names
+    assert [step.index for step in run.state.steps] == [0, 1, 2]
+    assert [row.layer for row in details.layers] == names
+    assert [row.stage for row in details.layers] == [0, 1, 2]
+    assert [(row.filters_before, row.filters_after) for row in details.layers] == [
         (4, 2), (4, 2), (8, 4),
     ]  # fmt: skip
+    assert len(found.weights_by_process) == 1
 
 
 def test_its_figures_agree_with_each_other_and_with_the_network(make_run):
     run = make_run()
-    found = prune(run)
+    found = run.run()
+    layers = found.details["pruning"].layers
     slim = thinet.load(run.folder / "model")
     cost = thinet.cost(slim, (3, 8, 8))
-    last = found["stages"][-1]
+    done = run.state.steps
+    last = done[-1].figures
     for key in ("flops", "macs", "params", "weights", "size_mb"):
-        assert found["slim"][key] == last[key] == getattr(cost, key)
+        assert getattr(found.model, key) == last[key] == getattr(cost, key)
         if key != "size_mb":
-            assert found["slim"][key] == run.plan.totals[f"{key}_after"], "the plan was kept"
-    rates = [row["compression_rate"] for row in found["stages"]]
+            assert getattr(found.model, key) == getattr(run.plan.after, key), "the plan was kept"
+    rates = [step.figures["compression_rate"] for step in done]
     assert rates == sorted(rates)
-    assert rates[-1] == pytest.approx(1 - found["slim"]["flops"] / found["baseline"]["flops"])
-    assert (last["top1"], last["top5"]) == (found["slim"]["val_top1"], found["slim"]["val_top5"])
+    assert rates[-1] == pytest.approx(1 - found.model.flops / found.reference.flops)
+    assert (last["top1"], last["top5"]) == (found.model.val_top1, found.model.val_top5)
     again = run.engine.evaluate(slim, "test")
-    assert (again.top1, again.top5) == (found["slim"]["top1"], found["slim"]["top5"])
-    for row in found["layers"]:
-        assert len(row["kept"]) == row["filters_after"] == len(set(row["kept"]))
-        assert slim.get_submodule(row["layer"]).out_channels == row["filters_after"]
-        assert 0 <= row["error_corrected"] <= row["error"] <= 1
-        assert row["rows"] >= 5 * row["filters_before"]
+    assert (again.top1, again.top5) == (found.model.top1, found.model.top5)
+    for row in layers:
+        assert len(row.kept) == row.filters_after == len(set(row.kept))
+        assert slim.get_submodule(row.layer).out_channels == row.filters_after
+        assert 0 <= row.error_corrected <= row.error <= 1
+        assert row.rows >= 5 * row.filters_before
     spec = read_spec(run.folder / "model")
-    assert spec.keep == {row["layer"]: row["kept"] for row in found["layers"]}
-    assert spec.classes == [str(digit) for digit in range(10)]
-    assert spec.metrics == found["slim"]
-    assert tuple(spec.mean) == run.job.data.mean
+    assert spec.keep == {row.layer: list(row.kept) for row in layers}
+    assert list(spec.classes) == [str(digit) for digit in range(10)]
+    assert spec.metrics == found.model.figures()
+    assert tuple(spec.mean) == run.setup.data.mean
 
 
 def test_state_is_written_after_every_stage(make_run, monkeypatch):
@@ -108,30 +121,34 @@ def test_state_is_written_after_every_stage(make_run, monkeypatch):
 
     monkeypatch.setattr(RunState, "save", save)
     run = make_run()
-    prune(run)
-    assert [len(one["stages"]) for one in written] == [0, 1, 2, 3]
+    run.run()
+    assert [len(one["steps"]) for one in written] == [0, 1, 2, 3]
     assert [one["step"] for one in written] == [2, 4, 6, 8]
     assert {one["status"] for one in written} == {"running"}
-    assert written[0]["baseline"]["flops"] > 0
-    assert list(written[2]["kept"]) == ["features.0", "features.3"]
+    assert written[0]["reference"]["flops"] > 0
+    assert list(written[2]["progress"]["kept"]) == ["features.0", "features.3"]
+    assert [one["progress"]["before_finetuning"] is None for one in written] == [True] * 3 + [False]
     assert written[-1]["seconds"] > written[0]["seconds"] > 0
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_what_is_left_of_the_stages(keep, make_run):
+def test_what_is_left_of_the_steps(keep, make_run):
     run = make_run(f"keep_steps={str(keep).lower()}")
-    prune(run)
+    run.run()
     found = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*.*") if p.is_file()}
-    last = {f"stages/00{k}/model.safetensors" for k in ((0, 1, 2) if keep else (2,))}
+    last = {f"steps/00{k}/model.safetensors" for k in ((0, 1, 2) if keep else (2,))}
     own = {"state.json", "model/model.safetensors", "model/spec.json", *last}
-    assert found == own | ({"stages/baseline.safetensors"} if keep else set())
+    assert found == own | ({"steps/baseline.safetensors"} if keep else set())
 
 
 # -- kills
 
+PLACES = {"Engine": Engine, "RunState": RunState, "steps": steps, "method": method}
 POINTS = [
-    "Engine.fit", "Engine.evaluate", "RunState.save", "prune_group_", "evaluate_fully", "measure",
-    "write_bytes_atomic", "write_json_atomic", "_clean_up", "log_step", "save",
+    "Engine.fit", "Engine.evaluate", "RunState.save", "steps._commit", "steps._clean_up",
+    "steps.write_bytes_atomic", "steps.log_stage", "method.run_steps", "method.prune_groups_",
+    "method.evaluate_fully", "method.measure", "method.write_bytes_atomic",
+    "method.write_json_atomic", "method.save",
 ]  # fmt: skip
 
 
@@ -154,7 +171,7 @@ def arm(monkeypatch, points, before, after):
 
     for name in points:
         owner, _, leaf = name.rpartition(".")
-        place = {"Engine": Engine, "RunState": RunState}.get(owner, method)
+        place = PLACES[owner]
         monkeypatch.setattr(place, leaf, wrap(getattr(place, leaf), name))
     return passed
 
@@ -168,7 +185,7 @@ def uninterrupted(make_run, tmp_path_factory):
     if not WHOLE:
         root = tmp_path_factory.mktemp("whole")
         run = make_run(f"paths.cache={root}/cache", folder=root / "run")
-        WHOLE["found"] = copy.deepcopy(prune(run)), run.folder
+        WHOLE["found"] = record_of(run, run.run()), run.folder
     return WHOLE["found"]
 
 
@@ -183,7 +200,8 @@ def test_repeated_kills_everywhere_end_in_the_same_bits(
             arm(patch, POINTS, *((place, 0) if attempt % 2 else (0, place)))
             torch.manual_seed(attempt)
             try:
-                found = prune(make_run())
+                run = make_run()
+                found = record_of(run, run.run())
             except KilledError:
                 kills += 1
                 continue
@@ -196,11 +214,18 @@ def test_repeated_kills_everywhere_end_in_the_same_bits(
 
 @pytest.mark.parametrize(
     ("point", "number", "moment"),
-    [("prune_group_", 2, "after"), ("write_json_atomic", 2, "before"),
-     ("write_json_atomic", 2, "after"), ("RunState.save", 3, "before"),
-     ("RunState.save", 3, "after"), ("RunState.save", 4, "before"), ("evaluate_fully", 1, "before"),
-     ("save", 1, "before"), ("save", 1, "after"), ("Engine.fit", 4, "after"),
-     ("_clean_up", 1, "before")],
+    [("method.prune_groups_", 2, "after"), ("method.write_bytes_atomic", 2, "before"),
+     ("method.write_bytes_atomic", 2, "after"), ("method.write_json_atomic", 2, "before"),
+     ("method.write_json_atomic", 2, "after"), ("method.measure", 2, "before"),
+     ("steps._commit", 2, "before"), ("steps.write_bytes_atomic", 2, "before"),
+     ("steps.write_bytes_atomic", 2, "after"), ("RunState.save", 1, "before"),
+     ("RunState.save", 1, "after"), ("RunState.save", 3, "before"), ("RunState.save", 3, "after"),
+     ("RunState.save", 4, "before"), ("RunState.save", 4, "after"),
+     ("steps._clean_up", 1, "before"), ("steps._clean_up", 3, "before"),
+     ("steps.log_stage", 2, "before"), ("steps.log_stage", 2, "after"),
+     ("method.run_steps", 1, "before"), ("method.run_steps", 1, "after"),
+     ("method.evaluate_fully", 1, "before"), ("method.save", 1, "before"),
+     ("method.save", 1, "after"), ("Engine.fit", 4, "after")],
 )  # fmt: skip
 def test_a_kill_at_each_critical_moment(
     point, number, moment, make_run, uninterrupted, tmp_path, monkeypatch
@@ -209,9 +234,9 @@ def test_a_kill_at_each_critical_moment(
     with monkeypatch.context() as patch:
         arm(patch, [point], *((number, 0) if moment == "before" else (0, number)))
         with pytest.raises(KilledError):
-            prune(make_run())
+            make_run().run()
     run = make_run()
-    found = prune(run)
+    found = record_of(run, run.run())
     assert without_times(found) == without_times(wanted)
     assert weights_of(run.folder) == weights_of(whole)
 
@@ -220,31 +245,31 @@ def test_finished_stages_are_not_repeated(make_run, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch:
         arm(patch, ["RunState.save"], 0, 3)
         with pytest.raises(KilledError):
-            prune(make_run())
-    passed = arm(monkeypatch, ["Engine.fit", "prune_group_"], 0, 0)
-    prune(make_run())
-    assert passed == ["prune_group_", "Engine.fit"]
+            make_run().run()
+    passed = arm(monkeypatch, ["Engine.fit", "method.prune_groups_"], 0, 0)
+    make_run().run()
+    assert passed == ["method.prune_groups_", "Engine.fit"]
 
 
 def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch:
         arm(patch, ["Engine.fit"], 3, 0)
         with pytest.raises(KilledError):
-            prune(make_run())
-    passed = arm(monkeypatch, ["prune_group_"], 0, 0)
-    prune(make_run())
-    assert passed == ["prune_group_"]
+            make_run().run()
+    passed = arm(monkeypatch, ["method.prune_groups_"], 0, 0)
+    make_run().run()
+    assert passed == ["method.prune_groups_"]
 
 
-def test_a_lost_stage_file_is_reported(make_run, monkeypatch):
+def test_a_lost_step_file_is_reported(make_run, monkeypatch):
     with monkeypatch.context() as patch:
         arm(patch, ["RunState.save"], 0, 3)
         with pytest.raises(KilledError):
-            prune(make_run())
+            make_run().run()
     run = make_run()
-    (run.stage_folder(1) / "model.safetensors").unlink()
+    (run.session.step_folder(1) / "model.safetensors").unlink()
     with pytest.raises(ThinetError, match=r"001/model\.safetensors does not exist"):
-        prune(run)
+        run.run()
 
 
 def test_the_state_of_another_configuration_is_refused(make_run):
@@ -269,42 +294,47 @@ def test_oneshot_without_fine_tuning(make_run, monkeypatch):
                  "reconstruction.recalibrate_bn=false",
                  "baseline.epochs=0"]  # fmt: skip
     run = make_run(*overrides)
-    found = prune(run)
-    (row,) = found["stages"]
+    found = run.run()
+    (step,) = run.state.steps
+    row, before = step.figures, found.details["pruning"].before_finetuning
     assert passed == []
-    assert row["epochs"] == 0
-    assert row["layers"] == ["features.0", "features.3", "features.7"]
+    assert (step.name, step.epochs) == ("oneshot", 0)
+    assert list(run.plan.stages[0].counts) == ["features.0", "features.3", "features.7"]
+    assert [one.stage for one in found.details["pruning"].layers] == [0, 0, 0]
     assert (row["top1_recalibrated"], row["top5_recalibrated"]) == (None, None)
-    assert row["top1"] == row["top1_plain"] == found["slim"]["val_top1"]
-    assert found["before_finetuning"]["recalibrated"] is None
-    assert found["before_finetuning"]["plain"]["top1"] == found["slim"]["top1"]
-    assert found["before_finetuning"]["plain"] == accuracies_apart(run)
+    assert row["top1"] == row["top1_plain"] == found.model.val_top1
+    assert before.recalibrated is None
+    assert before.plain.top1 == found.model.top1
+    assert before.plain == accuracies_apart(run)
 
 
 def accuracies_apart(run):
     """The figures on test images of the network that was saved; on others they are other ones."""
     network = thinet.load(run.folder / "model")
-    test, val = (asdict(run.engine.evaluate(network, split)) for split in ("test", "val"))
-    assert test["top1"] != val["top1"]
+    test, val = (
+        Accuracy(**asdict(run.engine.evaluate(network, split))) for split in ("test", "val")
+    )
+    assert test.top1 != val.top1
     return test
 
 
 def test_recalibrated_accuracy_is_that_of_the_final_network_without_fine_tuning(make_run):
     run = make_run("schedule=oneshot", "finetune.final.epochs=0", "ratio=0.25")
-    found = prune(run)
-    (row,) = found["stages"]
+    found = run.run()
+    (step,) = run.state.steps
+    row, before = step.figures, found.details["pruning"].before_finetuning
     assert row["top1_recalibrated"] != row["top1_plain"], "any of the two would do"
-    assert row["top1"] == row["top1_recalibrated"] == found["slim"]["val_top1"]
-    assert found["before_finetuning"]["recalibrated"]["top1"] == found["slim"]["top1"]
-    assert found["before_finetuning"]["recalibrated"] == accuracies_apart(run)
+    assert row["top1"] == row["top1_recalibrated"] == found.model.val_top1
+    assert before.recalibrated.top1 == found.model.top1
+    assert before.recalibrated == accuracies_apart(run)
 
 
 def test_figures_after_fine_tuning_are_those_of_the_network_that_is_saved(make_run):
     run = make_run("schedule=oneshot")
-    found = prune(run)
+    found = run.run()
     test = accuracies_apart(run)
-    assert {key: found["slim"][key] for key in test} == test
-    assert found["before_finetuning"]["recalibrated"] != test
+    assert Accuracy(found.model.top1, found.model.top5) == test
+    assert found.details["pruning"].before_finetuning.recalibrated != test
 
 
 def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatch):
@@ -316,14 +346,14 @@ def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatc
             raise ThinetError("this network cannot be cut as planned")
 
     monkeypatch.setattr(method, "try_stages", refuse)
-    cut = arm(monkeypatch, ["prune_group_"], 0, 2)
+    cut = arm(monkeypatch, ["method.prune_groups_"], 0, 2)
     with pytest.raises(ThinetError, match="as planned"):
-        prune(make_run())
+        make_run().run()
     assert cut == []
     with pytest.raises(KilledError):  # in the second stage
-        prune(make_run())
+        make_run().run()
     with pytest.raises(ThinetError, match="as planned"):
-        prune(make_run())
+        make_run().run()
     names = ["features.0", "features.3", "features.7"]
     assert tried == [names, names, names[1:]]
     assert len(cut) == 2
@@ -353,24 +383,25 @@ def test_any_criterion_with_any_reconstruction(criterion, make_run, tmp_path):
     for kind in ("none", "scale", "refit"):
         overrides = [f"criterion={criterion}", f"reconstruction={kind}", "schedule=oneshot",
                      "finetune.final.epochs=0", "baseline.epochs=0"]  # fmt: skip
-        found = prune(make_run(*overrides, folder=tmp_path / kind))
-        assert [row["filters_after"] for row in found["layers"]] == [2, 2, 4]
+        layers = make_run(*overrides, folder=tmp_path / kind).run().details["pruning"].layers
+        assert [row.filters_after for row in layers] == [2, 2, 4]
         if criterion == "weight_sum":
-            assert (found["layers"][0]["error"] is None) == (kind != "scale")
+            assert (layers[0].error is None) == (kind != "scale")
 
 
 def test_a_run_depends_on_its_seed_alone(make_run, tmp_path):
     same = make_run(folder=tmp_path / "a"), make_run(folder=tmp_path / "b")
-    found = [without_times(prune(run)) for run in same]
+    found = [without_times(record_of(run, run.run())) for run in same]
     assert found[0] == found[1]
-    other = without_times(prune(make_run("seed=1", folder=tmp_path / "c")))
-    assert other["slim"] != found[0]["slim"]
+    run = make_run("seed=1", folder=tmp_path / "c")
+    other = without_times(record_of(run, run.run()))
+    assert other["model"] != found[0]["model"]
 
 
 def test_figures_before_fine_tuning_are_those_of_the_last_cut(make_run):
     """With fine-tuning between the stages and none after the last."""
     run = make_run("finetune.final.epochs=0")
-    found = prune(run)
+    found = run.run()
     test = accuracies_apart(run)
-    assert {key: found["slim"][key] for key in test} == test
-    assert found["before_finetuning"]["recalibrated"] == test
+    assert Accuracy(found.model.top1, found.model.top5) == test
+    assert found.details["pruning"].before_finetuning.recalibrated == test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models import convnext_tiny, mobilenet_v2
@@ -10,45 +12,47 @@ import thinet
 from thinet.artifacts.store import layer_widths, read_spec
 from thinet.base.errors import ThinetError
 from thinet.engine.checkpoints import StageCheckpoint
+from thinet.engine.engine import Engine
 from thinet.models.small_vgg import vgg_small
 from thinet.models.vgg import vgg16_gap
-from thinet.pruning.method import prune
-from thinet.pruning.scratch import check, cut_fresh_, scratch, training_phase
+from thinet.pruning.scratch import cut_fresh_
+from thinet.run.state import RunState
 from thinet.surgery import trace
 
 
-def start(run):
-    run.job.data.check()
-    return scratch(run)
-
-
 def test_widths_are_those_that_pruning_leaves(make_run, tmp_path):
-    found = start(make_run("method=scratch", "ratio=0.5"))
-    pruned = make_run("ratio=0.5", folder=tmp_path / "pruned")
-    pruned.job.data.check()
-    wanted = prune(pruned)
-    assert found["slim"]["flops"] == wanted["slim"]["flops"]
-    assert found["baseline"]["flops"] == wanted["baseline"]["flops"]
-    assert found["baseline"]["top1"] is None
-    assert 0 <= found["slim"]["top1"] <= 1
-    assert [row["filters_after"] for row in found["layers"]] == [
-        row["filters_after"] for row in wanted["layers"]
+    run = make_run("method=scratch", "ratio=0.5")
+    found = run.run()
+    wanted = make_run("ratio=0.5", folder=tmp_path / "pruned").run()
+    assert found.model.flops == wanted.model.flops
+    assert found.reference.flops == wanted.reference.flops
+    assert found.reference.top1 is None
+    assert 0 <= found.model.top1 <= 1
+    ours, theirs = (one.details["pruning"] for one in (found, wanted))
+    assert [row.filters_after for row in ours.layers] == [
+        row.filters_after for row in theirs.layers
     ]
+    assert [len(row.kept) for row in ours.layers] == [row.filters_after for row in ours.layers]
+    assert ours.before_finetuning is None
+    (step,) = run.state.steps
+    assert (step.name, step.epochs) == ("scratch", 4)
+    assert step.figures["top1"] == found.model.val_top1
     network = thinet.load(tmp_path / "run" / "model")
     assert layer_widths(network) == layer_widths(thinet.load(tmp_path / "pruned" / "model"))
-    assert read_spec(tmp_path / "run" / "model").metrics["top1"] == found["slim"]["top1"]
+    assert read_spec(tmp_path / "run" / "model").metrics == found.model.figures()
 
 
 @pytest.mark.parametrize(("asked", "epochs"), [("null", 1 + 3 * 1), ("7", 7)])
 def test_it_gets_as_many_epochs_as_pruning_takes(asked, epochs, make_run):
     run = make_run("method=scratch", f"method.epochs={asked}")
     assert len(run.plan.stages) == 3
-    assert training_phase(run).epochs == epochs
-    assert training_phase(run).lr == run.job.baseline.phase.lr
+    phase = run.method.phase(run.setup, run.plan)
+    assert phase.epochs == epochs
+    assert phase.lr == run.setup.source.phase.lr
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(make_run, tmp_path, monkeypatch):
-    whole = start(make_run("method=scratch", folder=tmp_path / "whole"))
+    whole = make_run("method=scratch", folder=tmp_path / "whole").run()
     original, epochs = StageCheckpoint.on_train_epoch_end, []
 
     def die_after_two(self, *args):
@@ -59,10 +63,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(make_run, tmp_path, monke
 
     monkeypatch.setattr(StageCheckpoint, "on_train_epoch_end", die_after_two)
     with pytest.raises(KeyboardInterrupt):
-        start(make_run("method=scratch", folder=tmp_path / "killed"))
-    again = start(make_run("method=scratch", folder=tmp_path / "killed"))
+        make_run("method=scratch", folder=tmp_path / "killed").run()
+    again = make_run("method=scratch", folder=tmp_path / "killed").run()
     assert len(epochs) == 4
-    assert again["weights_by_process"] == whole["weights_by_process"]
+    assert again.weights_by_process == whole.weights_by_process
 
 
 @pytest.mark.parametrize(
@@ -73,15 +77,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(make_run, tmp_path, monke
         (["model.weights={folder}"], "model.weights=none"),
     ],
 )
-def test_what_needs_trained_weights_is_refused(overrides, words, compose_tiny, tmp_path):
-    from thinet.app.config import build
-    from thinet.app.config import check as check_config
-
+def test_what_needs_trained_weights_is_refused(overrides, words, compose_tiny, plan_of, tmp_path):
     thinet.save(vgg_small(10, 8), tmp_path / "saved")
     filled = [text.format(folder=tmp_path / "saved") for text in overrides]
-    job = build(check_config(compose_tiny("method=scratch", *filled)))
     with pytest.raises(ThinetError, match=words):
-        check(job)
+        plan_of(compose_tiny("method=scratch", *filled))
+
+
+def test_a_kill_after_its_only_step_trains_nothing_again(make_run, tmp_path, monkeypatch):
+    whole = make_run("method=scratch", folder=tmp_path / "whole").run()
+    original = RunState.save
+
+    def die(self, folder):
+        original(self, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_run("method=scratch", folder=tmp_path / "killed").run()
+    monkeypatch.setattr(Engine, "fit", None)
+    again = make_run("method=scratch", folder=tmp_path / "killed").run()
+    assert again.weights_by_process == whole.weights_by_process
+    assert replace(again.model, latency_ms=0) == replace(whole.model, latency_ms=0)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import thinet
-from thinet.app.config import build, check
-from thinet.engine.engine import Engine
-from thinet.pruning import method
-from thinet.pruning.method import prune
-from thinet.pruning.plan import make_plan
-from thinet.run.identity import fingerprint
-from thinet.run.session import Run
+from tests.conftest import set_up
+from thinet.pruning import group as cutting
 from thinet.run.state import RunState
 
 NETWORK = """
@@ -64,32 +58,26 @@ def _importable(tmp_path, monkeypatch):
     monkeypatch.setenv("THINET_TRUST", "small_residual")
 
 
-def make(compose, folder: Path) -> Run:
-    cfg = compose(*SMALL)
-    job = build(check(cfg))
-    folder.mkdir(exist_ok=True)
-    state = RunState.load(folder, fingerprint(cfg))
-    engine = Engine(job.data, job.devices, [], job.seed, state.step)
-    return Run(job, make_plan(job), engine, state, folder)
-
-
 @pytest.fixture
 def cuts(monkeypatch):
     """Of each cut its name, the network before and after it, the reference and the images."""
-    found, original = [], method.prune_group_
+    found, looked, original, rank = [], [], cutting.cut_group_, cutting.rank_groups
 
-    def note(network, graph, name, count, criterion, reconstruction, calibration, **more):
-        reference = calibration.reference
+    def see(network, groups, criterion, needs, calibration):
+        looked.append(calibration)
+        return rank(network, groups, criterion, needs, calibration)
+
+    def note(network, graph, name, count, ranked, reconstruction, reference):
+        assert reference is looked[-1].reference
         before = [copy.deepcopy(network), copy.deepcopy(reference.network)]
         filters = dict(reference.filters)
-        result = original(
-            network, graph, name, count, criterion, reconstruction, calibration, **more
-        )
-        images = torch.stack(list(calibration.images))
+        result = original(network, graph, name, count, ranked, reconstruction, reference)
+        images = torch.stack(list(looked[-1].images))
         found.append((name, *before, filters, copy.deepcopy(network), images, result[0]))
         return result
 
-    monkeypatch.setattr(method, "prune_group_", note)
+    monkeypatch.setattr(cutting, "rank_groups", see)
+    monkeypatch.setattr(cutting, "cut_group_", note)
     return found
 
 
@@ -118,19 +106,20 @@ def test_later_stages_aim_at_the_original_network(compose, cuts, tmp_path, monke
 
     def save(self, folder):
         original(self, folder)
-        if len(self.stages) == 2:
+        if len(self.steps) == 2:
             raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(RunState, "save", save)
         with pytest.raises(KilledError):
-            prune(make(compose, tmp_path / "run"))
-    run = make(compose, tmp_path / "run")
-    assert (run.folder / "stages" / "baseline.safetensors").exists()
-    prune(run)
+            set_up(compose(*SMALL), tmp_path / "run").run()
+    run = set_up(compose(*SMALL), tmp_path / "run")
+    assert len(run.state.steps) == 2
+    assert (run.folder / "steps" / "baseline.safetensors").exists()
+    run.run()
     assert [cut[0] for cut in cuts] == [STREAM, *INNER]
 
-    baseline = thinet.load(run.job.cache).state_dict()
+    baseline = thinet.load(run.setup.source.cache).state_dict()
     kept: dict[str, list[int]] = {}
     for _, _, aim, filters, _, _, records in cuts:
         for name, tensor in aim.state_dict().items():
@@ -155,23 +144,23 @@ def test_later_stages_aim_at_the_original_network(compose, cuts, tmp_path, monke
     np.testing.assert_allclose(fitted + shift, np.hstack([U, ones]) @ solution, atol=1e-3 * spread)
     stale = raw.transpose(0, 1).flatten(1).T.numpy()
     assert np.abs(stale - target).max() > spread / 10, "nothing was to be made good"
-    assert not (run.folder / "stages" / "baseline.safetensors").exists()
+    assert not (run.folder / "steps" / "baseline.safetensors").exists()
 
 
 def test_statistics_are_re_estimated_after_each_cut_of_a_run(make_run):
     """What a run does is what ``thinet.prune`` does with the same images."""
     more = ("schedule=oneshot", "finetune.final.epochs=0", "criterion=thinet")
     run = make_run(*more, "reconstruction.recalibrate_bn=each")
-    prune(run)
+    run.run()
     found = thinet.load(run.folder / "model").state_dict()
-    full = thinet.load(run.job.cache)
-    images = torch.stack([image for image, _ in run.job.data.calibration()])
-    slim = {}
+    full = thinet.load(run.setup.source.cache)
+    images = torch.stack([image for image, _ in run.setup.data.calibration()])
+    slim, choosing = {}, run.method.choosing
     for when in ("each", "after"):
         slim[when] = thinet.prune(
-            full, [images], 0.5, run.job.criterion, run.job.reconstruction,
+            full, [images], 0.5, choosing.criterion, choosing.reconstruction,
             layers=["features.0", "features.3", "features.7"], recalibrate_bn=when,
-            sampling=run.job.sampling,
+            sampling=choosing.sampling,
         ).model.state_dict()  # fmt: skip
     assert any(not torch.equal(found[name], slim["after"][name]) for name in found)
     for name, tensor in found.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from thinet.pruning.suggestion import directions, loss_curve, loss_curves, short_ratio
+from thinet.report.sections.sensitivity import Cell, Figures
 from thinet.widths.ratio import kept_count
 
 
@@ -65,13 +65,8 @@ def test_directions_lean_over_the_depth_first_and_then_on_single_layers():
 
 
 def test_without_a_unit_every_way_charges_what_guessing_costs():
-    cells = [{"layer": "a", "kept": 4, "top1": 0.7, "divergence": 0.04}]
-    run = SimpleNamespace(
-        job=SimpleNamespace(data=SimpleNamespace(num_classes=20)),
-        state=SimpleNamespace(cells=cells),
-    )
-    graph = SimpleNamespace(groups={"a": SimpleNamespace(units=8)})
-    ways = loss_curves(run, graph, ["a"], 50, {"top1": 0.9})
+    cells = [Cell("a", 0.5, kept=4, units=8, top1=0.7, top5=0.9, divergence=0.04)]
+    ways = loss_curves(cells, {"a": 8}, 50, Figures(0.9, 1.0, 0.0), chance=20)
     ends = {way: (curves["a"][0], curves["a"][4], curves["a"][8]) for way, curves in ways.items()}
     nats = math.log(20)
     assert ends["divergence"] == pytest.approx((nats, 0.04, 0))

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from thinet.app.config import build, check
 from thinet.base.errors import ThinetError
-from thinet.pruning.plan import make_plan
 from thinet.run.identity import fingerprint
 from thinet.sweeps.optuna_space import layer_ratios
 
@@ -36,16 +34,24 @@ def typed(compose_tiny):
     return make
 
 
-def widths(cfg):
-    narrow, wide = cfg.model.build.widths
-    full = {"features.0": narrow, "features.3": narrow, "features.7": wide}
-    rows = {row["layer"]: row["filters_after"] for row in make_plan(build(check(cfg))).rows}
-    return list((full | rows).values())
+@pytest.fixture
+def widths(plan_of):
+    def find(cfg):
+        narrow, wide = cfg.model.build.widths
+        full = {"features.0": narrow, "features.3": narrow, "features.7": wide}
+        rows = {row.layer: row.filters_after for row in plan_of(cfg).rows}
+        return list((full | rows).values())
+
+    return find
 
 
-def share(cfg):
-    totals = make_plan(build(check(cfg))).totals
-    return totals["flops_after"] / totals["flops_before"]
+@pytest.fixture
+def share(plan_of):
+    def find(cfg):
+        plan = plan_of(cfg)
+        return plan.after.flops / plan.before.flops
+
+    return find
 
 
 def test_a_trial_is_asked_for_one_ratio_a_layer(typed):
@@ -71,7 +77,7 @@ def test_a_search_space_of_ones_own_goes_before(typed):
     assert trial.asked == {}
 
 
-def test_ratios_by_place_are_the_ratios_of_those_layers(compose_tiny):
+def test_ratios_by_place_are_the_ratios_of_those_layers(compose_tiny, widths):
     wide = ("model.build.widths=[8,16]",)
     mixed = compose_tiny(*wide, "+layer_ratio.0=0.25", "+layer_ratio.2=0.75", "ratio=0.5")
     by_name = compose_tiny(*wide, "ratio={features.0:0.25,features.3:0.5,features.7:0.75}")
@@ -79,7 +85,7 @@ def test_ratios_by_place_are_the_ratios_of_those_layers(compose_tiny):
 
 
 @pytest.mark.parametrize("shape", [(1.0, 0.2, 0.4), (0.2, 1.0, 1.0), (0.3, 0.3, 0.3)])
-def test_with_a_target_they_are_relative_and_the_budget_is_met(compose_tiny, shape):
+def test_with_a_target_they_are_relative_and_the_budget_is_met(compose_tiny, widths, share, shape):
     wide = ("model.build.widths=[32,64]", BUDGET)
     ratios = [f"+layer_ratio.{place}={ratio}" for place, ratio in enumerate(shape)]
     found = widths(compose_tiny(*wide, *ratios))
@@ -91,7 +97,7 @@ def test_with_a_target_they_are_relative_and_the_budget_is_met(compose_tiny, sha
     assert max(factor) - min(factor) < 1 / 32 / min(shape) + 1e-9
 
 
-def test_equal_ratios_are_what_a_target_alone_gives(compose_tiny):
+def test_equal_ratios_are_what_a_target_alone_gives(compose_tiny, widths):
     wide = ("model.build.widths=[32,64]", BUDGET)
     same = [f"+layer_ratio.{place}=0.7" for place in range(3)]
     assert widths(compose_tiny(*wide, *same)) == widths(compose_tiny(*wide))
@@ -107,9 +113,9 @@ def test_equal_ratios_are_what_a_target_alone_gives(compose_tiny):
         (["+layer_ratio.0=0.5", BUDGET, "allocation=error"], "contradict each other"),
     ],
 )
-def test_what_makes_no_sense_is_refused(compose_tiny, overrides, match):
+def test_what_makes_no_sense_is_refused(compose_tiny, plan_of, overrides, match):
     with pytest.raises(ThinetError, match=match):
-        make_plan(build(check(compose_tiny(*overrides))))
+        plan_of(compose_tiny(*overrides))
 
 
 def test_runs_without_them_are_the_runs_they_were(compose_tiny):

@@ -7,33 +7,29 @@ import torch
 
 import thinet
 from thinet.artifacts.store import layer_widths, read_spec
-from thinet.pruning.method import prune
-from thinet.training.method import train
 
 
 @pytest.fixture
 def first(make_run, tmp_path):
     run = make_run("keep_steps=true", folder=tmp_path / "first")
-    run.job.data.check()
-    return run, prune(run)
+    return run, run.run()
 
 
 def test_pruning_goes_on_where_another_run_ended(first, make_run, tmp_path):
     run, before = first
     again = make_run(f"model.weights={run.folder}", folder=tmp_path / "second")
-    again.job.data.check()
-    assert again.plan.totals["flops_before"] == before["slim"]["flops"]
-    after = prune(again)
-    assert after["baseline"]["top1"] == before["slim"]["top1"]
-    assert after["baseline"]["flops"] == before["slim"]["flops"]
-    assert after["slim"]["flops"] < before["slim"]["flops"]
+    assert again.plan.before.flops == before.model.flops
+    after = again.run()
+    assert after.reference.top1 == before.model.top1
+    assert after.reference.flops == before.model.flops
+    assert after.model.flops < before.model.flops
 
     kept = read_spec(again.folder / "model").keep
     for layer, filters in read_spec(run.folder / "model").keep.items():
-        own = {row["layer"]: row["kept"] for row in after["layers"]}[layer]
+        own = {row.layer: row.kept for row in after.details["pruning"].layers}[layer]
         assert kept[layer] == [filters[k] for k in own]
     network = thinet.load(again.folder / "model")
-    assert thinet.cost(network, (3, 8, 8)).flops == after["slim"]["flops"]
+    assert thinet.cost(network, (3, 8, 8)).flops == after.model.flops
 
 
 def test_other_weights_in_the_same_folder_are_another_run(first, compose_tiny):
@@ -53,9 +49,8 @@ def test_it_can_be_trained_on(first, make_run, tmp_path):
         "method=train", f"model.weights={run.folder / 'model'}", "baseline.train=always",
         folder=tmp_path / "trained",
     )  # fmt: skip
-    more.job.data.check()
-    found = train(more)
-    assert found["baseline"]["flops"] == before["slim"]["flops"]
+    found = more.run()
+    assert found.reference.flops == before.model.flops
     slim, trained = thinet.load(run.folder / "model"), thinet.load(more.folder / "model")
     assert layer_widths(slim) == layer_widths(trained)
     assert not torch.equal(slim.features[0].weight, trained.features[0].weight)

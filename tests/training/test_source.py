@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from thinet.artifacts.store import load, read_spec, save
 from thinet.base.errors import ThinetError
+from thinet.base.files import read_json
+from thinet.base.records import from_json
 from thinet.engine.engine import Engine
 from thinet.engine.logging.loggers import RunCSVLogger
-from thinet.training.method import train
-from thinet.training.source import (
-    baseline_metrics,
-    build_network,
-    network_spec,
-    prepare_baseline,
-)
+from thinet.run.state import RunState
+from thinet.training.measurement import measure_baseline
+from thinet.training.source import build_network, network_spec, prepare_network
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def fits(monkeypatch):
 
 
 def prepare(run):
-    run.job.data.check()
-    return prepare_baseline(run.job, run.engine, run.folder)
+    run.setup.data.check()
+    return prepare_network(run.setup, run.engine, run.folder)
 
 
 def equal(left, right):
@@ -53,37 +53,37 @@ def test_it_is_trained_once_for_all_points_of_a_sweep(make_run, fits, tmp_path):
 def test_a_damaged_cache_is_trained_again(make_run, fits):
     run = make_run()
     first = prepare(run)
-    (run.job.cache / "model.safetensors").write_bytes(b"rubbish")
+    (run.setup.source.cache / "model.safetensors").write_bytes(b"rubbish")
     assert equal(prepare(make_run()), first)
     assert fits == ["baseline", "baseline"]
-    assert equal(load(run.job.cache), first)
+    assert equal(load(run.setup.source.cache), first)
 
 
 def test_the_cache_says_what_it_holds(make_run):
     run = make_run()
     prepare(run)
-    spec = read_spec(run.job.cache)
-    assert spec.builder.target == "thinet.models.small_vgg.vgg_small"
-    assert spec.builder.arguments == {"widths": [4, 8], "num_classes": 10, "image_size": 8}
-    assert not (run.folder / "stages" / "baseline").exists()
+    spec = read_spec(run.setup.source.cache)
+    assert spec.builder["target"] == "thinet.models.small_vgg.vgg_small"
+    assert spec.builder["arguments"] == {"widths": [4, 8], "num_classes": 10, "image_size": 8}
+    assert not (run.folder / "steps" / "baseline").exists()
 
 
 def test_initial_weights_follow_the_seed(make_run, tmp_path):
     run = make_run()
     state = torch.get_rng_state()
-    network = build_network(run.job)
+    network = build_network(run.setup)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(8)
-    assert equal(network, build_network(make_run().job))
-    assert not equal(network, build_network(make_run("seed=1", folder=tmp_path / "b").job))
+    assert equal(network, build_network(make_run().setup))
+    assert not equal(network, build_network(make_run("seed=1", folder=tmp_path / "b").setup))
 
 
 @pytest.fixture
 def weights(make_run, tmp_path):
     run = make_run("seed=5", folder=tmp_path / "other")
-    run.job.data.check()
-    network = build_network(run.job)
-    return save(network, tmp_path / "w", network_spec(run.job)) / "model.safetensors", network
+    run.setup.data.check()
+    network = build_network(run.setup)
+    return save(network, tmp_path / "w", network_spec(run.setup)) / "model.safetensors", network
 
 
 def test_weights_from_a_file_are_not_trained(make_run, fits, weights):
@@ -98,7 +98,7 @@ def test_always_trains_from_the_file(make_run, fits, weights):
     found = prepare(run)
     assert fits == ["baseline"]
     assert not equal(found, network)
-    assert equal(load(run.job.cache), found)
+    assert equal(load(run.setup.source.cache), found)
 
 
 def test_never_needs_weights(make_run, fits):
@@ -109,23 +109,23 @@ def test_never_needs_weights(make_run, fits):
 
 def test_no_epochs_means_untrained(make_run, fits):
     run = make_run("baseline.epochs=0")
-    assert equal(prepare(run), build_network(run.job))
+    assert equal(prepare(run), build_network(run.setup))
     assert fits == []
-    assert not run.job.cache.exists()
+    assert not run.setup.source.cache.exists()
 
 
 def test_the_train_method(make_run, fits):
     run = make_run("method=train")
-    run.job.data.check()
-    found = train(run)
+    found = run.run()
     assert fits == ["baseline"]
-    assert (found["slim"], found["before_finetuning"]) == (None, None)
-    assert (found["stages"], found["layers"]) == ([], [])
+    assert (found.model, found.details, found.reference_is) == (None, {}, "baseline")
+    assert run.state.steps == []
     network = load(run.folder / "model")
     again = run.engine.evaluate(network, "test")
-    assert (again.top1, again.top5) == (found["baseline"]["top1"], found["baseline"]["top5"])
-    assert read_spec(run.folder / "model").metrics == found["baseline"]
-    assert (run.folder / "state.json").exists()
+    assert (again.top1, again.top5) == (found.reference.top1, found.reference.top5)
+    assert read_spec(run.folder / "model").metrics == found.reference.figures()
+    assert from_json(RunState, read_json(run.folder / "state.json")).reference == found.reference
+    assert len(found.weights_by_process) == 1
 
 
 @pytest.fixture
@@ -146,20 +146,20 @@ def test_figures_are_shared_while_images_and_weights_are_the_same(
 ):
     run = make_run()
     network = prepare(run)
-    first = baseline_metrics(run.job, run.engine, network)
+    first = measure_baseline(run.setup, run.engine, network)
     assert evaluated == ["test", "val"]
-    assert (first["top1"], first["val_top1"]) == (
+    assert (first.top1, first.val_top1) == (
         run.engine.evaluate(network, "test").top1, run.engine.evaluate(network, "val").top1
     )  # fmt: skip
-    assert first["top1"] != first["val_top1"]
+    assert first.top1 != first.val_top1
     evaluated.clear()
-    again = baseline_metrics(run.job, run.engine, prepare(make_run()))
-    assert {**again, "latency_ms": 0} == {**first, "latency_ms": 0}
+    again = measure_baseline(run.setup, run.engine, prepare(make_run()))
+    assert replace(again, latency_ms=0) == replace(first, latency_ms=0)
     assert (fits, evaluated) == (["baseline"], [])
 
     # An image more or less: neither the weights nor their figures are those of these images.
-    monkeypatch.setattr(type(run.job.data), "identity", lambda _: {"train": "others"})
-    baseline_metrics(run.job, run.engine, network)
+    monkeypatch.setattr(type(run.setup.data), "identity", lambda _: {"train": "others"})
+    measure_baseline(run.setup, run.engine, network)
     assert evaluated == ["test", "val"]
     prepare(make_run())
     assert fits == ["baseline", "baseline"]
@@ -167,27 +167,27 @@ def test_figures_are_shared_while_images_and_weights_are_the_same(
 
 def test_figures_go_with_the_weights_they_are_of(make_run, fits):
     run = make_run()
-    baseline_metrics(run.job, run.engine, prepare(run))
-    assert (run.job.cache / "accuracy.json").exists()
-    (run.job.cache / "model.safetensors").write_bytes(b"rubbish")
+    measure_baseline(run.setup, run.engine, prepare(run))
+    assert (run.setup.source.cache / "accuracy.json").exists()
+    (run.setup.source.cache / "model.safetensors").write_bytes(b"rubbish")
     prepare(make_run())
     assert len(fits) == 2
-    assert not (run.job.cache / "accuracy.json").exists()
+    assert not (run.setup.source.cache / "accuracy.json").exists()
 
 
 def test_all_processes_go_on_from_the_first_ones_step(make_run):
     run = make_run()
     run.state.step, run.engine.step = 7, 0
-    run.begin()
+    run.session.begin()
     assert run.engine.step == 7
 
 
 def test_time_is_counted_once(make_run, monkeypatch):
     run = make_run()
-    run.counted = 100.0
+    run.session.counted = 100.0
     for now, seconds in ((103.0, 3.0), (103.0, 3.0), (110.0, 10.0)):
         monkeypatch.setattr("time.monotonic", lambda now=now: now)
-        run.count_time()
+        run.session.count_time()
         assert run.state.seconds == seconds
 
 
@@ -218,7 +218,8 @@ def test_a_kill_after_the_cached_baseline_loses_no_row(
     network = prepare(again)
     assert fits == ["baseline"]
     assert again.engine.step == steps
-    again.engine.fit(network, [again.job.final], again.job.training, "final", tmp_path / "fit")
+    last = again.method.finetuning
+    again.engine.fit(network, [last.final], last.training, "final", tmp_path / "fit")
     again.engine.loggers[0].save()
     table = [dict(zip(rows()[0].split(","), row.split(","), strict=True)) for row in rows()[1:]]
     first = [row for row in table if float(row["step"]) <= steps]

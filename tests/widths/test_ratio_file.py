@@ -110,11 +110,12 @@ def test_the_run_is_known_by_the_content_and_not_by_the_path(tmp_path, compose):
     assert fingerprint(first) not in (fingerprint(compose(f"ratio={same}")), "")
 
 
-def test_the_job_and_the_result_have_the_mapping(tmp_path, compose):
+def test_the_method_and_the_result_have_the_mapping(tmp_path, compose):
     given = write(tmp_path / "r.yaml", "features.0: 0.5\nfeatures.3: 1.0\n")
     config = check(compose(f"ratio={given}"))
     assert config["ratio"] == {"features.0": 0.5, "features.3": 1.0}
-    assert build(config).request.ratio == config["ratio"]
+    _, method = build(config)
+    assert method.request.ratio == config["ratio"]
 
 
 def test_torch_is_not_needed_to_refuse_a_file(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 
 import thinet.pruning.criteria
 from thinet.pruning.criteria import Criterion
+from thinet.pruning.group import Ranked
 from thinet.pruning.statistics import Evidence
 
 KINDS = ["plain", "coupled", "several"]
@@ -43,7 +44,8 @@ def test_it_ranks_all_units_once_and_repeats_itself(criterion, make_case, kind):
     assert sorted(ranked.tolist()) == list(range(case.units))
     assert torch.equal(ranked, criterion.rank(case.candidates(), case.evidence(), 5))
     for count in range(1, case.units + 1):
-        kept = criterion.select(case.candidates(), case.evidence(), count, 5)
+        kept = Ranked(ranked, case.evidence()).kept(count)
+        assert kept.dtype == torch.int64
         assert kept.tolist() == sorted(ranked[:count].tolist())
 
 

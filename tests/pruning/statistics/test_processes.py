@@ -56,7 +56,8 @@ def main(folder, rank, world):
         )
         graph = trace(net, images[:1])
         for name, count in (("0", 5), ("2", 4)):
-            (record,), graph = prune_groups_(net, graph, {name: count}, criterion, reconstruction, calibration
+            (record,), graph = prune_groups_(
+                net, graph, {name: count}, criterion, reconstruction, calibration
             )
             records.append([record.kept, record.rows, record.error or 0.0])
         states[k] = net.state_dict()
