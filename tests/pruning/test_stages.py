@@ -1,13 +1,13 @@
-"""What is cut when, against tables written by hand."""
+"""The course of the learning rate, and what is cut when, against tables written by hand."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from thinet.app.config import build, check
 from thinet.base.errors import ThinetError
 from thinet.engine.phases import Phase
-from thinet.pruning.plan import make_plan
 from thinet.pruning.stages import LayerPlace, make_stages
 
 VGG16 = [
@@ -24,7 +24,8 @@ def places(layers, in_sequence=True):
 
 def stages(kind, layers, in_sequence=True, phases=(STAGE, GROUP_END, FINAL)):
     counts = {name: place + 1 for place, (name, _) in enumerate(layers)}
-    return make_stages(kind, places(layers, in_sequence), counts, *phases)
+    finetuning = SimpleNamespace(**dict(zip(("stage", "group_end", "final"), phases, strict=True)))
+    return make_stages(kind, places(layers, in_sequence), counts, finetuning)
 
 
 def test_layerwise_vgg16_as_the_paper():
@@ -85,23 +86,24 @@ def test_unknown_schedule():
         stages("all_at_once", VGG16)
 
 
-def plan(compose, *overrides):
-    return make_plan(build(check(compose("dataset=imagenet", *overrides))))
+@pytest.fixture
+def plan(compose, plan_of):
+    return lambda *overrides: plan_of(compose("dataset=imagenet", *overrides))
 
 
-def test_the_plan_of_vgg16(compose):
-    found = plan(compose, "model=vgg16", "finetune=paper_vgg")
+def test_the_plan_of_vgg16(plan):
+    found = plan("model=vgg16", "finetune=paper_vgg")
     assert [stage.name for stage in found.stages] == [name for name, _ in VGG16]
     assert [stage.epochs for stage in found.stages] == [1, 2, 1, 2, 1, 1, 2, 1, 1, 12]
     assert found.stages[1].phases == (Phase(1, 1e-3), Phase(1, 1e-4))
     assert found.stages[-1].phases == (Phase(12, 1e-3, "step"),)
-    assert [len(s.counts) for s in plan(compose, "model=vgg16", "schedule=blockwise").stages] == [
+    assert [len(s.counts) for s in plan("model=vgg16", "schedule=blockwise").stages] == [
         2, 2, 3, 3,
     ]  # fmt: skip
 
 
-def test_the_plan_of_resnet50_is_one_stage_a_block(compose):
-    found = plan(compose, "model=resnet50_v1", "schedule=blockwise", "finetune=paper_resnet")
+def test_the_plan_of_resnet50_is_one_stage_a_block(plan):
+    found = plan("model=resnet50_v1", "schedule=blockwise", "finetune=paper_resnet")
     blocks = [f"layer{s}.{b}" for s, n in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True)
               for b in range(n)]  # fmt: skip
     assert [stage.name for stage in found.stages] == blocks
@@ -110,13 +112,13 @@ def test_the_plan_of_resnet50_is_one_stage_a_block(compose):
         for stage in found.stages
     )
     assert [stage.epochs for stage in found.stages] == [1] * 15 + [9]
-    layerwise = plan(compose, "model=resnet50_v1")
+    layerwise = plan("model=resnet50_v1")
     assert len(layerwise.stages) == 32
 
 
 @pytest.mark.parametrize("kind", ["blockwise", "layerwise", "oneshot"])
-def test_the_plan_of_resnet56(kind, compose):
-    found = plan(compose, "model=resnet56", "dataset=cifar10", f"schedule={kind}")
+def test_the_plan_of_resnet56(kind, plan):
+    found = plan("model=resnet56", "dataset=cifar10", f"schedule={kind}")
     convs = [f"layer{s}.{b}.conv1" for s in (1, 2, 3) for b in range(9)]
     names = {"blockwise": [name[:-6] for name in convs], "layerwise": convs, "oneshot": ["oneshot"]}
     assert [stage.name for stage in found.stages] == names[kind]
