@@ -16,6 +16,7 @@ from thinet.artifacts.names import SPEC, WEIGHTS, saved_folder
 from thinet.artifacts.store import (
     Builder,
     Spec,
+    Transform,
     check_savable,
     load,
     load_state_,
@@ -23,6 +24,7 @@ from thinet.artifacts.store import (
     read_state,
     save,
 )
+from thinet.artifacts.transforms import transformed
 from thinet.base.errors import ThinetError
 from thinet.base.files import check_space, read_json, write_json_atomic
 from thinet.base.folders import check_own
@@ -41,7 +43,10 @@ COPIES = 12
 
 
 def network_spec(
-    setup: Setup, kept: Mapping[str, Sequence[int]] | None = None, **more: Any
+    setup: Setup,
+    kept: Mapping[str, Sequence[int]] | None = None,
+    transforms: Sequence[Transform] = (),
+    **more: Any,
 ) -> Spec:
     """The spec of a network of this setup.
 
@@ -49,6 +54,7 @@ def network_spec(
         setup: Of the run.
         kept: Filters of each layer cut in this run that stayed, in coordinates of the network that
             the run began with.
+        transforms: What this run did to the network's modules.
         more: Other fields of the spec.
     """
     folder = saved_folder(setup.source.weights)
@@ -65,7 +71,7 @@ def network_spec(
         std=tuple(setup.data.std),
         classes=tuple(setup.data.classes),
         keep=in_original(before.keep, kept or {}),
-        transforms=before.transforms,
+        transforms=(*before.transforms, *transforms),
         **more,
     )
 
@@ -77,8 +83,7 @@ def on_paper(setup: Setup) -> tuple[nn.Module, Tensor]:
     with torch.device("meta"):
         network = build(setup.source.target, **setup.source.arguments, **arguments)
         images = torch.empty(2, *shape)
-    folder = saved_folder(setup.source.weights)
-    return network if folder is None else narrow_(network, folder, shape), images
+    return _as_saved(network, setup, shape), images
 
 
 def build_network(setup: Setup) -> nn.Module:
@@ -92,18 +97,36 @@ def build_network(setup: Setup) -> nn.Module:
         torch.manual_seed(derive_seed(setup.seed, "init"))
         network = build(builder.target, **builder.arguments)
     check_savable(network)
+    return _as_saved(network, setup, tuple(setup.data.input_shape))
+
+
+def _as_saved(network: nn.Module, setup: Setup, shape: tuple[int, ...]) -> nn.Module:
+    """As wide as the saved network that ``model.weights`` names, if any, and of its modules."""
     folder = saved_folder(setup.source.weights)
-    return network if folder is None else narrow_(network, folder, tuple(setup.data.input_shape))
+    if folder is None:
+        return network
+    return transformed(narrow_(network, folder, shape), read_spec(folder).transforms)
 
 
-def restore_network(setup: Setup, engine: Engine, path: Path) -> nn.Module:
+def restore_network(
+    setup: Setup, engine: Engine, path: Path, transforms: Sequence[Transform] = ()
+) -> nn.Module:
     """The network with the shapes and weights of a file that the first process reads for all."""
-    return rebuilt_network(setup, engine.decide(lambda: read_state(path)), path)
+    return rebuilt_network(setup, engine.decide(lambda: read_state(path)), path, transforms)
 
 
-def rebuilt_network(setup: Setup, state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """The network with the shapes and weights of ``state``, which was read from ``path``."""
-    network = build_network(setup)
+def rebuilt_network(
+    setup: Setup, state: Mapping[str, Tensor], path: Path, transforms: Sequence[Transform] = ()
+) -> nn.Module:
+    """The network with the shapes and weights of ``state``, which was read from ``path``.
+
+    Args:
+        setup: Of the run.
+        state: The tensors.
+        path: Where they come from.
+        transforms: What the run did to the network's modules before.
+    """
+    network = transformed(build_network(setup), transforms)
     load_state_(network, state, str(path))
     return network
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from thinet.artifacts.store import dump_state
+from thinet.artifacts.store import Transform, dump_state
 from thinet.base.files import write_bytes_atomic
 from thinet.base.messages import say
 from thinet.run.session import Session
@@ -16,13 +17,20 @@ from thinet.training.measurement import measure_baseline
 from thinet.training.source import prepare_network, restore_network
 
 
-def start(session: Session[Any], planned: int | None = None, keep: bool = True) -> nn.Module:
+def start(
+    session: Session[Any],
+    planned: int | None = None,
+    keep: bool = True,
+    transforms: Sequence[Transform] = (),
+) -> nn.Module:
     """The network as the last finished step left it, or the baseline, measured.
 
     Args:
         session: Whose other processes are started here.
         planned: Steps in all, for the line that says where the run goes on.
         keep: Whether the steps change the network, so that the baseline has to be kept.
+        transforms: What the steps do to the network's modules: a network that one of them left
+            has them already, the baseline has not.
     """
     session.begin()
     setup, engine = session.setup, session.engine
@@ -33,13 +41,14 @@ def start(session: Session[Any], planned: int | None = None, keep: bool = True) 
             write_bytes_atomic(session.folder / BASELINE, dump_state(network))
         session.save()
     else:
-        network = restore(session, last_good(session))
+        done = transforms if session.state.steps else ()
+        network = restore(session, last_good(session), done)
         of_all = "" if planned is None else f" of {planned}"
         say(f"resuming after {len(session.state.steps)}{of_all} steps")
     say(f"baseline: test top-1 {100 * (session.reference.top1 or 0):.2f} %")
     return network
 
 
-def restore(session: Session[Any], path: Path) -> nn.Module:
+def restore(session: Session[Any], path: Path, transforms: Sequence[Transform] = ()) -> nn.Module:
     """The network with the shapes and weights of a file that the first process reads for all."""
-    return restore_network(session.setup, session.engine, path)
+    return restore_network(session.setup, session.engine, path, transforms)

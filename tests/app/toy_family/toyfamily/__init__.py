@@ -1,0 +1,1 @@
+"""A family that thinet knows nothing of."""
