@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thinet.report.sections.inspection import View, save_inspection
+from thinet.report.sections.pruning.inspection import View, save_inspection
 from thinet.run.session import Run
 from thinet.surgery import Consumer, Group, evaluating
 from thinet.surgery.calls import WeightCall

@@ -1,4 +1,4 @@
-"""What each family of methods adds to a page: one module a family, found by listing them.
+"""What each family of methods adds to a page: a module or package each, found by listing them.
 
 A module here that defines a :class:`Section` is asked about every result that has its key. Results
 whose details nobody knows are shown without them.
