@@ -10,8 +10,8 @@ from rich.console import Console
 from tests.report.conftest import measurement, pruned, toy, trained
 from thinet.report import PlanRow, print_costs, print_plan, print_result
 from thinet.report.sections import sections
-from thinet.report.sections.plan import NAMED
 from thinet.report.sections.pruning import Pruning
+from thinet.report.sections.pruning.plan import NAMED
 
 BEFORE = measurement(None, 30_940_528_640, 138_357_544, weights=138_344_128)
 AFTER = measurement(None, 9_580_000_000, 131_450_000, weights=131_440_000)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thinet.pruning.group import Watch
-from thinet.report.sections.inspection import View, save_inspection
+from thinet.report.sections.pruning.inspection import View, save_inspection
 from thinet.run.session import Session
 from thinet.surgery import Consumer, Group, evaluating
 from thinet.surgery.calls import WeightCall

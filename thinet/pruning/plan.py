@@ -12,7 +12,7 @@ from thinet.metrics import Cost, LayerCost, cost, layer_costs
 from thinet.pruning.criteria import Candidates
 from thinet.pruning.settings import Choosing, Finetuning
 from thinet.pruning.stages import LayerPlace, Stage, make_stages
-from thinet.report.sections.plan import PlanRow, print_plan
+from thinet.report.sections.pruning.plan import PlanRow, print_plan
 from thinet.run.setup import Setup
 from thinet.surgery import ChannelGraph, check_weights, remove_, shared_copy, trace
 from thinet.training.source import on_paper

@@ -70,6 +70,16 @@ def _logged(folder: Path) -> tuple[JSON, JSON]:
     return settings, state.get("run_id") if isinstance(state, dict) else None
 
 
+def _interface() -> tuple[Any, Any]:
+    """The two modules that define reports; what they export has no types."""
+    try:
+        return import_module("wandb_workspaces.expr"), import_module("wandb_workspaces.reports.v2")
+    except ModuleNotFoundError as error:
+        raise ThinetError(
+            f"a report on W&B needs a package that is not installed: type pip install '{EXTRA}'."
+        ) from error
+
+
 def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
     """Define the report; nothing is sent.
 
@@ -83,13 +93,7 @@ def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
     Raises:
         ThinetError: If the package for it is not installed.
     """
-    try:
-        expr: Any = import_module("wandb_workspaces.expr")  # what it exports has no types
-        wr: Any = import_module("wandb_workspaces.reports.v2")
-    except ModuleNotFoundError as error:
-        raise ThinetError(
-            f"a report on W&B needs a package that is not installed: type pip install '{EXTRA}'."
-        ) from error
+    expr, wr = _interface()
     sets = [
         wr.Runset(
             entity=own or entity, project=project, name=project,

@@ -106,5 +106,5 @@ def test_every_network_has_its_own_map(tmp_path: Path) -> None:
 def test_damaged_layers_do_not_take_the_page_away(tmp_path: Path) -> None:
     folder = write(tmp_path, "a", trained(details={"pruning": {"layers": [{"layer": "x"}]}}))
     (entry,) = gather([folder])
-    assert entry.widths == ()
+    assert (entry.status, entry.widths) == ("complete", ())
     assert width_maps([entry]) == []

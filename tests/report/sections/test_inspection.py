@@ -12,7 +12,7 @@ from tests.report.conftest import pruned
 from thinet.report.figures import draw_figures
 from thinet.report.page import write_report
 from thinet.report.sections import sections
-from thinet.report.sections.inspection import (
+from thinet.report.sections.pruning.inspection import (
     View,
     inspection_figure,
     mosaic,

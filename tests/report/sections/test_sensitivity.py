@@ -13,10 +13,10 @@ from rich.console import Console
 
 from tests.report.conftest import RATIOS, pruned, scanned, sensitivity_details
 from thinet.base.errors import ThinetError
-from thinet.report import draw_figures, feed_back, print_result, write_files, write_report
+from thinet.report import draw_figures, print_result, write_files, write_report
 from thinet.report.sections import sections
-from thinet.report.sections.sensitivity import Cell, Sensitivity, suggestion_text
-from thinet.report.sections.sensitivity_figures import curves_figure, heatmap_figure
+from thinet.report.sections.sensitivity import Cell, Sensitivity, feed_back, suggestion_text
+from thinet.report.sections.sensitivity.figures import curves_figure, heatmap_figure
 
 CSV = """\
 layer,ratio,kept,units,top1,top1_drop,top5,divergence

@@ -1,4 +1,4 @@
-"""What each family of methods adds to a page: one module a family, found by listing them.
+"""What each family of methods adds to a page: a module or package each, found by listing them.
 
 A module here, or the module ``section`` of a trusted package of the user's own, that defines a
 :class:`Section` is asked about every result that has its key. Results whose details nobody knows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from thinet.report import numbers, style
 from thinet.report.sections.base import Picture, Plot, Section, StepFigure, Width, Widths
-from thinet.report.sections.inspection import INSPECTION, picture_of
+from thinet.report.sections.pruning.inspection import INSPECTION, picture_of
 from thinet.report.table import Table, subject
 from thinet.run.result import Result
 

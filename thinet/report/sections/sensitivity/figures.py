@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from thinet.report import numbers, style
-from thinet.report.sections.sensitivity_records import Cell, SensitivityDetails, rows_of
+from thinet.report.sections.sensitivity.records import Cell, SensitivityDetails, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

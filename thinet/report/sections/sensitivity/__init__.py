@@ -13,8 +13,8 @@ from typing import ClassVar
 from thinet.base.errors import ThinetError
 from thinet.report import numbers
 from thinet.report.sections.base import Plot, Section, Width, Widths
-from thinet.report.sections.sensitivity_figures import curves_figure, heatmap_figure
-from thinet.report.sections.sensitivity_records import (
+from thinet.report.sections.sensitivity.figures import curves_figure, heatmap_figure
+from thinet.report.sections.sensitivity.records import (
     Cell,
     Figures,
     SensitivityDetails,
