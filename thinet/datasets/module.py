@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -255,7 +254,7 @@ class ImageData(LightningDataModule, ABC):
         batches = eval_batches(len(view), max(self.batch_size // world, 2), rank, world)
         return EpochLoader(view, self.unreadable, batch_sampler=batches, **self._working())
 
-    def _working(self) -> dict[str, Any]:
+    def _working(self) -> dict[str, object]:
         """How every loader works."""
         return {
             "num_workers": self.num_workers,

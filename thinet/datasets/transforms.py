@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ class Preprocessing:
                     f"choose dataset.{key}={'|'.join(allowed)}."
                 )
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """How images are evaluated: accuracies of different protocols must not be compared."""
         resize = self._resize_word()
         side = self.image_size if resize == "none" else self._larger()

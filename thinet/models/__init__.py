@@ -57,7 +57,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
     return network
 
 
-def _check_arguments(target: str, arguments: dict[str, Any]) -> None:
+def _check_arguments(target: str, arguments: dict[str, object]) -> None:
     """Refuse arguments that no network is built with, or that would fetch weights."""
     for key, value in arguments.items():
         if key.startswith(("weights", "pretrained")) and value not in (None, False):

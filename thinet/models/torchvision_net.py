@@ -48,7 +48,7 @@ def _try(architecture: str, num_classes: int, image_size: int) -> None:
 
 
 def _make(architecture: str, num_classes: int, image_size: int, transform_input: bool) -> nn.Module:
-    options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    options: dict[str, object] = {"weights": None, "num_classes": num_classes}
     if architecture.startswith("vit_"):
         options["image_size"] = image_size
     elif architecture.startswith("maxvit_"):
@@ -67,7 +67,7 @@ class _NumbersWithValues(TorchFunctionMode):
     """RegNet computes its widths with small tensors, which need values on the meta device too."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.arange, torch.tensor):

@@ -42,7 +42,7 @@ def layer_ratios(cfg: DictConfig, trial: Any) -> None:
         trial.suggest_float(f"+layer_ratio.{place}", LOWEST, 1.0, step=STEP)
 
 
-def _count_layers(config: dict[str, Any]) -> int:
+def _count_layers(config: dict[str, object]) -> int:
     from thinet.pruning.plan import on_paper
     from thinet.surgery import trace
     from thinet.widths.choose import choose_groups
