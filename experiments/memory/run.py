@@ -67,10 +67,10 @@ def write_images(folder: Path, each: int = 8) -> None:
 
 def measure_stages(outputs: Path, blocks: int = 34, *overrides: str) -> list[dict[str, Any]]:
     """One run with a stage for each block; a row after every stage."""
-    from thinet.pruning import method as prune
+    from thinet.run import steps
 
     rows: list[dict[str, Any]] = []
-    own = prune.log_step
+    own = steps.log_step
 
     def log_step(loggers: Any, figures: dict[str, Any], step: int) -> None:
         own(loggers, figures, step)
@@ -80,7 +80,7 @@ def measure_stages(outputs: Path, blocks: int = 34, *overrides: str) -> list[dic
         )  # fmt: skip
 
     write_images(outputs / "images")
-    with deep_resnet(blocks), mock.patch.object(prune, "log_step", log_step):
+    with deep_resnet(blocks), mock.patch.object(steps, "log_step", log_step):
         command_line(
             f"paths.outputs={outputs}", "name=deep", "model=resnet110", *SMALL, "dataset=folder",
             f"dataset.root={outputs / 'images'}", "dataset.num_workers=0",

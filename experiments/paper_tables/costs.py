@@ -15,10 +15,8 @@ from omegaconf import DictConfig
 from torch import nn
 from torchvision.models import squeezenet1_0
 
-from thinet.app.config import build as build_job
-from thinet.app.config import check
-from thinet.metrics import cost
-from thinet.pruning.plan import make_plan
+from thinet.app.config import build, check
+from thinet.metrics import Cost, cost
 from thinet.run.identity import register_resolvers
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,9 +40,12 @@ def planned(overrides: tuple[str, ...]) -> tuple[Costs, Costs]:
     Raises:
         ThinetError: If the recipe is wrong.
     """
-    totals = make_plan(build_job(check(composed(overrides)))).totals
+    setup, method = build(check(composed(overrides)))
+    plan = method.plan(setup, method.remembers())
     keys = ("flops", "params", "weights")
-    before, after = ({key: totals[f"{key}_{when}"] for key in keys} for when in ("before", "after"))
+    # A method that cuts nothing has the costs of its network for a plan.
+    both = (plan, plan) if isinstance(plan, Cost) else (plan.before, plan.after)
+    before, after = ({key: getattr(one, key) for key in keys} for one in both)
     return before, after
 
 

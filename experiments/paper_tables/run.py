@@ -23,8 +23,8 @@ from experiments.cifar import splice
 from experiments.paper_tables.costs import cells, composed, differing, row_costs
 from thinet.base.errors import ThinetError
 from thinet.base.files import write_text_atomic
-from thinet.report.results import read_result
-from thinet.report.sweep import check_protocols
+from thinet.report.many.runs import check_protocols
+from thinet.run.result import Measurement, Result, read_result
 
 HERE = Path(__file__).parent
 HEADS = ("network", "params, paper", "ours", "FLOPs, paper", "ours", "top-1, paper", "top-5",
@@ -36,7 +36,7 @@ def read_tables() -> list[dict[str, Any]]:
     return list(yaml.safe_load((HERE / "tables.yaml").read_text()))
 
 
-def finished(folders: Iterable[Path]) -> list[dict[str, Any]]:
+def finished(folders: Iterable[Path]) -> list[Result]:
     """The results of all finished runs in and below some folders.
 
     Raises:
@@ -51,7 +51,7 @@ def finished(folders: Iterable[Path]) -> list[dict[str, Any]]:
     return [read_result(file) for file in files]
 
 
-def measured(row: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def measured(row: dict[str, Any], results: Sequence[Result]) -> list[tuple[Measurement, Result]]:
     """The figures of the runs that belong to a row: same recipe, same costs."""
     costs = row_costs(row)
     if costs is None or "plan" not in row:
@@ -59,27 +59,28 @@ def measured(row: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[dic
     wanted = composed(tuple(row.get("runs", row["plan"])))
     found = []
     for result in results:
-        same = all(result[key] == wanted[key].name for key in ("model", "dataset"))
-        figures = result["baseline"] if row.get("before") else result["slim"] or result["baseline"]
+        run = result.run
+        same = (run.model, run.dataset) == (wanted.model.name, wanted.dataset.name)
+        figures = result.reference if row.get("before") else result.final
         if not row.get("before"):
-            same &= result["method"] == wanted.method.name
+            same &= run.method == wanted.method.name
             if wanted.method.name == "prune":
-                same &= result["criterion"] == wanted.criterion.name
-        if same and all(figures[key] == costs[key] for key in ("flops", "weights")):
-            found.append({**figures, "result": result})
-    return [one for one in found if one["top1"] is not None]
+                same &= result.settings["criterion"] == wanted.criterion.name
+        if same and (figures.flops, figures.weights) == (costs["flops"], costs["weights"]):
+            found.append((figures, result))
+    return [one for one in found if one[0].top1 is not None]
 
 
-def accuracy(found: Sequence[dict[str, Any]], key: str) -> str:
+def accuracy(values: Iterable[float | None]) -> str:
     """Mean and spread over runs, in percent."""
-    values = [100 * one[key] for one in found if one[key] is not None]
-    if not values:
+    known = [100 * value for value in values if value is not None]
+    if not known:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.2f} ({len(values)} runs)" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    spread = f" ± {np.std(known, ddof=1):.2f} ({len(known)} runs)" if len(known) > 1 else ""
+    return f"{np.mean(known):.2f}{spread}"
 
 
-def lines(table: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[list[str]]:
+def lines(table: dict[str, Any], results: Sequence[Result]) -> list[list[str]]:
     """The rows of a table, ready to print.
 
     Raises:
@@ -89,19 +90,16 @@ def lines(table: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[list
     for row in table["rows"]:
         own, paper = cells(table, row), row["paper"]
         found = measured(row, results)
-        used += [one["result"] for one in found]
+        used += [result for _, result in found]
         recalled = " (recalled)" if row.get("status") == "recalled" else ""
         made.append([
             row["name"],
             paper.get("params", ""), own["params"] or "",
             paper.get("flops", ""), own["flops"] or "",
             *(f"{paper[key]:.2f}{recalled}" if key in paper else "" for key in ("top1", "top5")),
-            accuracy(found, "top1"), accuracy(found, "top5"),
+            accuracy(one.top1 for one, _ in found), accuracy(one.top5 for one, _ in found),
         ])  # fmt: skip
-    check_protocols([
-        {"dataset": one["dataset"], "name": one["name"],
-         "resize": (one.get("protocol") or {}).get("resize")} for one in used
-    ])  # fmt: skip
+    check_protocols((one.run.dataset, one.run.name, one.protocol.get("resize")) for one in used)
     return made
 
 

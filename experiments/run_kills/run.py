@@ -24,6 +24,8 @@ from typing import Any
 
 from experiments.smoke import parse
 from thinet.base.files import write_text_atomic
+from thinet.base.records import JSON, to_json
+from thinet.run.result import read_result
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -75,16 +77,21 @@ def members(group: int) -> list[int]:
 
 def digest(outputs: Path) -> tuple[str, str]:
     """Digests of the slim network's weights, and of every accuracy of the run."""
-    (result,) = outputs.glob("*/result.json")
-    found = json.loads(result.read_text())
-    timed = ("seconds", "latency_ms", "peak_memory_mb")
-    figures = [
-        {key: value for key, value in row.items() if key not in timed}
-        for row in (found["baseline"], found["slim"], *found["stages"])
-    ]
-    weights = (result.parent / "model" / "model.safetensors").read_bytes()
-    texts = (weights, json.dumps([figures, found["layers"]], sort_keys=True).encode())
+    (path,) = outputs.glob("*/result.json")
+    found = read_result(path)
+    parts = (found.reference, found.model or found.reference, *found.steps)
+    figures = [_untimed(to_json(part)) for part in parts]
+    weights = (path.parent / "model" / "model.safetensors").read_bytes()
+    texts = (weights, json.dumps([figures, found.details], sort_keys=True).encode())
     return tuple(hashlib.sha256(text).hexdigest() for text in texts)  # type: ignore[return-value]
+
+
+def _untimed(row: JSON) -> JSON:
+    """Without what a clock or the memory says, at any depth."""
+    if not isinstance(row, dict):
+        return row
+    timed = ("seconds", "latency_ms", "peak_memory_mb")
+    return {key: _untimed(value) for key, value in row.items() if key not in timed}
 
 
 def undisturbed(work: Path, processes: int, more: Sequence[str]) -> dict[str, Any]:

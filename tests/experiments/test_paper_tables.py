@@ -9,6 +9,8 @@ import pytest
 from experiments.paper_tables.costs import cells, differing
 from experiments.paper_tables.run import finished, lines, main, read_tables
 from thinet.base.errors import ThinetError
+from thinet.base.records import to_json
+from thinet.run.result import Measurement, Result, RunRecord
 
 TABLES = {table["name"]: table for table in read_tables()}
 
@@ -36,21 +38,26 @@ def test_no_recalled_figure_is_shown_as_if_it_were_read():
 def run(tmp_path):
     """Writes the result of a run of ThiNet-50 with these changes."""
     table = TABLES["Table 3: ResNet-50 on ImageNet (stride in the 1x1 convolution)"]
-    full, slim = ({"flops": f, "weights": w, "top1": t, "top5": 0.9} for f, w, t in (
-        (7716339712, 25503912, 0.73), (3410350080, 12340000, 0.71)))  # fmt: skip
 
-    def write(seed, top1, **changes):
+    def write(seed, top1, criterion="thinet", resize="fixed"):
         from experiments.paper_tables.costs import planned
 
-        costs = planned(("experiment=thinet50_resnet50_imagenet",))
-        result = {
-            "format": 1, "name": f"r{seed}", "method": "prune", "model": "resnet50_v1",
-            "dataset": "imagenet", "criterion": "thinet", "seed": seed,
-            "protocol": {"resize": "fixed"}, "baseline": {**full, **costs[0]},
-            "slim": {**slim, **costs[1], "top1": top1}, **changes,
-        }  # fmt: skip
+        before, after = (
+            Measurement(
+                **{key: one[key] for key in ("flops", "params", "weights")}, macs=one["flops"] // 2,
+                size_mb=1.0, top1=of, top5=0.9,
+            )
+            for one, of in zip(
+                planned(("experiment=thinet50_resnet50_imagenet",)), (0.73, top1), strict=True
+            )
+        )  # fmt: skip
+        run = RunRecord(f"r{seed}", "prune", "resnet50_v1", "imagenet", seed, "python run.py", 1.0)
+        result = Result(
+            run, {"criterion": criterion}, (), {"resize": resize}, {}, before, "baseline", after,
+            (), {}, {}, {},
+        )  # fmt: skip
         (tmp_path / f"run{seed}").mkdir()
-        (tmp_path / f"run{seed}" / "result.json").write_text(json.dumps(result))
+        (tmp_path / f"run{seed}" / "result.json").write_text(json.dumps(to_json(result)))
 
     return table, write
 
@@ -69,7 +76,7 @@ def test_runs_fill_in_their_row_with_mean_and_spread(run, tmp_path):
 def test_two_protocols_in_one_table_are_refused(run, tmp_path):
     table, write = run
     write(0, 0.70)
-    write(1, 0.72, protocol={"resize": "keep"})
+    write(1, 0.72, resize="keep")
     with pytest.raises(ThinetError, match="two evaluation protocols"):
         lines(table, finished([tmp_path]))
 

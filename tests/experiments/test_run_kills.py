@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 
 from experiments.run_kills import run as kills
+from thinet.base.records import to_json
+from thinet.run.result import Measurement, Result, RunRecord, StepRecord
 
 
 def test_a_trial_kills_repeats_and_compares(tmp_path, monkeypatch):
@@ -22,11 +25,12 @@ def test_other_bits_and_other_figures_are_seen(tmp_path):
         folder = tmp_path / name / "run"
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "model.safetensors").write_bytes(weights)
-        result = {
-            "baseline": {"top1": top1}, "slim": {"top1": 0.5}, "layers": [],
-            "stages": [{"top1": 0.5, "seconds": seconds}],
-        }  # fmt: skip
-        (folder / "result.json").write_text(kills.json.dumps(result))
+        found = Result(
+            RunRecord("run", "prune", "vgg", "digits", 0, "python run.py", seconds), {}, (), {}, {},
+            Measurement(2, 1, 1, 1, 1.0, latency_ms=seconds, top1=top1), "baseline",
+            Measurement(2, 1, 1, 1, 1.0, top1=0.5), (StepRecord(0, "a", seconds),), {}, {}, {},
+        )  # fmt: skip
+        (folder / "result.json").write_text(json.dumps(to_json(found)))
         return kills.digest(tmp_path / name)
 
     one = outputs("one", b"a", 0.9, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +13,9 @@ from pathlib import Path
 
 from experiments.on_gpu.context import Context
 from experiments.timing import Row
+from thinet.base.records import from_json
+from thinet.report.sections.pruning import PruningDetails
+from thinet.run.result import read_result
 
 ROOT = Path(__file__).parents[3]
 QUICK = (
@@ -102,18 +105,20 @@ def outcome(command: Command) -> Row:
     }
     found = sorted(command.outputs.glob("*/result.json"))
     if found:
-        result = json.loads(found[0].read_text())
-        before = result["before_finetuning"] or {}
+        result = read_result(found[0])
+        before = from_json(PruningDetails, result.details["pruning"]).before_finetuning
+        plain, again = (before.plain, before.recalibrated) if before else (None, None)
+        full, model = result.reference, result.final
         row |= {
-            "seconds_inside": round(result["seconds"], 1),
-            "device": result["environment"]["device"],
-            "baseline_top1": result["baseline"]["top1"],
-            "cut_top1": (before.get("plain") or {}).get("top1"),
-            "recalibrated_top1": (before.get("recalibrated") or {}).get("top1"),
-            "slim_top1": result["slim"]["top1"],
-            "flops_ratio": result["baseline"]["flops"] / result["slim"]["flops"],
-            "latency_ratio": result["baseline"]["latency_ms"] / result["slim"]["latency_ms"],
-            "peak_memory_mb": max(stage["peak_memory_mb"] or 0 for stage in result["stages"]),
+            "seconds_inside": round(result.run.seconds, 1),
+            "device": str(result.environment["device"]),
+            "baseline_top1": full.top1,
+            "cut_top1": plain and plain.top1,
+            "recalibrated_top1": again and again.top1,
+            "slim_top1": model.top1,
+            "flops_ratio": full.flops / model.flops,
+            "latency_ratio": (full.latency_ms or 0) / (model.latency_ms or math.nan),
+            "peak_memory_mb": max(step.peak_memory_mb or 0 for step in result.steps),
         }
     if status or not found:
         lines = command.lines()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from toyfamily.section import SlopesDetails
 
 from thinet.artifacts.spec import Transform
 from thinet.artifacts.store import save
@@ -24,6 +23,7 @@ from thinet.run.steps import Done, Keeping, Step, run_steps
 from thinet.training.measurement import evaluate_fully
 from thinet.training.source import network_spec
 from thinet.training.start import start
+from toyfamily.section import SlopesDetails
 
 
 class Slope(nn.Module):
