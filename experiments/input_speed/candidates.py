@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.input_speed.pictures import write_tree
 from experiments.timing import Row, markdown, ratio, spread, take_turns, threads
-from thinet.datasets.images import read_image
+from thinet.datasets.reading import read_image
 from thinet.datasets.transforms import Preprocessing
 
 Load = Callable[[str], Any]
