@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from experiments.input_speed.pictures import write_tree
 from experiments.timing import Row, markdown, ratio, spread, take_turns, threads
-from thinet.datasets.images import read_image
+from thinet.datasets.reading import read_image
 from thinet.datasets.transforms import Preprocessing
 
 Load = Callable[[str], Any]

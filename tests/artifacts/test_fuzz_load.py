@@ -105,7 +105,8 @@ def strategies():
     )  # fmt: skip
     changes = st.dictionaries(
         st.sampled_from(["builder", "keep", "widths", "input_shape", "mean", "std", "classes",
-                         "metrics", "format", "other"]), values, max_size=2,
+                         "metrics", "format", "transforms", "lineage", "kinds", "other"]),
+        values, max_size=2,
     )  # fmt: skip
     return {
         "kind": st.sampled_from(["builder", "builder", "spec", "weights", "weights", "all"]),

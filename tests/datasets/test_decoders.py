@@ -16,7 +16,7 @@ from thinet.app.config import check
 from thinet.base.errors import ThinetError
 from thinet.datasets.decoders import find_reader
 from thinet.datasets.folder import Folder
-from thinet.datasets.images import ImageError, find_unreadable, read_image
+from thinet.datasets.reading import ImageError, find_unreadable, read_image
 from thinet.datasets.transforms import RESIZE, Preprocessing
 from thinet.run.identity import baseline_fingerprint, fingerprint
 

@@ -11,16 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from thinet.datasets.images import (
-    FileImages,
-    ImageError,
-    ImageView,
-    TensorImages,
-    clean_worker_error,
-    find_unreadable,
-    read_image,
-)
+from thinet.datasets.images import FileImages, ImageView, TensorImages
 from thinet.datasets.loader import EpochLoader
+from thinet.datasets.reading import ImageError, clean_worker_error, find_unreadable, read_image
 from thinet.datasets.transforms import Preprocessing
 from thinet.datasets.unreadable import UnreadableImages
 

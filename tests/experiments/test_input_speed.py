@@ -13,7 +13,7 @@ pytest.importorskip("torchcodec", reason="the extra 'fast' is not installed")
 
 from experiments.input_speed import candidates, pictures
 from experiments.input_speed import run as input_speed
-from thinet.datasets.images import read_image
+from thinet.datasets.reading import read_image
 from thinet.engine.settings import Devices
 from thinet.models.small_vgg import vgg_small
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from thinet.base.errors import ThinetError
-from thinet.datasets.images import Reader, read_image
+from thinet.datasets.reading import Reader, read_image
 
 LOADERS = ("pil", "torchcodec")
 JPEG = b"\xff\xd8\xff"

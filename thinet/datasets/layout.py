@@ -10,7 +10,8 @@ from pathlib import Path
 from unicodedata import category
 
 from thinet.base.errors import ThinetError
-from thinet.datasets.images import FileImages, Reader, read_image
+from thinet.datasets.images import FileImages
+from thinet.datasets.reading import Reader, read_image
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from thinet.datasets.images import ImageError
+from thinet.datasets.reading import ImageError
 from thinet.datasets.sampler import EpochBatches
 from thinet.datasets.unreadable import Unreadable, UnreadableImages
 

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
 from thinet.datasets.decoders import find_reader
-from thinet.datasets.images import Images, ImageView, find_unreadable
+from thinet.datasets.images import Images, ImageView
 from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
+from thinet.datasets.reading import find_unreadable
 from thinet.datasets.sampler import MakeBatches, TrainingOrder, eval_batches, shuffled
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.steps import Step, StepLoader, Steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from thinet.base.collective import agree, decided
-from thinet.base.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError
 from thinet.base.values import flag, layer_names, shown, whole
 from thinet.datasets.batches import gathered, shared
 from thinet.metrics import Cost, cost
 from thinet.pruning.criteria import Candidates, Criterion
+from thinet.pruning.given import check_runs, copied, device_of
 from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.loss_curves import loss_curves
 from thinet.pruning.reconstruction import Reconstruction, recalibrate_
@@ -25,9 +24,7 @@ from thinet.pruning.registry import choose
 from thinet.pruning.statistics import Reference, Sampling
 from thinet.surgery import (
     ChannelGraph,
-    check_network,
     check_weights,
-    evaluating,
     trace,
     without_autocast,
 )
@@ -170,7 +167,7 @@ def _calibration(
             "example sampling=Sampling(locations=10)."
         )
     batch_size = whole("batch_size", batch_size, "64")
-    _device(model)
+    device_of(model)
     gather = shared if flag("distributed", distributed) else gathered
     images, labels, rank, world = gather(batches)
     reference = Reference(model) if reconstruction.aims_at_original else None
@@ -181,10 +178,10 @@ def _calibration(
 
 def _traced(model: nn.Module, calibration: Calibration) -> tuple[nn.Module, ChannelGraph, Tensor]:
     """A copy of the network, its trace, and the images that it was checked with."""
-    slim = _copy(model)
-    few = torch.stack(list(calibration.images[:2])).to(_device(model))
+    slim = copied(model)
+    few = torch.stack(list(calibration.images[:2])).to(device_of(model))
     check_weights(slim)
-    _check_runs(slim, few)
+    check_runs(slim, few)
     return slim, trace(slim, few[:1]), few
 
 
@@ -242,55 +239,3 @@ def _request(
     check_ratio(ratio)
     budget = target if target is None or isinstance(target, Target) else Target.parse(target)
     return Request(layers, ratio, Widths(budget, allocation, round_to))
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever the network holds
-        raise ThinetError(
-            f"the network cannot be copied ({first_line(error)}): if it uses nn.utils.weight_norm, "
-            "replace that by nn.utils.parametrizations.weight_norm."
-        ) from error
-
-
-def _device(network: nn.Module) -> torch.device:
-    check_network(network)
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ThinetError(
-            "a TorchScript network cannot be pruned: pass the nn.Module that it was made from."
-        )
-    parameter = next(iter(network.parameters()), None)
-    if parameter is None:
-        raise ThinetError("this network has no parameters, so there is nothing to prune.")
-    return parameter.device
-
-
-@torch.no_grad()
-def _check_runs(network: nn.Module, images: Tensor) -> None:
-    """Refuse images that the network does not take, before any long work."""
-    dtype = next(network.parameters()).dtype
-    if images.dtype != dtype:
-        raise ThinetError(
-            f"the images are {_short(images.dtype)} but the network's weights are {_short(dtype)}: "
-            f"pass images.to(torch.{_short(dtype)}) or convert the network."
-        )
-    try:
-        with evaluating(network):
-            output = network(images)
-    except Exception as error:  # whatever the network's own code raises
-        raise ThinetError(
-            f"the network does not run on images of shape {tuple(images.shape)} "
-            f"({first_line(error)}): pass images of the size and type that it was made for."
-        ) from error
-    if not all(
-        bool(leaf.isfinite().all()) for leaf in tree_leaves(output) if torch.is_tensor(leaf)
-    ):
-        raise ThinetError(
-            "the network's output for the first images is not finite: look for NaN or huge values "
-            "in them, or train the network again with a smaller learning rate."
-        )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -101,11 +101,11 @@ def build_network(setup: Setup) -> nn.Module:
 
 
 def _as_saved(network: nn.Module, setup: Setup, shape: tuple[int, ...]) -> nn.Module:
-    """As wide as the saved network that ``model.weights`` names, if any, and of its modules."""
+    """Like the saved network that ``model.weights`` names, if any: its widths and transforms."""
     folder = saved_folder(setup.source.weights)
     if folder is None:
         return network
-    return transformed(narrow_(network, folder, shape), read_spec(folder).transforms)
+    return narrow_(network, folder, shape)
 
 
 def restore_network(
