@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from thinet.datasets.sampler import EpochSampler, eval_batches
+from thinet.datasets.sampler import EpochBatches, EpochSampler, TrainingOrder, eval_batches
+from thinet.datasets.steps import StepSampler
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -49,3 +51,35 @@ def test_ranks_together_make_the_steps_of_one_process() -> None:
 def test_every_image_of_every_epoch_has_an_augmentation_seed_of_its_own() -> None:
     seeds = {seed for epoch in range(3) for _, seed in EpochSampler(50, 0, "a", epoch)}
     assert len(seeds) == 150
+
+
+class Odd(EpochBatches):
+    """Two batches of five images, one of them twice."""
+
+    def batches(self, random: torch.Generator) -> list[list[int]]:
+        order = torch.randperm(len(self.labels), generator=random).tolist()
+        return [order[:5], [*order[:1], *order[5:9]]]
+
+
+def test_batches_of_ones_own_are_shared_out():
+    def batches(epoch, rank=0, world=1):
+        return list(Odd(range(9), 5, TrainingOrder(3, "a", epoch, rank, world)))
+
+    whole = batches(0)
+    for batch, *parts in zip(whole, batches(0, 0, 2), batches(0, 1, 2), strict=True):
+        assert parts == [batch[0:4:2], batch[1:4:2]]  # the fifth has no partner
+    seeds = [seed for batch in whole for _, seed in batch]
+    assert len(set(seeds)) == 10, "an image that comes twice is augmented in two ways"
+    assert batches(0) == whole
+    assert batches(1) != whole
+    assert len(Odd(range(9), 5, TrainingOrder(3, "a"))) == 2
+
+
+def test_steps_without_images_have_seeds_of_their_own():
+    found = [
+        step
+        for epoch, rank in ((0, 0), (1, 0), (0, 1))
+        for step in StepSampler(4, TrainingOrder(3, "a", epoch, rank, 2))
+    ]
+    assert [step.number for step in found] == [0, 1, 2, 3] * 3
+    assert len({step.seed for step in found}) == 12
