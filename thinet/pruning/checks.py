@@ -83,8 +83,7 @@ def _check_sensitivity(method: Mapping[str, Any]) -> list[str]:
             f"method.ratios={ratios} is not a list of different fractions in (0, 1): type for "
             "example method.ratios=[0.9,0.7,0.5,0.3,0.1]."
         )
-    for problem in problems_of(read_budget, method["budget"]):
-        problems.append(problem.replace("target=", "method.budget="))
+    problems += problems_of(read_budget, method["budget"])
     problems += problems_of(whole, "method.trials", method["trials"], "12", least=0)
     images = method["images"]
     if images is not None and (not is_whole(images) or images < 1):
@@ -101,11 +100,11 @@ def read_budget(text: str) -> Target:
     Raises:
         ThinetError: If it is none, or one of latency.
     """
-    budget = Target.parse(text)
+    budget = Target.parse(text, "method.budget")
     if budget.kind == "latency":
         raise ThinetError(
-            f"target={text} cannot be suggested for: type target=flops:{budget.fraction:g} or "
-            f"target=params:{budget.fraction:g}."
+            f"{budget.key}={text} cannot be suggested for: type {budget.key}=flops:"
+            f"{budget.fraction:g} or {budget.key}=params:{budget.fraction:g}."
         )
     return budget
 

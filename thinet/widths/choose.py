@@ -171,9 +171,9 @@ def _within(
     if found is None:
         finer = ", round_to=1" if widths.round_to > 1 else ""
         raise ThinetError(
-            f"target={target} is out of reach: even with the fewest filters in the layers chosen "
-            f"more than {target.fraction:g} of the {target.kind} would be left; raise the target"
-            f"{finer}, or type layers=all."
+            f"{target.key}={target} is out of reach: even with the fewest filters in the layers "
+            f"chosen more than {target.fraction:g} of the {target.kind} would be left; raise "
+            f"the target{finer}, or type layers=all."
         )
     return found
 

@@ -5,7 +5,7 @@ Imported before torch, so that a wrong target is reported at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thinet.base.errors import ThinetError
 from thinet.base.values import is_number, shown, whole
@@ -22,38 +22,40 @@ class Target:
     Attributes:
         kind: ``flops``, ``params`` or ``latency`` (measured on the device at batch 1).
         fraction: What may be left of the full network's, in (0, 1).
+        key: The setting that it stands in, for messages.
     """
 
     kind: str
     fraction: float
+    key: str = field(default="target", compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or not is_number(self.fraction) or not 0 < self.fraction < 1:
-            raise _no_target(f"{self.kind}:{self.fraction}")
+            raise _no_target(f"{self.kind}:{self.fraction}", self.key)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.fraction:g}"
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str, key: str = "target") -> Target:
         """Read ``flops:0.5``.
 
         Raises:
             ThinetError: If it is not a kind and a fraction in (0, 1).
         """
         if not isinstance(text, str):
-            raise _no_target(text)
+            raise _no_target(text, key)
         kind, _, number = text.partition(":")
         try:
-            return cls(kind, float(number))
+            return cls(kind, float(number), key)
         except (ValueError, ThinetError) as error:
-            raise _no_target(text) from error
+            raise _no_target(text, key) from error
 
 
-def _no_target(given: object) -> ThinetError:
+def _no_target(given: object, key: str) -> ThinetError:
     return ThinetError(
-        f"target={shown(given)} is not one of {', '.join(KINDS)} with the fraction in (0, 1) that "
-        "may be left: type for example target=flops:0.5."
+        f"{key}={shown(given)} is not one of {', '.join(KINDS)} with the fraction in (0, 1) that "
+        f"may be left: type for example {key}=flops:0.5."
     )
 
 
