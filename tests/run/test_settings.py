@@ -107,5 +107,5 @@ def test_values_that_do_not_fit_are_blamed_on_their_node():
     assert fill(Phase, {"epochs": 1, "lr": 0.1}, "a.b") == Phase(1, 0.1)
     with pytest.raises(ThinetError, match=r"^a\.b: .*'?epoch'?.*--cfg job shows its keys\.$"):
         fill(Phase, {"epoch": 1, "lr": 0.1}, "a.b")
-    with pytest.raises(ThinetError, match="^epochs=-1"):
+    with pytest.raises(ThinetError, match=r"^epochs=-1"):
         fill(Phase, {"epochs": -1, "lr": 0.1}, "a.b")

@@ -122,7 +122,7 @@ def fingerprint(cfg: DictConfig) -> str:
     that is added with such a default changes the fingerprint of no run that does not use it.
     """
     wanted = {*_COMMON, *cfg.method.reads}
-    content = part_read(plain(cfg, [key for key in cfg if key not in wanted]))
+    content = part_read(plain(cfg, [str(key) for key in cfg if key not in wanted]))
     if "ratio" in content:
         with contextlib.suppress(ThinetError):  # check() reports it
             content["ratio"] = read_ratio(content["ratio"])
