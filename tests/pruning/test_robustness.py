@@ -446,7 +446,8 @@ def main(folder, rank, world):
         graph = trace(net, images[:1])
         for name, count in (("stem", 4), ("a", 6), ("fc", 5)):
             records, graph = prune_groups_(
-                net, graph, {name: count}, criterion, reconstruction, calibration, recalibrate=True
+                net, graph, {{name: count}}, criterion, reconstruction, calibration,
+                recalibrate=True,
             )
             found.append([[record.kept, record.rows] for record in records])
         found.append([float(tensor.double().abs().sum()) for tensor in net.state_dict().values()])

@@ -92,7 +92,10 @@ def run_steps(
     Raises:
         DivergedError: If a training diverges; the network of the last finished step is saved.
     """
-    for index in range(len(session.state.steps), len(steps)):
+    finished = len(session.state.steps)
+    if finished and session.writes:  # a kill may have come between commit and removal
+        _clean_up(session, finished - 1, keeping, last=finished == len(steps))
+    for index in range(finished, len(steps)):
         step, folder = steps[index], session.step_folder(index)
         began, memory = time.monotonic(), PeakMemory(session.engine.device)
         try:
@@ -120,7 +123,7 @@ def _commit(
         write_bytes_atomic(folder / WEIGHTS, dump_state(done.network))
     session.save()
     if session.writes:
-        _clean_up(session, folder, record.index, keeping, last)
+        _clean_up(session, record.index, keeping, last)
     if record.figures:
         row = {"epochs": record.epochs, "seconds": record.seconds,
                "peak_memory_mb": record.peak_memory_mb, **record.figures}  # fmt: skip
@@ -129,9 +132,8 @@ def _commit(
         say(done.said)
 
 
-def _clean_up(
-    session: Session[Any], folder: Path, index: int, keeping: Keeping, last: bool
-) -> None:
+def _clean_up(session: Session[Any], index: int, keeping: Keeping, last: bool) -> None:
+    folder = session.step_folder(index)
     for path in folder.glob("*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
