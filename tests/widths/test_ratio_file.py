@@ -82,13 +82,23 @@ def test_the_folder_of_a_run_stands_for_its_suggestion_or_for_its_widths(tmp_pat
         {"layer": "b", "filters_before": 10, "filters_after": 3},
         {"layer": "a", "filters_before": 6, "filters_after": 2},
     ]
-    (tmp_path / "result.json").write_text(json.dumps({"layers": rows}))
+    (tmp_path / "result.json").write_text(json.dumps({"details": {"pruning": {"layers": rows}}}))
     assert read_ratio(f"@{tmp_path}") == {"a": 0.25, "b": 0.3}
     write(tmp_path / "suggestion.yaml", "a: 0.5\n")
     assert read_ratio(f"@{tmp_path}") == {"a": 0.5}
 
 
-@pytest.mark.parametrize("content", [None, "nothing", '{"layers": []}', '{"layers": [1]}', "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "nothing",
+        "[]",
+        '{"details": {"pruning": {"layers": []}}}',
+        '{"details": {"pruning": {"layers": [1]}}}',
+        '{"details": {"toy": {}}}',
+    ],
+)
 def test_any_other_folder_is_refused(content, tmp_path):
     if content is not None:
         (tmp_path / "result.json").write_text(content)

@@ -98,7 +98,7 @@ def _kept_by(folder: Path) -> dict[str, float]:
         "ratios: give such a folder, or a YAML or JSON file."
     )
     try:
-        layers = read_json(folder / "result.json")["layers"]
+        layers = read_json(folder / "result.json")["details"]["pruning"]["layers"]
         before: dict[str, int] = {}
         kept: dict[str, float] = {}
         for layer in layers:  # a layer that was cut twice keeps a fraction of its first width
