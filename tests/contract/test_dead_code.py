@@ -7,13 +7,15 @@ from pathlib import Path
 
 from vulture import Vulture
 
+from thinet.report.sections import families
+
 ROOT = Path(__file__).parents[2]
 HOOKS = [
     "on_*", "*_step", "configure_optimizers", "load_state_dict",  # Lightning, Hydra and torch call
     "__getattr__", "__dir__",  # of a module
     "log_dir",  # which Lightning asks a logger for
 ]  # fmt: skip
-FOR_TESTS = {"why_frozen", "to_json", "Outcome"}
+FOR_TESTS = {"why_frozen"}
 """What tests look at and nothing else needs."""
 KINDS = {"function", "method", "class", "property", "import", "unreachable_code"}
 """Not variables and attributes: fields of dataclasses go to files, by whatever name they have."""
@@ -30,7 +32,9 @@ def unused(*paths: Path) -> list[str]:
     finder.scavenge([str(path) for path in paths])
     by_module = {path.stem for path in ROOT.glob("experiments/on_gpu/boxes/*.py")}
     by_module |= {path.stem for path in ROOT.glob("thinet/*/*.py")}  # a function of that name
-    known = named_in_conf() | by_module | FOR_TESTS
+    pages = " ".join(path.read_text() for path in ROOT.glob("thinet/report/templates/*.jinja"))
+    listed = {family.__name__ for family in families()}
+    known = named_in_conf() | by_module | listed | set(re.findall(r"\w+", pages)) | FOR_TESTS
     return [
         f"{Path(item.filename).name}:{item.first_lineno} {item.typ} {item.name}"
         for item in finder.get_unused_code(min_confidence=60)

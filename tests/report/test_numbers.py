@@ -64,8 +64,6 @@ def test_seconds(duration: float | None, text: str) -> None:
     assert numbers.seconds(duration) == text
 
 
-def test_units_and_ratio_setting() -> None:
+def test_units() -> None:
     assert numbers.megabytes(527.792) == "527.79 MB"
     assert numbers.milliseconds(12.3) == "12.30 ms"
-    assert numbers.keep_ratio(0.3) == "0.3"
-    assert numbers.keep_ratio({"features.*": 0.5, "layer1": 0.7}) == "{features.*:0.5,layer1:0.7}"

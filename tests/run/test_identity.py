@@ -144,7 +144,9 @@ def test_settings_in_short(compose):
     assert (found["criterion"], found["reconstruction"], found["schedule"]) == (
         "apoz", "scale", "layerwise",
     )  # fmt: skip
-    assert (found["target"], found["ratio"], found["finetune"]) == ("flops:0.5", 0.5, "none")
+    assert (found["target"], found["finetune"]) == ("flops:0.5", "none")
+    assert "ratio" not in found, "the target goes before it"
+    assert {"layers", "allocation", "round_to"}.isdisjoint(found), "they go without saying"
     assert "layer_ratio" not in found, "it is not set"
     assert "calibration" not in found, "a group of numbers"
     assert settings_of(check(compose("method=train"))) == {}

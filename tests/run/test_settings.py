@@ -41,7 +41,7 @@ def settings(*reads, **changes):
     ],
 )
 def test_what_is_not_among_the_reads_is_refused(read):
-    with pytest.raises(LookupError, match="secret is not among what this method reads"):
+    with pytest.raises(ThinetError, match=r"secret is not among method\.reads"):
         read(settings("ratio", "criterion", "finetune"))
 
 

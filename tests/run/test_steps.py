@@ -254,7 +254,7 @@ def test_without_a_network_to_keep_the_reason_stands_alone(tmp_path):
 
 def test_a_row_goes_to_the_dashboards_with_the_step_it_belongs_to(tmp_path, monkeypatch):
     rows = []
-    monkeypatch.setattr(loop, "log_stage", lambda loggers, row, step: rows.append((step, row)))
+    monkeypatch.setattr(loop, "log_step", lambda loggers, row, step: rows.append((step, row)))
     go(tmp_path / "run")
     assert [step for step, _ in rows] == [10, 20, 30]
     assert [row["top1"] for _, row in rows] == [0, 0.1, 0.2]
@@ -262,9 +262,9 @@ def test_a_row_goes_to_the_dashboards_with_the_step_it_belongs_to(tmp_path, monk
                for _, row in rows)  # fmt: skip
 
 
-def test_a_step_without_a_place_on_the_axis_has_no_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "log_stage", None)
+def test_a_step_without_figures_has_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "log_step", None)
     session = session_of(tmp_path / "run")
-    run_steps(session, [Step("x", lambda net, _: Done(net, {"top1": 1.0}))], begin(session),
+    run_steps(session, [Step("x", lambda net, _: Done(net))], begin(session),
               Keeping())  # fmt: skip
     assert len(session.state.steps) == 1

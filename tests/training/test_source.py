@@ -63,8 +63,8 @@ def test_the_cache_says_what_it_holds(make_run):
     run = make_run()
     prepare(run)
     spec = read_spec(run.setup.source.cache)
-    assert spec.builder["target"] == "thinet.models.small_vgg.vgg_small"
-    assert spec.builder["arguments"] == {"widths": [4, 8], "num_classes": 10, "image_size": 8}
+    assert spec.builder.target == "thinet.models.small_vgg.vgg_small"
+    assert spec.builder.arguments == {"widths": [4, 8], "num_classes": 10, "image_size": 8}
     assert not (run.folder / "steps" / "baseline").exists()
 
 

@@ -85,10 +85,3 @@ def megabytes(size: float | None, digits: int = 2) -> str:
 def milliseconds(duration: float | None) -> str:
     """Write a duration given in milliseconds: ``'12.30 ms'``."""
     return f"{duration:.2f} ms" if duration is not None and math.isfinite(duration) else MISSING
-
-
-def keep_ratio(value: object) -> str:
-    """Write the ``ratio`` setting of a run, a number or a mapping, in Hydra's override syntax."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{part}" for name, part in value.items()) + "}"
-    return MISSING if value is None else str(value)
