@@ -10,11 +10,12 @@ from typing import Any
 from thinet.app.methods import check_method
 from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import first_line, problems_of
+from thinet.base.records import Config
 from thinet.base.values import flag, is_number, is_whole, whole
 from thinet.engine.phases import Phase
 
 
-def find_problems(config: Mapping[str, Any]) -> list[str]:
+def find_problems(config: Config) -> list[str]:
     """One sentence for each problem in a configuration of plain containers."""
     problems: list[str] = []
     for part in (check_method, _check_training, _check_devices, _check_run):
@@ -28,7 +29,7 @@ def find_problems(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _check_training(config: Mapping[str, Any]) -> list[str]:
+def _check_training(config: Config) -> list[str]:
     problems = []
     reads = config["method"]["reads"]
     for part in ("stage", "group_end", "final") if "finetune" in reads else ():
@@ -63,13 +64,13 @@ def _check_training(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def baseline_phase(config: Mapping[str, Any]) -> Phase:
+def baseline_phase(config: Config) -> Phase:
     """How long and at which rate the baseline is trained."""
     baseline = config["baseline"]
     return Phase(**{key: baseline[key] for key in ("epochs", "lr", "decay", "warmup")})
 
 
-def _check_devices(config: Mapping[str, Any]) -> list[str]:
+def _check_devices(config: Config) -> list[str]:
     problems = []
     trainer = config["trainer"]
     for key in ("devices", "num_nodes"):
@@ -110,7 +111,7 @@ def _left_open(node: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path.removeprefix("."), node)] if is_open else []
 
 
-def _check_run(config: Mapping[str, Any]) -> list[str]:
+def _check_run(config: Config) -> list[str]:
     problems = [
         f"{key} is not given, and this recipe needs it: type {key}={value}."
         for key, value in _left_open({key: config[key] for key in ("model", "dataset")})

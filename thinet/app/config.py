@@ -14,6 +14,7 @@ from thinet.app import processes
 from thinet.app.checks import baseline_phase, find_problems
 from thinet.app.methods import make_method
 from thinet.base.errors import ThinetError, first_line
+from thinet.base.records import Config
 from thinet.run.identity import baseline_fingerprint, plain, weights_file
 from thinet.widths.ratio import read_ratio
 
@@ -52,7 +53,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     return config
 
 
-def build(config: dict[str, Any]) -> tuple[Setup, Method[Any, Any]]:
+def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
     """Build everything a run needs; this imports torch.
 
     Args:
@@ -81,7 +82,7 @@ def build(config: dict[str, Any]) -> tuple[Setup, Method[Any, Any]]:
     return setup, make_method(config)
 
 
-def _source(config: dict[str, Any], settings: Settings) -> NetworkSource:
+def _source(config: Config, settings: Settings) -> NetworkSource:
     from thinet.run.setup import NetworkSource
 
     weights = str(settings["model.weights"])

@@ -16,7 +16,7 @@ from thinet.base import lifeline
 from thinet.base.errors import ThinetError
 from thinet.base.files import write_json_atomic, write_text_atomic
 from thinet.base.messages import is_first_process, logging_to, say
-from thinet.base.records import from_json, to_json
+from thinet.base.records import Config, from_json, to_json
 from thinet.run.folders import RECORDS, taken, unshare
 from thinet.run.identity import fingerprint, part_read, run_folder, settings_of
 from thinet.run.lock import run_lock
@@ -63,7 +63,7 @@ def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _refuse_nested_processes(cfg: DictConfig, config: dict[str, Any]) -> None:
+def _refuse_nested_processes(cfg: DictConfig, config: Config) -> None:
     """Settle where a point of a sweep runs, and refuse what would start the sweep again."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -97,7 +97,7 @@ def _world(trainer: dict[str, Any]) -> int:
     return int(trainer["devices"]) * int(trainer["num_nodes"])
 
 
-def _dry_run(config: dict[str, Any], folder: Path) -> None:
+def _dry_run(config: Config, folder: Path) -> None:
     """Print the plan. Without the network's data it can be made only if ratios are given."""
     setup, method = configuration.build(config)
 
@@ -115,7 +115,7 @@ def _dry_run(config: dict[str, Any], folder: Path) -> None:
     method.preview(setup, trained)
 
 
-def _run(cfg: DictConfig, config: dict[str, Any], fingerprint: str, folder: Path) -> float | None:
+def _run(cfg: DictConfig, config: Config, fingerprint: str, folder: Path) -> float | None:
     say(f"run: {folder}")
     if config["resume"] == "off" and is_first_process():
         for leftover in ("state.json", RESULT, "metrics.csv", "layers.csv", "failure.json"):
@@ -148,7 +148,7 @@ def _record(cfg: DictConfig, folder: Path) -> None:
         write_text_atomic(folder / f"{name}.yaml", OmegaConf.to_yaml(content))
 
 
-def _work(config: dict[str, Any], state: RunState, folder: Path, done: bool) -> float | None:
+def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | None:
     from thinet.engine.engine import Engine
     from thinet.engine.log_levels import silence_lightning
     from thinet.engine.logging.loggers import close
@@ -213,7 +213,7 @@ def _compare_images(found: list[dict[str, str]]) -> None:
         )
 
 
-def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
+def _loggers(config: Config, folder: Path, state: Any) -> list[Any]:
     from thinet.engine.logging import loggers
 
     chosen = config.get("logger") or {}
@@ -225,7 +225,7 @@ def _loggers(config: dict[str, Any], folder: Path, state: Any) -> list[Any]:
 
 
 def make_result(
-    config: dict[str, Any],
+    config: Config,
     setup: Setup,
     outcome: Outcome,
     state: RunState,

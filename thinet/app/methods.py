@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from thinet.base.allowlist import check_target, find_class, packages_of
+from thinet.base.records import Config
 
 if TYPE_CHECKING:
     from thinet.run.method import Method
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PLACE = "method.build"
 
 
-def make_method(config: Mapping[str, Any]) -> Method[Any, Any]:
+def make_method(config: Config) -> Method[Any, Any]:
     """The method that a configuration names, with its settings; this imports torch.
 
     Raises:
@@ -31,7 +31,7 @@ def make_method(config: Mapping[str, Any]) -> Method[Any, Any]:
     return made
 
 
-def check_method(config: Mapping[str, Any]) -> list[str]:
+def check_method(config: Config) -> list[str]:
     """What the method's family has to say about a configuration, without torch.
 
     A family has its say in ``checks.find_problems`` of its own package, if it has one.

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 JSON = TypeAliasType("JSON", "bool | int | float | str | list[JSON] | dict[str, JSON] | None")
 """What a JSON file holds."""
 
+Config = Mapping[str, Any]
+"""A configuration as plain containers. Methods never see one: see :mod:`thinet.run.settings`."""
+
 T = TypeVar("T")
 
 

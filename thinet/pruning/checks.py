@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from thinet.base.errors import ThinetError, problems_of
+from thinet.base.records import Config
 from thinet.base.values import is_number, is_whole, layer_names, whole
 from thinet.widths.ratio import check_ratio, read_ratio
 from thinet.widths.target import Target, Widths, recalibration
@@ -17,7 +18,7 @@ class Readable(Protocol):
     def __getitem__(self, key: str, /) -> Any: ...
 
 
-def find_problems(config: Mapping[str, Any]) -> list[str]:
+def find_problems(config: Config) -> list[str]:
     """One sentence for each problem in what the chosen method reads of a configuration."""
     reads = config["method"]["reads"]
     problems: list[str] = []

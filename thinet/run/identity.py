@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from thinet.artifacts.names import WEIGHTS, saved_folder
 from thinet.base.errors import ThinetError
+from thinet.base.records import Config
 from thinet.widths.ratio import read_ratio
 
 _COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
@@ -75,7 +76,7 @@ def plain(cfg: DictConfig, without: Collection[str] = ("hydra",)) -> dict[str, A
     }
 
 
-def part_read(config: Mapping[str, Any]) -> dict[str, Any]:
+def part_read(config: Config) -> dict[str, Any]:
     """The part of a configuration that its method reads, and nothing else of it.
 
     The recipe of a data set is left out, since whatever of it counts stands in the groups that
@@ -94,7 +95,7 @@ def part_read(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """What the method reads, in short: the option chosen in a group, or the value of a key.
 
     Groups without a name of their own are left out, and so are keys that are not set or have the
@@ -156,7 +157,7 @@ def _set(value: Any) -> Any:
     return value
 
 
-def _without(node: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+def _without(node: Config, keys: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
@@ -172,7 +173,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def baseline_fingerprint(config: Mapping[str, Any], weights: Path | None) -> str:
+def baseline_fingerprint(config: Config, weights: Path | None) -> str:
     """Names the trained baseline: network, data, recipe, seed and the content of a weights file."""
     content = {key: config[key] for key in _BASELINE}
     model = _without(content["model"], {"paper_layers"})

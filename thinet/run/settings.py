@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from thinet.base.allowlist import find_class, packages_of
 from thinet.base.errors import ThinetError, first_line
-from thinet.base.records import JSON
+from thinet.base.records import JSON, Config
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 
@@ -97,14 +97,14 @@ class Settings:
         )
 
 
-def named(node: Mapping[str, Any], place: str, kind: type) -> tuple[Any, dict[str, Any]]:
+def named(node: Config, place: str, kind: type) -> tuple[Any, dict[str, Any]]:
     """The class that a node names, of the kind its place expects, and the other settings."""
     target = node.get("_target_")
     found = find_class(target, kind, packages_of(place), f"{place}._target_")
     return found, {str(key): value for key, value in node.items() if key != "_target_"}
 
 
-def fill(kind: Any, values: Mapping[str, Any], where: str, *args: Any) -> Any:
+def fill(kind: Any, values: Config, where: str, *args: Any) -> Any:
     """``kind(*args, **values)``, blaming the node ``where`` for values that do not fit.
 
     Raises:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from thinet.app.config import build, check
 from thinet.base.errors import ThinetError
+from thinet.base.records import Config
 
 LOWEST, STEP = 0.1, 0.05
 _counts: dict[str, int] = {}
@@ -42,7 +43,7 @@ def layer_ratios(cfg: DictConfig, trial: Any) -> None:
         trial.suggest_float(f"+layer_ratio.{place}", LOWEST, 1.0, step=STEP)
 
 
-def _count_layers(config: dict[str, Any]) -> int:
+def _count_layers(config: Config) -> int:
     from thinet.surgery import trace
     from thinet.training.source import on_paper
     from thinet.widths.choose import Request, choose_groups
