@@ -14,7 +14,7 @@ from thinet.artifacts.store import read_spec
 from thinet.base.errors import ThinetError
 from thinet.base.records import from_json, to_json
 from thinet.engine.engine import Engine
-from thinet.pruning import method
+from thinet.pruning import alternation, method
 from thinet.pruning.plan import try_stages
 from thinet.pruning.stages import Stage
 from thinet.report.sections.pruning import Accuracy, PruningDetails
@@ -143,12 +143,13 @@ def test_what_is_left_of_the_steps(keep, make_run):
 
 # -- kills
 
-PLACES = {"Engine": Engine, "RunState": RunState, "steps": steps, "method": method}
+PLACES = {"Engine": Engine, "RunState": RunState, "steps": steps, "alternation": alternation}
 POINTS = [
     "Engine.fit", "Engine.evaluate", "RunState.save", "steps._commit", "steps._clean_up",
-    "steps.write_bytes_atomic", "steps.log_stage", "method.run_steps", "method.prune_groups_",
-    "method.evaluate_fully", "method.measure", "method.write_bytes_atomic",
-    "method.write_json_atomic", "method.save",
+    "steps.write_bytes_atomic", "steps.log_step", "alternation.run_steps",
+    "alternation.prune_groups_",
+    "alternation.evaluate_fully", "alternation.measure", "alternation.write_bytes_atomic",
+    "alternation.write_json_atomic", "alternation.save",
 ]  # fmt: skip
 
 
@@ -214,18 +215,18 @@ def test_repeated_kills_everywhere_end_in_the_same_bits(
 
 @pytest.mark.parametrize(
     ("point", "number", "moment"),
-    [("method.prune_groups_", 2, "after"), ("method.write_bytes_atomic", 2, "before"),
-     ("method.write_bytes_atomic", 2, "after"), ("method.write_json_atomic", 2, "before"),
-     ("method.write_json_atomic", 2, "after"), ("method.measure", 2, "before"),
+    [("alternation.prune_groups_", 2, "after"), ("alternation.write_bytes_atomic", 2, "before"),
+     ("alternation.write_bytes_atomic", 2, "after"), ("alternation.write_json_atomic", 2, "before"),
+     ("alternation.write_json_atomic", 2, "after"), ("alternation.measure", 2, "before"),
      ("steps._commit", 2, "before"), ("steps.write_bytes_atomic", 2, "before"),
      ("steps.write_bytes_atomic", 2, "after"), ("RunState.save", 1, "before"),
      ("RunState.save", 1, "after"), ("RunState.save", 3, "before"), ("RunState.save", 3, "after"),
      ("RunState.save", 4, "before"), ("RunState.save", 4, "after"),
      ("steps._clean_up", 1, "before"), ("steps._clean_up", 3, "before"),
-     ("steps.log_stage", 2, "before"), ("steps.log_stage", 2, "after"),
-     ("method.run_steps", 1, "before"), ("method.run_steps", 1, "after"),
-     ("method.evaluate_fully", 1, "before"), ("method.save", 1, "before"),
-     ("method.save", 1, "after"), ("Engine.fit", 4, "after")],
+     ("steps.log_step", 2, "before"), ("steps.log_step", 2, "after"),
+     ("alternation.run_steps", 1, "before"), ("alternation.run_steps", 1, "after"),
+     ("alternation.evaluate_fully", 1, "before"), ("alternation.save", 1, "before"),
+     ("alternation.save", 1, "after"), ("Engine.fit", 4, "after")],
 )  # fmt: skip
 def test_a_kill_at_each_critical_moment(
     point, number, moment, make_run, uninterrupted, tmp_path, monkeypatch
@@ -246,9 +247,9 @@ def test_finished_stages_are_not_repeated(make_run, uninterrupted, monkeypatch):
         arm(patch, ["RunState.save"], 0, 3)
         with pytest.raises(KilledError):
             make_run().run()
-    passed = arm(monkeypatch, ["Engine.fit", "method.prune_groups_"], 0, 0)
+    passed = arm(monkeypatch, ["Engine.fit", "alternation.prune_groups_"], 0, 0)
     make_run().run()
-    assert passed == ["method.prune_groups_", "Engine.fit"]
+    assert passed == ["alternation.prune_groups_", "Engine.fit"]
 
 
 def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
@@ -256,9 +257,9 @@ def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
         arm(patch, ["Engine.fit"], 3, 0)
         with pytest.raises(KilledError):
             make_run().run()
-    passed = arm(monkeypatch, ["method.prune_groups_"], 0, 0)
+    passed = arm(monkeypatch, ["alternation.prune_groups_"], 0, 0)
     make_run().run()
-    assert passed == ["method.prune_groups_"]
+    assert passed == ["alternation.prune_groups_"]
 
 
 def test_a_lost_step_file_is_reported(make_run, monkeypatch):
@@ -346,7 +347,7 @@ def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatc
             raise ThinetError("this network cannot be cut as planned")
 
     monkeypatch.setattr(method, "try_stages", refuse)
-    cut = arm(monkeypatch, ["method.prune_groups_"], 0, 2)
+    cut = arm(monkeypatch, ["alternation.prune_groups_"], 0, 2)
     with pytest.raises(ThinetError, match="as planned"):
         make_run().run()
     assert cut == []

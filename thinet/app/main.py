@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +11,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from thinet.app import config as configuration
 from thinet.app import processes
+from thinet.app.finish import make_result, report, show
 from thinet.base import lifeline
 from thinet.base.errors import ThinetError
-from thinet.base.files import write_json_atomic, write_text_atomic
+from thinet.base.files import write_text_atomic
 from thinet.base.messages import is_first_process, logging_to, say
-from thinet.base.records import Config, from_json, to_json
+from thinet.base.records import Config, from_json
 from thinet.run.folders import RECORDS, taken, unshare
-from thinet.run.identity import fingerprint, part_read, run_folder, settings_of
+from thinet.run.identity import fingerprint, part_read, run_folder
 from thinet.run.lock import run_lock
-from thinet.run.result import MODEL, RESULT, Result, RunRecord, read_result
+from thinet.run.result import RESULT, Result, read_result
 from thinet.run.state import STATE, RunState
 
 if TYPE_CHECKING:
     from thinet.run.method import Method
-    from thinet.run.result import Outcome
-    from thinet.run.setup import Setup
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -133,7 +131,7 @@ def _run(cfg: DictConfig, config: Config, fingerprint: str, folder: Path) -> flo
 
 def _show_again(result: Result, folder: Path) -> float:
     say("this configuration has been run before; resume=off runs it again")
-    return _show(result, folder)
+    return show(result, folder)
 
 
 def _record(cfg: DictConfig, folder: Path) -> None:
@@ -183,7 +181,7 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
         left_out = engine.gather(list(setup.data.unreadable.found))
         unreadable = sorted({path for paths in left_out for path in paths})
         result = make_result(config, setup, outcome, state, tuple(unreadable))
-        objective = _report(result, folder, engine.loggers) if is_first_process() else None
+        objective = report(result, folder, engine.loggers) if is_first_process() else None
         state.status = "complete"
         session.save()
         status = "success"
@@ -222,83 +220,3 @@ def _loggers(config: Config, folder: Path, state: Any) -> list[Any]:
         make = getattr(loggers, f"make_{name}")
         made.append(make(settings or {}, folder, config["name"], state.run_id))
     return made
-
-
-def make_result(
-    config: Config,
-    setup: Setup,
-    outcome: Outcome,
-    state: RunState,
-    unreadable: tuple[str, ...] = (),
-) -> Result:
-    """Everything about a finished run."""
-    from thinet.run.environment import environment
-
-    return Result(
-        run=RunRecord(
-            name=setup.name,
-            method=config["method"]["name"],
-            model=setup.source.name,
-            dataset=config["dataset"]["name"],
-            seed=setup.seed,
-            command=_command(),
-            seconds=state.seconds,
-            note=config["note"],
-            weights_by_process=outcome.weights_by_process,
-            unreadable_images=unreadable,
-        ),
-        settings=settings_of(config),
-        sizes=tuple(key for key in config["method"]["sizes"]),
-        protocol=setup.data.preprocessing.protocol(),
-        images=setup.data.identity(),
-        reference=outcome.reference,
-        reference_is=outcome.reference_is,
-        model=outcome.model,
-        steps=tuple(state.steps),
-        details={family: to_json(part) for family, part in outcome.details.items()},
-        config=part_read(config),
-        environment=dict(environment()),
-    )
-
-
-def _command() -> str:
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return shlex.join(["python", "run.py", *overrides])
-
-
-def _report(result: Result, folder: Path, loggers: list[Any]) -> float:
-    """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
-    from thinet.engine.logging.sending import Summary, log_result
-    from thinet.report import draw_figures, write_files, write_report
-    from thinet.report.sections import sections
-
-    write_json_atomic(folder / RESULT, to_json(result))
-    write_files(result, folder)
-    figures = draw_figures(result, folder / "figures")
-    write_report(result, folder)
-    tables = {
-        table.title or section.key: [dict(zip(table.heads, row, strict=True)) for row in table.rows]
-        for section in sections(result)
-        for table in section.tables()
-    }
-    summary = Summary(
-        name=result.run.name,
-        reference=result.reference.figures(),
-        model=result.final.figures(),
-        folder=folder / MODEL,
-        charts=figures,
-        tables=tables,
-    )
-    log_result(loggers, summary)
-    return _show(result, folder)
-
-
-def _show(result: Result, folder: Path) -> float:
-    from thinet.report.terminal import print_result
-
-    if is_first_process():
-        print_result(result)
-        say(f"network: {folder / MODEL}   report: {folder / 'report.html'}")
-    return float(result.final.val_top1 or 0.0)

@@ -1,0 +1,99 @@
+"""What a run leaves when it has ended: its result, its pages, a summary on dashboards."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinet.base.files import write_json_atomic
+from thinet.base.messages import is_first_process, say
+from thinet.base.records import Config, to_json
+from thinet.run.identity import part_read, settings_of
+from thinet.run.result import MODEL, RESULT, Result, RunRecord
+from thinet.run.state import RunState
+
+if TYPE_CHECKING:
+    from thinet.run.result import Outcome
+    from thinet.run.setup import Setup
+
+
+def make_result(
+    config: Config,
+    setup: Setup,
+    outcome: Outcome,
+    state: RunState,
+    unreadable: tuple[str, ...] = (),
+) -> Result:
+    """Everything about a finished run."""
+    from thinet.run.environment import environment
+
+    return Result(
+        run=RunRecord(
+            name=setup.name,
+            method=config["method"]["name"],
+            model=setup.source.name,
+            dataset=config["dataset"]["name"],
+            seed=setup.seed,
+            command=_command(),
+            seconds=state.seconds,
+            note=config["note"],
+            weights_by_process=outcome.weights_by_process,
+            unreadable_images=unreadable,
+        ),
+        settings=settings_of(config),
+        sizes=tuple(key for key in config["method"]["sizes"]),
+        protocol=setup.data.preprocessing.protocol(),
+        images=setup.data.identity(),
+        reference=outcome.reference,
+        reference_is=outcome.reference_is,
+        model=outcome.model,
+        steps=tuple(state.steps),
+        details={family: to_json(part) for family, part in outcome.details.items()},
+        config=part_read(config),
+        environment=dict(environment()),
+    )
+
+
+def _command() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return shlex.join(["python", "run.py", *overrides])
+
+
+def report(result: Result, folder: Path, loggers: list[Any]) -> float:
+    """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
+    from thinet.engine.logging.sending import Summary, log_result
+    from thinet.report import draw_figures, write_files, write_report
+    from thinet.report.sections import sections
+
+    write_json_atomic(folder / RESULT, to_json(result))
+    write_files(result, folder)
+    figures = draw_figures(result, folder / "figures")
+    write_report(result, folder)
+    tables = {
+        table.title or section.key: [dict(zip(table.heads, row, strict=True)) for row in table.rows]
+        for section in sections(result)
+        for table in section.tables()
+    }
+    summary = Summary(
+        name=result.run.name,
+        reference=result.reference.figures(),
+        model=result.final.figures(),
+        folder=folder / MODEL,
+        charts=figures,
+        tables=tables,
+    )
+    log_result(loggers, summary)
+    return show(result, folder)
+
+
+def show(result: Result, folder: Path) -> float:
+    """Print the result; its validation accuracy, which sweepers look at."""
+    from thinet.report.terminal import print_result
+
+    if is_first_process():
+        print_result(result)
+        say(f"network: {folder / MODEL}   report: {folder / 'report.html'}")
+    return float(result.final.val_top1 or 0.0)
