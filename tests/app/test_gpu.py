@@ -7,7 +7,7 @@ import json
 import pytest
 
 import thinet
-from thinet.pruning import method as prune
+from thinet.run import steps as loop
 from thinet.widths import choose as planning
 
 METHODS = {
@@ -23,6 +23,10 @@ METHODS = {
     "bf16": ["trainer.precision=bf16-mixed", "criterion=taylor", "schedule=oneshot"],
     "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],
 }  # fmt: skip
+
+
+def layers(found):
+    return found["details"]["pruning"]["layers"]
 
 
 @pytest.fixture
@@ -52,13 +56,13 @@ def test_every_method(result, what):
     folder, found = result(*METHODS[what])
     assert (folder / "report.html").exists()
     assert found["environment"]["device"] == "1 x pretended GPU"
-    for stage in found.get("stages") or ():
-        assert stage["peak_memory_of"] == "GPU"
+    for step in found["steps"]:
+        assert step["peak_memory_of"] == "GPU"
 
 
 def test_it_chooses_what_the_cpu_chooses(result):
     kept = [
-        [layer["kept"] for layer in result("schedule=oneshot", trainer=trainer)[1]["layers"]]
+        [row["kept"] for row in layers(result("schedule=oneshot", trainer=trainer)[1])]
         for trainer in ("cpu", "auto")
     ]
     assert kept[0] == kept[1]
@@ -71,27 +75,27 @@ def test_all_layers_of_a_residual_network(result, tiny):
         "model=resnet20", "layers=all", "schedule=oneshot", "criterion=l2", "reconstruction=none",
         "finetune=none", of=small,
     )  # fmt: skip
-    assert {"layer1.0.conv1", "layer3.2.conv1"} <= {row["layer"] for row in found["layers"]}
+    assert {"layer1.0.conv1", "layer3.2.conv1"} <= {row["layer"] for row in layers(found)}
 
 
 def test_an_interrupted_run_goes_on(result, type_, tiny, monkeypatch):
-    finish = prune._finish
+    commit = loop._commit
 
-    def interrupted(run, network, stage, *rest):
-        if stage.index == 1:
+    def interrupted(session, record, *rest, **more):
+        if record.index == 1:
             raise KeyboardInterrupt
-        finish(run, network, stage, *rest)
+        commit(session, record, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prune, "_finish", interrupted)
+        patch.setattr(loop, "_commit", interrupted)
         assert type_(*tiny, "trainer=gpu").code == 130
     folder, found = result()
-    assert "resuming after 1 of 3 stages" in (folder / "run.log").read_text()
-    assert len(found["stages"]) == 3
+    assert "resuming after 1 of 3 steps" in (folder / "run.log").read_text()
+    assert len(found["steps"]) == 3
 
 
 def test_a_finished_run_is_where_another_begins(result):
     first, before = result("schedule=oneshot")
     second, after = result("schedule=oneshot", f"model.weights={first}", "ratio=0.7")
-    assert after["baseline"]["flops"] == before["slim"]["flops"]
+    assert after["reference"]["flops"] == before["model"]["flops"]
     assert not any(one.is_cuda for one in thinet.load(second / "model").parameters())
