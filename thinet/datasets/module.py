@@ -89,21 +89,7 @@ class ImageData(LightningDataModule, ABC):
         max_unreadable: float = 0.001,
     ) -> None:
         super().__init__()
-        if not 0 <= max_unreadable < 1:
-            raise ThinetError(
-                f"dataset.max_unreadable={max_unreadable} is not a fraction in [0, 1): type for "
-                "example dataset.max_unreadable=0.001, or 0 to leave out no image."
-            )
-        if not 0 < val_fraction < 1:
-            raise ThinetError(
-                f"dataset.val_fraction={val_fraction} is outside (0, 1): early decisions need "
-                "validation images, so type for example dataset.val_fraction=0.1."
-            )
-        if calibration_per_class < 1:
-            raise ThinetError(
-                f"dataset.calibration_per_class={calibration_per_class} leaves nothing to measure: "
-                "type for example dataset.calibration_per_class=10."
-            )
+        _check_settings(max_unreadable, val_fraction, calibration_per_class)
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_classes = num_classes
@@ -288,3 +274,21 @@ class ImageData(LightningDataModule, ABC):
             )
         self.classes = list(classes)
         self.num_classes = len(classes)
+
+
+def _check_settings(max_unreadable: float, val_fraction: float, calibration_per_class: int) -> None:
+    if not 0 <= max_unreadable < 1:
+        raise ThinetError(
+            f"dataset.max_unreadable={max_unreadable} is not a fraction in [0, 1): type for "
+            "example dataset.max_unreadable=0.001, or 0 to leave out no image."
+        )
+    if not 0 < val_fraction < 1:
+        raise ThinetError(
+            f"dataset.val_fraction={val_fraction} is outside (0, 1): early decisions need "
+            "validation images, so type for example dataset.val_fraction=0.1."
+        )
+    if calibration_per_class < 1:
+        raise ThinetError(
+            f"dataset.calibration_per_class={calibration_per_class} leaves nothing to measure: "
+            "type for example dataset.calibration_per_class=10."
+        )
