@@ -136,11 +136,11 @@ def test_divergence_keeps_the_network_of_the_last_good_stage(type_, quick, tmp_p
     assert outcome.code == 2
     message = error_of(outcome.err)
     assert "training diverged: the loss of epoch 1 is not finite" in message
-    assert "has the network after 2 of 3 stages" in message
+    assert "has the network after 2 of 3 steps" in message
     (folder,) = (tmp_path / "outputs").glob("*/last_good")
     assert str(folder) in message
     network = thinet.load(folder)
-    stage = thinet.artifacts.store.read_state(folder.parent / "stages/001/model.safetensors")
+    stage = thinet.artifacts.store.read_state(folder.parent / "steps/001/model.safetensors")
     assert all(torch.equal(tensor, stage[name]) for name, tensor in network.state_dict().items())
     kept = thinet.artifacts.store.read_spec(folder).keep
     state = json.loads((folder.parent / "state.json").read_text())
@@ -188,7 +188,7 @@ def test_unreadable_images_are_left_out_up_to_a_limit_and_listed(type_, photos, 
     assert "is left out, 2 of at most 2" in done.out
     assert "2 images were left out, being unreadable: result.json lists them" in done.out
     (result,) = (tmp_path / "outputs").glob("*/result.json")
-    assert json.loads(result.read_text())["unreadable_images"] == sorted(map(str, bad))
+    assert json.loads(result.read_text())["run"]["unreadable_images"] == sorted(map(str, bad))
 
 
 FILL = """

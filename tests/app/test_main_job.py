@@ -24,8 +24,8 @@ def finished(type_, tiny, tmp_path) -> tuple[Path, str]:
 def test_a_run_leaves_a_slim_network_and_every_file(finished):
     folder, printed = finished
     result = json.loads((folder / "result.json").read_text())
-    assert [layer["filters_after"] for layer in result["layers"]] == [
-        layer["filters_before"] // 2 for layer in result["layers"]
+    assert [layer["filters_after"] for layer in result["details"]["pruning"]["layers"]] == [
+        layer["filters_before"] // 2 for layer in result["details"]["pruning"]["layers"]
     ]
     assert "features.0" in printed
     assert "keeps 2 of 4" in printed
@@ -53,8 +53,8 @@ def test_the_saved_network_has_the_accuracy_that_was_reported(finished):
             hits += int((net(batch).argmax(dim=1) == labels).sum())
         images += len(labels)
     assert images == 359
-    assert hits / images == pytest.approx(result["slim"]["top1"], abs=1e-6)
-    assert spec.metrics["flops"] == result["slim"]["flops"] == thinet.cost(net, (3, 8, 8)).flops
+    assert hits / images == pytest.approx(result["model"]["top1"], abs=1e-6)
+    assert spec.metrics["flops"] == result["model"]["flops"] == thinet.cost(net, (3, 8, 8)).flops
 
 
 def test_stages_are_on_one_growing_axis_against_the_compression_rate(finished):
@@ -101,6 +101,6 @@ def test_the_train_method_runs_alone(type_, tiny, tmp_path):
     assert outcome.code == 0, outcome.err
     (path,) = (tmp_path / "outputs").glob("*/result.json")
     result = json.loads(path.read_text())
-    assert result["slim"] is None
-    assert result["baseline"]["top1"] > 0
+    assert result["model"] is None
+    assert result["reference"]["top1"] > 0
     assert (path.parent / "model" / "spec.json").exists()

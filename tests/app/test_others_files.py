@@ -65,12 +65,12 @@ def world(tmp_path, monkeypatch) -> Path:
     root = tmp_path / "world"
     for name in ("conf/config.yaml", "conf/model/mine.yaml", "run.py", "run.log", "README.md"):
         write(root / "checkout" / name)
-    for name in ("result.json", "run.log", "metrics.csv", "stages/000/model.safetensors",
+    for name in ("result.json", "run.log", "metrics.csv", "steps/000/model.safetensors",
                  "model/spec.json", "figures/a.png", ".hydra/config.yaml"):  # fmt: skip
         write(root / "outputs" / "run" / name)
     state = {"fingerprint": FOREIGN, "run_id": "x", "status": "complete"}
     write(root / "outputs" / "run" / "state.json", json.dumps(state))
-    for name in ("letters/a.txt", "letters/stages/a.txt", "program/state.json", "multirun.yaml"):
+    for name in ("letters/a.txt", "letters/steps/a.txt", "program/state.json", "multirun.yaml"):
         write(root / "outputs" / name)
     (root / "outputs" / "empty").mkdir()
     for name in (".bashrc", "documents/thesis.txt", "data/train/cat/1.png", "notes.db"):
@@ -145,7 +145,7 @@ RECIPES = {
     "run of another": {"resume": "../outputs/run"},
     "state of another program": {"resume": "../outputs/program"},
     "folder of records": {"paths": {"outputs": "../outputs"}, "name": "letters",
-                          "hydra": {"output_subdir": "stages"}},
+                          "hydra": {"output_subdir": "steps"}},
     "sweep": {"paths": {"outputs": "../outputs"}, "hydra": {"mode": "MULTIRUN", "sweep": {
         "dir": ".", "subdir": "conf"}}},
     "sweep here": {"hydra": {"sweep": {"dir": "."}}, "paths": {"outputs": ".."}},
@@ -250,7 +250,7 @@ FILES = (
     "run.log", "metrics.csv", ".lock", ".running.json", "report.html", "layers.csv",
     ".hydra/config.yaml", "figures/x.png", "model/spec.json", ".result.json.1.partial",
 )  # fmt: skip
-FOLDERS = ("stages", "figures", ".hydra", "model", "wandb", "tensorboard", "wandb/run-1")
+FOLDERS = ("steps", "figures", ".hydra", "model", "wandb", "tensorboard", "wandb/run-1")
 LINKS = [
     *(("symlink", name) for name in FILES),
     ("hard link", ".lock"),
@@ -282,7 +282,7 @@ def test_links_in_a_received_run_are_not_followed(
     (folder / "state.json").write_text(json.dumps({**state, "status": "running"}))
     before = snapshot(tmp_path)
     job = (*tiny, "method=train", f"paths.outputs={outputs}")
-    for action in ACTIONS if name in ("run.log", "stages") else ("off", "report", "export"):
+    for action in ACTIONS if name in ("run.log", "steps") else ("off", "report", "export"):
         if action in ("report", "export"):
             extra = ["--pt2"] if action == "export" else []
             assert main([action, str(folder), *extra]) == 2

@@ -30,15 +30,18 @@ def test_two_processes_keep_the_filters_of_one_and_end_alike(process, tiny, tmp_
         assert done.returncode == 0, done.stderr
         found[name] = result(tmp_path / name)
     kept = {
-        name: {layer["layer"]: layer["kept"] for layer in one["layers"]}
+        name: {layer["layer"]: layer["kept"] for layer in one["details"]["pruning"]["layers"]}
         for name, one in found.items()
     }
     assert kept["two"] == kept["one"]
-    assert found["two"]["stages"][0]["top1_plain"] == found["one"]["stages"][0]["top1_plain"]
+    assert (
+        found["two"]["steps"][0]["figures"]["top1_plain"]
+        == found["one"]["steps"][0]["figures"]["top1_plain"]
+    )
     (saved,) = (tmp_path / "two").glob("*/model/model.safetensors")
     digest = hashlib.sha256(saved.read_bytes()).hexdigest()
-    assert found["two"]["weights_by_process"] == [digest, digest]
-    assert len(found["one"]["weights_by_process"]) == 1
+    assert found["two"]["run"]["weights_by_process"] == [digest, digest]
+    assert len(found["one"]["run"]["weights_by_process"]) == 1
 
 
 def test_processes_of_a_launcher_believe_the_first_one_that_a_run_is_done(process, tiny, tmp_path):

@@ -161,12 +161,12 @@ def test_every_recipe_is_named_here_or_stands_alone():
 def test_a_recipe_runs(name, recipe):
     more = ["target=flops:0.7"] if name == "resnet56_best" else []
     result, folder = recipe(name, *more)
-    final = result["slim"] or result["baseline"]
+    final = result["model"] or result["reference"]
     assert 0 <= final["top1"] <= 1
     assert result["protocol"]["resize"] in ("fixed", "keep", "none")
     if result["method"] == "prune":
-        assert final["flops"] < result["baseline"]["flops"]
-        assert len(result["stages"]) == (1 if name.startswith("resnet56") else len_stages(name))
+        assert final["flops"] < result["reference"]["flops"]
+        assert len(result["steps"]) == (1 if name.startswith("resnet56") else len_stages(name))
     assert (folder / "model" / "spec.json").exists()
 
 
@@ -180,8 +180,8 @@ def test_a_recipe_goes_on_from_another(name, recipe):
     first, model = TRANSFER[name]
     before, folder = recipe(first)
     result, own = recipe(name, f"model.weights={folder}", f"model={model}")
-    assert result["slim"] is None
-    assert result["baseline"]["flops"] <= before["slim"]["flops"]
+    assert result["model"] is None
+    assert result["reference"]["flops"] <= before["model"]["flops"]
     spec = json.loads((own / "model" / "spec.json").read_text())
     slim = json.loads((folder / "model" / "spec.json").read_text())
     assert spec["keep"] == slim["keep"]

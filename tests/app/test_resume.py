@@ -37,7 +37,7 @@ def test_kills_in_the_baseline_a_stage_and_the_end_do_not_change_the_weights(
         kill_at(start, moment, *killed)
     end = process(*killed)
     assert end.returncode == 0, end.stderr
-    assert "resuming after 2 of 3 stages" in end.stdout
+    assert "resuming after 2 of 3 steps" in end.stdout
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     tables = [
         next((tmp_path / name).glob("*/metrics.csv")).read_text().splitlines()

@@ -64,7 +64,7 @@ def test_submitit_runs_the_processes_of_one_point(process, tiny, tmp_path):
     done = process("-m", "sweep=submitit_local", *common, "schedule=oneshot", *two)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*/result.json")
-    weights = json.loads(path.read_text())["weights_by_process"]
+    weights = json.loads(path.read_text())["run"]["weights_by_process"]
     assert len(weights) == 2
     assert len(set(weights)) == 1
     assert len(table(tmp_path)) == 1

@@ -133,7 +133,9 @@ def test_an_offline_wandb_run_holds_table_artifact_and_axes(folder, result):
     content = json.loads((run_folder / "files" / table["path"]).read_text())
     for name in ("layer", "filters_before", "filters_after", "flops_after", "error"):
         place = content["columns"].index(name)
-        assert [row[place] for row in content["data"]] == [row[name] for row in result["layers"]]
+        assert [row[place] for row in content["data"]] == [
+            row[name] for row in result["details"]["pruning"]["layers"]
+        ]
 
     artifacts = [
         record.artifact for record in records if record.WhichOneof("record_type") == "artifact"
@@ -154,9 +156,9 @@ def test_the_wandb_summary_has_what_the_comparison_draws(folder, result):
         if record.WhichOneof("record_type") == "summary":
             summary |= unnested(record.summary.update)
     assert {key for _, *axes in SUMMARY_PANELS for key in axes} <= set(summary)
-    assert summary["model/top1"] == result["slim"]["top1"]
+    assert summary["model/top1"] == result["model"]["top1"]
     assert summary["model/flops_removed"] == pytest.approx(
-        1 - result["slim"]["flops"] / result["baseline"]["flops"]
+        1 - result["model"]["flops"] / result["reference"]["flops"]
     )
 
 
@@ -189,7 +191,7 @@ def test_mlflow_holds_the_same_numbers(folder, series, monkeypatch):
         ), key
     assert math.isclose(
         found.data.metrics["model.top1"],
-        json.loads((folder / "result.json").read_text())["slim"]["top1"],
+        json.loads((folder / "result.json").read_text())["model"]["top1"],
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thinet.base.files import write_json_atomic
 from thinet.base.messages import is_first_process, say
 from thinet.base.records import Config, to_json
-from thinet.run.identity import part_read, settings_of
+from thinet.run.identity import record_of, settings_of
 from thinet.run.result import MODEL, RESULT, Result, RunRecord
 from thinet.run.state import RunState
 
@@ -50,7 +50,7 @@ def make_result(
         model=outcome.model,
         steps=tuple(state.steps),
         details={family: to_json(part) for family, part in outcome.details.items()},
-        config=part_read(config),
+        config=record_of(config),
         environment=dict(environment()),
     )
 

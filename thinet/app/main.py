@@ -18,7 +18,7 @@ from thinet.base.files import write_text_atomic
 from thinet.base.messages import is_first_process, logging_to, say
 from thinet.base.records import Config, from_json
 from thinet.run.folders import RECORDS, taken, unshare
-from thinet.run.identity import fingerprint, part_read, run_folder
+from thinet.run.identity import fingerprint, record_of, run_folder
 from thinet.run.lock import run_lock
 from thinet.run.result import RESULT, Result, read_result
 from thinet.run.state import STATE, RunState
@@ -173,7 +173,7 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
     engine.loggers, engine.step = _loggers(config, folder, state), state.step
     status = "failed"
     try:
-        log_config(engine.loggers, part_read(config))
+        log_config(engine.loggers, record_of(config))
         session = Session(setup, engine, state, folder, progress)
         outcome = method.run(session, plan)
         session.count_time()

@@ -95,6 +95,11 @@ def part_read(config: Config) -> dict[str, Any]:
     return found
 
 
+def record_of(config: Config) -> dict[str, Any]:
+    """What a run's record shows of a configuration: what its method reads, and where it logs to."""
+    return {**part_read(config), "logger": config.get("logger")}
+
+
 def settings_of(config: Config) -> dict[str, Any]:
     """What the method reads, in short: the option chosen in a group, or the value of a key.
 
