@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import thinet
-from thinet.app.checks import find_problems
 from thinet.artifacts.export import export
 from thinet.artifacts.store import Spec
 from thinet.base.errors import ThinetError
+from thinet.pruning.checks import find_problems
 from thinet.pruning.criteria import ThiNet, ThiNetRefit
 from thinet.pruning.reconstruction import Refit, Scale
 from thinet.pruning.statistics import Sampling
@@ -244,7 +244,8 @@ def test_the_command_line_says_the_same():
     """The very sentences: they come from one place."""
     config = {
         "ratio": 0.5, "layers": "inner", "target": None, "allocation": "uniform", "round_to": 1,
-        "reconstruction": {"recalibrate_bn": "after"},
+        "reconstruction": {"recalibrate_bn": "after"}, "layer_ratio": {},
+        "method": {"reads": ["ratio", "layer_ratio", "target", "reconstruction"]},
     }  # fmt: skip
     for name, value in [
         ("round_to", 0), ("ratio", NAN), ("layers", []), ("target", "x:1"), ("allocation", "best"),

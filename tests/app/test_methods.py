@@ -90,7 +90,7 @@ def test_what_is_no_method_is_one_sentence(family, target, words):
 def test_a_method_may_read_only_what_its_yaml_names(family):
     config = family("toy_nosy")
     config["method"]["reads"] = []
-    with pytest.raises(LookupError, match="ratio is not among"):
+    with pytest.raises(ThinetError, match=r"ratio is not among method\.reads"):
         make_method(config)
 
 

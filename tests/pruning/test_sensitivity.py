@@ -18,6 +18,7 @@ from thinet.datasets.images import ImageView
 from thinet.engine.subset import SubsetEvaluation
 from thinet.pruning import sensitivity as method
 from thinet.pruning import suggestion
+from thinet.pruning.calibrate import calibrate
 from thinet.pruning.group import cut_group_, prune_groups_
 from thinet.pruning.reconstruction import recalibrate_
 from thinet.report.sections.sensitivity import Tried
@@ -245,7 +246,7 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(when, make_run, m
     for name, tensor in full.state_dict().items():
         assert all(torch.equal(one[name], tensor) for one in begun), name
     # ... and all that are compared, the full one too, have had their statistics re-estimated.
-    batches = run.engine.calibration(run.method.choosing.sampling, 64).batches
+    batches = calibrate(run.engine, run.method.choosing.sampling, 64).batches
     for network in compared:
         again = copy.deepcopy(network)
         recalibrate_(again, batches())

@@ -31,6 +31,7 @@ from thinet.base.allowlist import (
     packages_of,
 )
 from thinet.base.errors import ThinetError
+from thinet.base.values import below
 
 _ENVIRONMENT = re.compile(
     r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
@@ -140,6 +141,7 @@ def check_composed(cfg: DictConfig) -> None:
             raise ThinetError(
                 f"{place}.{key} is refused, because Hydra would take it as a command: leave it out."
             )
+    _check_method(raw)
     _check_name(cfg)
     check_folders(cfg)
     if hydra is not None:
@@ -173,6 +175,15 @@ def check_choices(cfg: DictConfig, is_group: Callable[[str], bool]) -> None:
                 f"count: type {name}=<one of them>, or several with commas between them and -m to "
                 "run one after the other."
             )
+
+
+def _check_method(raw: Mapping[str, object]) -> None:
+    name = below(raw, "method").get("name")
+    if isinstance(name, str) and not re.fullmatch(r"[a-z_]+", name):
+        raise ThinetError(
+            f"method.name={name[:60]!r} is not a method: choose one with method=<name>; "
+            "python run.py --help lists them."
+        )
 
 
 def check_labels(cfg: DictConfig) -> None:
