@@ -18,7 +18,6 @@ import hashlib, json, os, signal, sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 import torch
 from torch import nn
 from thinet.widths import choose as planning
@@ -34,6 +33,9 @@ from thinet.pruning.find_widths import find_counts
 from thinet.metrics import cost
 from thinet.widths.choose import Request
 from thinet.engine.phases import Phase
+from thinet.pruning.criteria import ThiNet
+from thinet.pruning.reconstruction import Scale
+from thinet.pruning.settings import Choosing
 from thinet.pruning.statistics import Sampling
 from thinet.widths.target import Target, Widths
 
@@ -100,11 +102,9 @@ def main(folder, world):
     rank = engine.rank
     found = {"agreed": engine.agree(f"of {rank}"), "gathered": engine.gather(rank)}
     planning.latencies_ms = latencies(rank)
-    job = SimpleNamespace(
-        request=Request("all", widths=Widths(Target("latency", 0.5))), data=data,
-        sampling=Sampling(), batch_size=16,
-    )
-    found["counts"] = find_counts(job, engine, make())
+    request = Request("all", widths=Widths(Target("latency", 0.5)))
+    choosing = Choosing(ThiNet(), Scale(), "after", Sampling(), 16)
+    found["counts"] = find_counts(request, choosing, engine, make())
     probe = SubsetEvaluation(engine, 45)
     probe.set_reference(make())
     found["probe"] = [probe.images, probe.measure(make(1))]

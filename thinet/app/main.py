@@ -157,7 +157,6 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
     setup, method = configuration.build(config)
     engine = Engine(setup.data, setup.devices, [], setup.seed)
     progress = _progress(method, state, folder)
-    plan = method.plan(setup, progress)
     if processes.launched_together(os.environ):
         # Each process came here by itself, and may not see yet what another one has written.
         engine.start_processes()
@@ -165,8 +164,8 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
         if done:
             return _show_again(engine.decide(lambda: read_result(folder)), folder)
         _compare_images(engine.gather(setup.data.identity()))
-        plan = method.plan(setup, progress)
     state.check_data(setup.data.identity())
+    plan = method.plan(setup, progress)
     if is_first_process():
         method.show(plan)
         state.save(folder)  # before anything else lies in the folder, which says whose it is

@@ -88,8 +88,6 @@ class Sensitivity(Method[Progress, int]):
 
     def plan(self, setup: Setup, progress: Progress) -> int:
         """How many layers will be measured; refuse layers or a budget that make no sense."""
-        if setup.data.num_classes is None:
-            setup.data.check()
         network, images = on_paper(setup)
         graph = trace(network, images[:1])
         names, _ = choose_groups(network, graph, self.request, images)

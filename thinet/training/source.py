@@ -78,6 +78,8 @@ def network_spec(
 
 def on_paper(setup: Setup) -> tuple[nn.Module, Tensor]:
     """The network that a run begins with, and two images, on the ``meta`` device."""
+    if setup.data.num_classes is None:
+        setup.data.check()  # the folders tell
     shape = (3, setup.image_size, setup.image_size)
     arguments = {"num_classes": setup.data.num_classes, "image_size": setup.image_size}
     with torch.device("meta"):
