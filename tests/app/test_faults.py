@@ -132,7 +132,7 @@ def test_two_runs_share_one_training_of_the_baseline(start, quick, tmp_path):
 
 
 def test_divergence_keeps_the_network_of_the_last_good_stage(type_, quick, tmp_path):
-    outcome = type_(*quick, "finetune.final.lr=1e30", "keep_stages=true")
+    outcome = type_(*quick, "finetune.final.lr=1e30", "keep_steps=true")
     assert outcome.code == 2
     message = error_of(outcome.err)
     assert "training diverged: the loss of epoch 1 is not finite" in message

@@ -164,7 +164,7 @@ def test_a_recipe_runs(name, recipe):
     final = result["model"] or result["reference"]
     assert 0 <= final["top1"] <= 1
     assert result["protocol"]["resize"] in ("fixed", "keep", "none")
-    if result["method"] == "prune":
+    if result["run"]["method"] == "prune":
         assert final["flops"] < result["reference"]["flops"]
         assert len(result["steps"]) == (1 if name.startswith("resnet56") else len_stages(name))
     assert (folder / "model" / "spec.json").exists()

@@ -178,7 +178,7 @@ def test_a_run_whose_dashboards_all_fail_ends_as_without_them(
 
 
 def weights(folder: Path) -> list[str]:
-    return read_json(folder / "result.json")["weights_by_process"]
+    return read_json(folder / "result.json")["run"]["weights_by_process"]
 
 
 def figures_of(folder: Path) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinet.base.files import write_json_atomic
 from thinet.base.messages import is_first_process, say
-from thinet.base.records import Config, to_json
+from thinet.base.records import JSON, Config, to_json
 from thinet.run.identity import record_of, settings_of
 from thinet.run.result import MODEL, RESULT, Result, RunRecord
 from thinet.run.state import RunState
@@ -66,27 +66,35 @@ def report(result: Result, folder: Path, loggers: list[Any]) -> float:
     """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
     from thinet.engine.logging.sending import Summary, log_result
     from thinet.report import draw_figures, write_files, write_report
-    from thinet.report.sections import sections
 
     write_json_atomic(folder / RESULT, to_json(result))
     write_files(result, folder)
     figures = draw_figures(result, folder / "figures")
     write_report(result, folder)
-    tables = {
-        table.title or section.key: [dict(zip(table.heads, row, strict=True)) for row in table.rows]
-        for section in sections(result)
-        for table in section.tables()
-    }
     summary = Summary(
         name=result.run.name,
         reference=result.reference.figures(),
         model=result.final.figures(),
         folder=folder / MODEL,
         charts=figures,
-        tables=tables,
+        tables=_tables(result),
     )
     log_result(loggers, summary)
     return show(result, folder)
+
+
+def _tables(result: Result) -> dict[str, list[dict[str, JSON]]]:
+    """The lists of rows among the details, by their names; a cell is a number or a text."""
+    fields = [part.items() for part in result.details.values() if isinstance(part, dict)]
+    found: dict[str, list[dict[str, JSON]]] = {}
+    for name, rows in (field for part in fields for field in part):
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            found[name] = [
+                {key: cell for key, cell in row.items() if not isinstance(cell, list | dict)}
+                for row in rows
+                if isinstance(row, dict)
+            ]
+    return found
 
 
 def show(result: Result, folder: Path) -> float:
