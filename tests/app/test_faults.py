@@ -144,7 +144,7 @@ def test_divergence_keeps_the_network_of_the_last_good_stage(type_, quick, tmp_p
     assert all(torch.equal(tensor, stage[name]) for name, tensor in network.state_dict().items())
     kept = thinet.artifacts.store.read_spec(folder).keep
     state = json.loads((folder.parent / "state.json").read_text())
-    assert kept == state["kept"]
+    assert kept == state["progress"]["kept"]
     assert [len(filters) for filters in kept.values()] == [2, 2]
 
 

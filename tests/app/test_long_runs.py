@@ -24,7 +24,7 @@ def stages(folder):
 
 def test_points_of_a_sweep_leave_nothing_behind(tmp_path, monkeypatch, fresh):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    rows = fresh("tests.run.test_long_runs:sweep", str(tmp_path))
+    rows = fresh("tests.app.test_long_runs:sweep", str(tmp_path))
     (table,) = (tmp_path / "sweeps").glob("*/sweep.csv")
     with open(table, newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["complete"] * 6
@@ -36,7 +36,7 @@ def test_points_of_a_sweep_leave_nothing_behind(tmp_path, monkeypatch, fresh):
 
 
 def test_stages_leave_nothing_behind_but_their_rows(tmp_path, fresh):
-    rows = fresh("tests.run.test_long_runs:stages", str(tmp_path))
+    rows = fresh("tests.app.test_long_runs:stages", str(tmp_path))
     assert len(rows) == 6
     first, last = rows[1], rows[-1]
     for key in ("files", "threads", "handlers"):
