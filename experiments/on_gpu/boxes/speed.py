@@ -74,7 +74,7 @@ def _flat(rows: list[Row]) -> Row:
 def _selection(
     context: Context, network: torch.nn.Module, batches: tuple[torch.Tensor, ...]
 ) -> Row:
-    """Seconds of a one-shot pruning, and of them those in ``ThiNet.select``."""
+    """Seconds of a one-shot pruning, and of them those in ``ThiNet.rank``."""
     finish = synchroniser(context.device)
     with _timed(finish) as spent:
         began = time.perf_counter()
@@ -89,11 +89,11 @@ def _selection(
 
 @contextmanager
 def _timed(finish) -> Iterator[list[float]]:  # type: ignore[no-untyped-def]
-    """Seconds of every call of ``ThiNet.select`` inside."""
-    original = ThiNet.select
+    """Seconds of every call of ``ThiNet.rank`` inside."""
+    original = ThiNet.rank
     spent: list[float] = []
 
-    def select(self: ThiNet, *args: object, **settings: object) -> object:
+    def rank(self: ThiNet, *args: object, **settings: object) -> object:
         finish()
         began = time.perf_counter()
         found = original(self, *args, **settings)  # type: ignore[arg-type]
@@ -101,8 +101,8 @@ def _timed(finish) -> Iterator[list[float]]:  # type: ignore[no-untyped-def]
         spent.append(time.perf_counter() - began)
         return found
 
-    ThiNet.select = select  # type: ignore[assignment, method-assign]
+    ThiNet.rank = rank  # type: ignore[assignment, method-assign]
     try:
         yield spent
     finally:
-        ThiNet.select = original  # type: ignore[method-assign]
+        ThiNet.rank = original  # type: ignore[method-assign]
