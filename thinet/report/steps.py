@@ -45,7 +45,11 @@ def _known(result: Result, sections: Sequence[Section[object]]) -> dict[str, Ste
     }
     words = {**_COSTS, **{key: own[key] for key in own if key not in _OTHERS}, **_OTHERS, **own}
     there = dict.fromkeys(
-        key for step in result.steps for key, value in step.figures.items() if value is not None
+        key
+        for step in result.steps
+        for key, value in step.figures.items()
+        if value is not None
+        and (value or key not in _COSTS)  # costs of a kind that there is none of
     )
     unknown = {key: StepFigure(key, write=_plain) for key in there if key not in words}
     return {key: one for key, one in (words | unknown).items() if key in there}

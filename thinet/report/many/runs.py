@@ -182,6 +182,7 @@ def settings_of(entries: Iterable[Entry]) -> list[str]:
     known = list(entries)
     sizes = dict.fromkeys(key for one in known for key in one.sizes)
     others = dict.fromkeys(key for one in known for key in one.settings if key not in sizes)
+    sizes = {key: None for key in sizes if any(one.value(key) is not None for one in known)}
     return [*others, *sizes]
 
 
