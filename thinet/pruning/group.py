@@ -33,7 +33,7 @@ from thinet.pruning.statistics import (
     shard,
 )
 from thinet.surgery import ChannelGraph, Group, remove_, shrink
-from thinet.surgery.observe import observe
+from thinet.surgery.observe import as_far_as
 
 Watch = Callable[[nn.Module, Group], Callable[[nn.Module, Sequence[int]], None]]
 
@@ -243,19 +243,12 @@ def prune_groups_(
         )
         if recalibrate:
             short = following is not None and GateGradients not in criterion.needs
-            forward = _as_far_as(network, graph.groups[following]) if short and following else None
+            forward = as_far_as(network, graph.groups[following]) if short and following else None
             recalibrate_(network, calibration.batches(), forward)
         if after is not None:
             after(network, found[0].kept)
         records += found
     return records, graph
-
-
-def _as_far_as(network: nn.Module, group: Group) -> Callable[[Tensor], object]:
-    """A forward pass that ends where the statistics of ``group`` have all been seen."""
-    calls = {consumer.weight: consumer.calls for consumer in group.consumers}
-    joins = {consumer.weight: consumer.joins for consumer in group.consumers}
-    return lambda images: observe(network, images, calls, joins=joins)
 
 
 @torch.no_grad()

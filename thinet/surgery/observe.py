@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinet.surgery.calls import CallMatcher, UnknownParameterError, WeightCall
+from thinet.surgery.graph import Group
 from thinet.surgery.joins import Join, JoinFinder, is_addition
 from thinet.surgery.operations import Kwargs
 
@@ -116,3 +117,10 @@ def observe(
             network(images)
     except _AllSeenError:
         pass
+
+
+def as_far_as(network: nn.Module, group: Group) -> Callable[[Tensor], object]:
+    """A forward pass that ends where the statistics of ``group`` have all been seen."""
+    calls = {consumer.weight: consumer.calls for consumer in group.consumers}
+    joins = {consumer.weight: consumer.joins for consumer in group.consumers}
+    return lambda images: observe(network, images, calls, joins=joins)
