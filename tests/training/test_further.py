@@ -28,6 +28,9 @@ def test_pruning_goes_on_where_another_run_ended(first, make_run, tmp_path):
     for layer, filters in read_spec(run.folder / "model").keep.items():
         own = {row.layer: row.kept for row in after.details["pruning"].layers}[layer]
         assert kept[layer] == [filters[k] for k in own]
+    names = (run.setup.name, again.setup.name)
+    assert read_spec(again.folder / "model").lineage == names
+    assert read_spec(run.setup.source.cache).lineage == ()
     network = thinet.load(again.folder / "model")
     assert thinet.cost(network, (3, 8, 8)).flops == after.model.flops
 

@@ -38,18 +38,15 @@ class Choosing:
     def read(cls, settings: Settings) -> Choosing:
         """From ``criterion``, ``reconstruction`` and ``calibration``."""
         values = settings.without("calibration", "batch_size")
-        base: Any = Criterion
+        criterion: Any = Criterion  # mypy wants no abstract class where a class is wanted
+        reconstruction: Any = Reconstruction
         return cls(
-            criterion=settings.make("criterion.build", base),
-            reconstruction=settings.make("reconstruction.build", _reconstruction()),
+            criterion=settings.make("criterion.build", criterion),
+            reconstruction=settings.make("reconstruction.build", reconstruction),
             recalibrate_bn=recalibration(settings["reconstruction.recalibrate_bn"]),
             sampling=fill(Sampling, {**values, "seed": settings.seed}, "calibration"),
             batch_size=settings["calibration.batch_size"],
         )
-
-
-def _reconstruction() -> Any:
-    return Reconstruction
 
 
 @dataclass(frozen=True)

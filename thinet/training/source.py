@@ -72,6 +72,7 @@ def network_spec(
         classes=tuple(setup.data.classes),
         keep=in_original(before.keep, kept or {}),
         transforms=(*before.transforms, *transforms),
+        lineage=(*before.lineage, setup.name),
         **more,
     )
 
@@ -226,7 +227,8 @@ def _train(setup: Setup, engine: Engine, network: nn.Module) -> nn.Module:
         for stale in (SPEC, ACCURACY):
             (setup.source.cache / stale).unlink(missing_ok=True)
         write_json_atomic(setup.source.cache / IMAGES, images)
-        save(network, setup.source.cache, network_spec(setup))
+        # Many runs share it: it descends from none of them.
+        save(network, setup.source.cache, replace(network_spec(setup), lineage=()))
     engine.barrier()
     engine.clear(own)
     return network
