@@ -44,6 +44,21 @@ TINY = (
 QUIET = ("exists and is not empty", "The number of training batches", "LeafSpec")
 
 
+LONG = (
+    "app/test_faults.py", "app/test_sweep_launchers.py", "app/test_processes.py",
+    "experiments/test_on_gpu.py", "app/test_recipes.py", "app/test_gpu.py", "app/test_starts.py",
+    "experiments/test_smoke.py", "app/test_others_files.py", "app/test_bad_input.py",
+    "app/test_resume.py", "app/test_sweep.py", "app/test_toy_family.py", "app/test_main_job.py",
+    "artifacts/test_inherit.py", "engine/test_processes.py", "experiments/test_run_kills.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: no worker is left alone with one of them at the end."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get("/".join(item.path.parts[-2:]), len(LONG)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What Lightning says about tiny runs; a real run filters the same in ``silence_lightning``."""
     for text in QUIET:
