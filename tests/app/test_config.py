@@ -53,6 +53,7 @@ def test_all_problems_are_reported_at_once(compose):
     ("override", "expected"),
     [
         ("ratio=0", r"^ratio=0 is not a number in \(0, 1\]"),
+        ("+logger.foo={}", r"^logger\.foo is no dashboard: choose among wandb, "),
         ("ratio=-0.1", r"^ratio=-0\.1 "),
         ("ratio=half", "^ratio=half "),
         ("ratio=true", "^ratio=True "),
@@ -315,3 +316,10 @@ def test_plain_drops_what_it_is_told_to(compose):
     cfg = OmegaConf.create({"a": 1, "b": {"c": "${a}"}, "hydra": {"x": "???"}})
     assert plain(cfg) == {"a": 1, "b": {"c": 1}}
     assert plain(cfg, {"hydra", "b"}) == {"a": 1}
+
+
+def test_the_dashboards_that_are_named_before_torch_are_those_there_are():
+    from thinet.app.checks import DASHBOARDS
+    from thinet.engine.logging import dashboards
+
+    assert tuple(dashboards.DASHBOARDS) == DASHBOARDS

@@ -14,6 +14,9 @@ from thinet.base.records import Config
 from thinet.base.values import flag, is_number, is_whole, whole
 from thinet.engine.phases import Phase
 
+DASHBOARDS = ("wandb", "tensorboard", "mlflow")
+"""As in :mod:`thinet.engine.logging.dashboards`, which needs torch."""
+
 
 def find_problems(config: Config) -> list[str]:
     """One sentence for each problem in a configuration of plain containers."""
@@ -129,6 +132,12 @@ def _check_run(config: Config) -> list[str]:
         problems.append(
             f"resume={resume} is not the folder of a run (it holds no state.json): type "
             "resume=auto, resume=off or the folder of an unfinished run."
+        )
+    unknown = [name for name in config["logger"] or {} if name not in DASHBOARDS]
+    if unknown:
+        problems.append(
+            f"logger.{unknown[0]} is no dashboard: choose among {', '.join(DASHBOARDS)}, for example "
+            "logger=[wandb,tensorboard]."
         )
     weights = str(config["model"]["weights"])
     is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))

@@ -211,11 +211,11 @@ def _compare_images(found: list[dict[str, str]]) -> None:
 
 
 def _loggers(config: Config, folder: Path, state: Any) -> list[Any]:
-    from thinet.engine.logging import loggers
+    from thinet.engine.logging.dashboards import DASHBOARDS
+    from thinet.engine.logging.loggers import RunCSVLogger
 
     chosen = config.get("logger") or {}
-    made: list[Any] = [loggers.RunCSVLogger(folder)]
+    made: list[Any] = [RunCSVLogger(folder)]
     for name, settings in chosen.items():
-        make = getattr(loggers, f"make_{name}")
-        made.append(make(settings or {}, folder, config["name"], state.run_id))
+        made.append(DASHBOARDS[name](settings or {}, folder, config["name"], state.run_id))
     return made

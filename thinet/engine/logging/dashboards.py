@@ -238,3 +238,7 @@ def local_store(folder: Path) -> str:
         return f"sqlite:///{folder}/mlflow.db"
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     return f"file:{folder}/mlruns"
+
+
+DASHBOARDS = {"wandb": make_wandb, "tensorboard": make_tensorboard, "mlflow": make_mlflow}
+"""What sends a run to a dashboard, by the name of the option."""
