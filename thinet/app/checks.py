@@ -136,8 +136,8 @@ def _check_run(config: Config) -> list[str]:
     unknown = [name for name in config["logger"] or {} if name not in DASHBOARDS]
     if unknown:
         problems.append(
-            f"logger.{unknown[0]} is no dashboard: choose among {', '.join(DASHBOARDS)}, for example "
-            "logger=[wandb,tensorboard]."
+            f"logger.{unknown[0]} is no dashboard: choose among {', '.join(DASHBOARDS)}, for "
+            "example logger=[wandb,tensorboard]."
         )
     weights = str(config["model"]["weights"])
     is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
