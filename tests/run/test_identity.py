@@ -135,7 +135,8 @@ def test_the_record_holds_what_is_read_and_nothing_else(method, compose):
     assert set(found) == common | set(reads)
     assert ("calibration_per_class" in found["dataset"]) == ("calibration" in reads)
     assert "recipe" not in found["dataset"]
-    assert set(settings_of(config)) <= set(reads)
+    short = {key for key in settings_of(config) if not key.startswith("method.")}
+    assert short <= set(reads)
 
 
 def test_settings_in_short(compose):
@@ -158,3 +159,23 @@ def test_what_is_asked_for_the_record_is_not_changed_by_it(compose):
     part_read(config)
     settings_of(config)
     assert repr(config) == before
+
+
+def test_the_order_of_globs_counts(compose, tmp_path):
+    (tmp_path / "a.yaml").write_text("'*.0': 0.25\nfeatures.*: 0.5\n")
+    (tmp_path / "b.yaml").write_text("features.*: 0.5\n'*.0': 0.25\n")
+    marks = {fingerprint(compose(f"ratio=@{tmp_path}/{name}.yaml")) for name in "ab"}
+    assert len(marks) == 2
+
+
+def test_false_is_not_the_same_as_left_out_where_a_class_is_made(compose):
+    same = ["reconstruction=refit", "reconstruction.build.intercept=false"]
+    assert fingerprint(compose(*same)) != fingerprint(
+        compose("reconstruction=refit", "~reconstruction.build.intercept")
+    )
+
+
+def test_what_a_method_has_of_its_own_is_told(compose):
+    config = check(compose("method=scratch", "method.epochs=7"))
+    assert settings_of(config)["method.epochs"] == 7
+    assert "method.epochs" not in settings_of(check(compose("method=scratch")))

@@ -14,7 +14,7 @@ from thinet.base.records import from_json
 from thinet.engine.engine import Engine
 from thinet.engine.logging.loggers import RunCSVLogger
 from thinet.run.state import RunState
-from thinet.training.measurement import measure_baseline
+from thinet.training.measurement import ACCURACY, measure_baseline
 from thinet.training.source import build_network, network_spec, prepare_network
 
 
@@ -234,3 +234,15 @@ def test_a_baseline_of_another_run_has_no_steps_here(make_run, fits, tmp_path):
     prepare(other)
     assert fits == ["baseline"]
     assert other.engine.step == 0
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"top1": "x"}', '{"top1": 0.5, "foo": 1}'])
+def test_accuracies_that_cannot_be_read_are_measured_again(content, make_run):
+    run = make_run()
+    network = prepare(run)
+    before = measure_baseline(run.setup, run.engine, network)
+    path = run.setup.source.cache / ACCURACY
+    path.write_text(content)
+    again = measure_baseline(run.setup, run.engine, network)
+    assert (again.top1, again.val_top5) == (before.top1, before.val_top5)
+    assert "data" in path.read_text(), "and kept again"

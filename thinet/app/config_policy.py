@@ -36,6 +36,7 @@ from thinet.base.values import below
 _ENVIRONMENT = re.compile(
     r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
 )
+_ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 SEVERAL = ("logger",)
 """Groups that take several options at once."""
 
@@ -200,6 +201,13 @@ def check_labels(cfg: DictConfig) -> None:
     if "hydra" not in cfg or "method" not in cfg:
         return
     choices = cfg.hydra.runtime.choices
+    for text in cfg.hydra.overrides.task:
+        key = text.lstrip("+~").partition("=")[0]
+        if key.startswith(tuple(f"method.{name}" for name in _ABOUT_METHODS)):
+            raise ThinetError(
+                f"{key} is refused, because it says what a method is and not what a run does: "
+                "leave it as conf/method has it."
+            )
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     method = raw["method"] if isinstance(raw["method"], Mapping) else {}
     for group in ("method", *(method.get("reads") or ())):

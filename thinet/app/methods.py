@@ -42,6 +42,10 @@ def check_method(config: Config) -> list[str]:
             f"method.reads={reads} is not a list of groups and keys of the configuration: leave it "
             "as the method's yaml has it."
         ]
+    for key, kind in (("sizes", list), ("usual", dict), ("unless", dict)):
+        found = config["method"].get(key, kind())
+        if not isinstance(found, kind):
+            return [f"method.{key}={found} is refused: leave it as conf/method has it."]
     target = check_target(
         config["method"]["build"]["_target_"], packages_of(_PLACE), f"{_PLACE}._target_"
     )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from thinet.artifacts.store import Spec, dump_state, read_state, save
+from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.base.messages import say
 from thinet.base.records import from_json, to_json
@@ -177,7 +178,7 @@ class Pruning:
         session, choosing = self.session, self.choosing
         engine, record, weights = session.engine, folder / "cut.json", folder / "cut.safetensors"
         if engine.exists(record):
-            cut = engine.decide(lambda: from_json(Cut, read_json(record)))
+            cut = engine.decide(lambda: _read_cut(record))
             return restore(session, weights), cut
         network.to(engine.device)
         calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
@@ -261,3 +262,12 @@ class Pruning:
             )
             for stage, layer in self.session.progress.layers
         )
+
+
+def _read_cut(record: Path) -> Cut:
+    try:
+        return from_json(Cut, read_json(record))
+    except ValueError as error:
+        raise ThinetError(
+            f"{record} is damaged ({error}): delete it to cut again, or type resume=off."
+        ) from error

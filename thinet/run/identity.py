@@ -119,7 +119,8 @@ def settings_of(config: Config) -> dict[str, Any]:
         told = _is_unset(config.get(unless.get(key, "")))
         if told and not _is_unset(value) and (key not in usual or value != usual[key]):
             found[key] = value
-    return found
+    own = _without(config["method"], {*_ABOUT_METHODS, "name", "build"})
+    return found | {f"method.{key}": value for key, value in own.items() if not _is_unset(value)}
 
 
 _MAPPINGS = ("ratio", "layer_ratio")
@@ -140,6 +141,8 @@ def fingerprint(cfg: DictConfig) -> str:
     if "ratio" in content:
         with contextlib.suppress(ThinetError):  # check() reports it
             content["ratio"] = read_ratio(content["ratio"])
+        if isinstance(content["ratio"], Mapping):  # an earlier glob goes before a later one
+            content["ratio"] = [[key, value] for key, value in content["ratio"].items()]
     content["trainer"] = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
     content["dataset"] = _without(content["dataset"], {"max_unreadable"})
     if "data" in content["dataset"]:
@@ -154,12 +157,16 @@ def _is_unset(value: Any) -> bool:
     return value is None or value is False or (isinstance(value, (Mapping, list)) and not value)
 
 
+_PASSED_ON = ("build", "optimizer", "data")
+"""Nodes whose settings are arguments of a class: left out is not the same as false there."""
+
+
 def _set(value: Any) -> Any:
     """A value without the settings in it that are not set."""
-    if isinstance(value, Mapping):
-        parts = {str(key): _set(part) for key, part in value.items()}
-        return {key: part for key, part in parts.items() if not _is_unset(part)}
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    parts = {str(key): part if key in _PASSED_ON else _set(part) for key, part in value.items()}
+    return {key: part for key, part in parts.items() if not _is_unset(part)}
 
 
 def _without(node: Config, keys: Collection[str]) -> dict[str, Any]:

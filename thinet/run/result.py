@@ -184,7 +184,7 @@ def read_result(folder: str | Path) -> Result:
     if content.get("format") != FORMAT:
         raise ThinetError(
             f"{path} has format {content.get('format')} and this version reads format {FORMAT}: "
-            "repeat the run, or install the version of thinet that wrote it."
+            "repeat the run with resume=off, or install the version of thinet that wrote it."
         )
     try:
         return from_json(Result, content)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
+from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_json_atomic
+from thinet.base.records import from_json, to_json
 from thinet.engine.engine import Engine
 from thinet.metrics import cost, latency_ms
 from thinet.run.result import Measurement
@@ -36,12 +39,33 @@ def measure_baseline(setup: Setup, engine: Engine, network: nn.Module) -> Measur
     path = setup.source.cache / ACCURACY
     shared = engine.world == 1  # processes must not disagree on whether to evaluate
     images = setup.data.identity()
-    if shared and path.exists():
-        known = read_json(path)
-        if known.pop("data", images) == images:
-            return replace(measure(setup, engine, network), **known)
+    known = _read(path) if shared else None
+    if known is not None and known.data == images:
+        accuracy = {key: value for key, value in vars(known).items() if key != "data"}
+        return replace(measure(setup, engine, network), **accuracy)
     found = evaluate_fully(setup, engine, network)
     if shared:
-        keys = ("top1", "top5", "val_top1", "val_top5")
-        write_json_atomic(path, {**{key: getattr(found, key) for key in keys}, "data": images})
+        known = _Known(found.top1, found.top5, found.val_top1, found.val_top5, images)
+        write_json_atomic(path, to_json(known))
     return found
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Accuracies that were measured before, and on which images."""
+
+    top1: float | None
+    top5: float | None
+    val_top1: float | None
+    val_top5: float | None
+    data: dict[str, str]
+
+
+def _read(path: Path) -> _Known | None:
+    """What was measured before; None if nothing was, or the file is not what it should be."""
+    if not path.exists():
+        return None
+    try:
+        return from_json(_Known, read_json(path))
+    except (ThinetError, ValueError):
+        return None

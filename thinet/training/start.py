@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from thinet.artifacts.store import Transform, dump_state
+from thinet.base.errors import ThinetError
 from thinet.base.files import write_bytes_atomic
 from thinet.base.messages import say
 from thinet.run.session import Session
@@ -42,7 +43,10 @@ def start(
         session.save()
     else:
         done = transforms if session.state.steps else ()
-        network = restore(session, last_good(session), done)
+        path = last_good(session)
+        if not session.engine.exists(path):
+            raise ThinetError(f"{path} does not exist: restore it, or type resume=off.")
+        network = restore(session, path, done)
         of_all = "" if planned is None else f" of {planned}"
         say(f"resuming after {len(session.state.steps)}{of_all} steps")
     say(f"baseline: test top-1 {100 * (session.reference.top1 or 0):.2f} %")
