@@ -201,7 +201,8 @@ def check_labels(cfg: DictConfig) -> None:
     if "hydra" not in cfg or "method" not in cfg:
         return
     choices = cfg.hydra.runtime.choices
-    for text in cfg.hydra.overrides.task:
+    typed: Any = OmegaConf.to_container(cfg.hydra.overrides, resolve=False)
+    for text in typed["task"]:
         key = text.lstrip("+~").partition("=")[0]
         if key.startswith(tuple(f"method.{name}" for name in _ABOUT_METHODS)):
             raise ThinetError(
