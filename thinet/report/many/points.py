@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from thinet.base.records import JSON
 from thinet.report import numbers
 from thinet.report.axes import FLOPS, Axis, axes
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
@@ -86,7 +87,7 @@ def group(entries: Sequence[Entry]) -> Lines:
     found: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
     for one in entries:
         own = {key: value for key, value in one.settings.items() if key not in one.sizes}
-        key = (*one.names.values(), json.dumps(own, sort_keys=True))
+        key = (*one.names.values(), json.dumps([own, _details(one)], sort_keys=True, default=str))
         found.setdefault(key, {}).setdefault(one.size, []).append(one)
     lines: Lines = {}
     for sizes in found.values():
@@ -95,6 +96,13 @@ def group(entries: Sequence[Entry]) -> Lines:
             taken = f"{name} ({sum(key.startswith(name) for key in lines) + 1})"
         lines[taken] = sizes
     return lines
+
+
+def _details(one: Entry) -> dict[str, JSON]:
+    """What a configuration says of the work besides names, sizes, seeds and devices."""
+    apart = {"seed", "dataset", "trainer", "logger", "method", *one.sizes}
+    config = one.result.config if one.result else {}
+    return {key: value for key, value in config.items() if key not in apart}
 
 
 def _name(one: Entry, differ: Sequence[str]) -> str:
