@@ -98,6 +98,13 @@ def test_lines_that_nothing_tells_apart_have_names_of_their_own(read: Any) -> No
     assert names == ["prune", "train, x", "train, x (2)"]
 
 
+def test_numbers_of_a_setting_make_lines_and_seeds_do_not(read: Any) -> None:
+    longer, shorter = ({"finetune": {"final": {"epochs": n}}, "seed": n} for n in (40, 4))
+    other_seed = {**shorter, "seed": 9, "logger": {"wandb": {}}}
+    entries = read(*(pruned(1, config=one) for one in (longer, shorter, other_seed)))
+    assert [len(runs) for sizes in group(entries).values() for runs in sizes.values()] == [1, 2]
+
+
 def test_a_run_without_a_model_stands_where_its_reference_does(read: Any) -> None:
     entries = read(pruned(1, share=0.4), trained(), scanned())
     assert len(drawn(entries)) == 3
