@@ -34,7 +34,10 @@ def precisions():
 @pytest.fixture(autouse=True)
 def _as_before():
     before = precisions()
+    flags = BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32
     yield
+    # The older way to say so is kept apart by torch, which minds if both disagree.
+    BACKENDS.cudnn.allow_tf32, BACKENDS.cuda.matmul.allow_tf32 = flags
     for place, precision in zip(places(), before, strict=True):
         place.fp32_precision = precision
 
