@@ -58,7 +58,8 @@ def test_it_runs_and_says_what_it_found(whole):
     folder, text = whole
     result = read_result(folder)
     assert folder.name.startswith("vgg_small-digits-slopes-k3-s0-")
-    assert (result.run.method, len(result.steps), result.settings) == ("slopes", 3, {})
+    assert (result.run.method, len(result.steps)) == ("slopes", 3)
+    assert result.settings == {"method.rounds": 3, "method.slope": 0.1}
     assert result.model is not None
     assert result.model.params == result.reference.params + 4
     assert set(result.details) == {"toyfamily"}
