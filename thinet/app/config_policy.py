@@ -32,11 +32,11 @@ from thinet.base.allowlist import (
 )
 from thinet.base.errors import ThinetError
 from thinet.base.values import below
+from thinet.run.identity import ABOUT_METHODS
 
 _ENVIRONMENT = re.compile(
     r"(HOME|USER|LOGNAME|HOSTNAME|TMPDIR|SCRATCH|WORK|DATA|CUDA_VISIBLE_DEVICES|(SLURM|THINET)_\w+)"
 )
-_ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 SEVERAL = ("logger",)
 """Groups that take several options at once."""
 
@@ -204,7 +204,7 @@ def check_labels(cfg: DictConfig) -> None:
     typed: Any = OmegaConf.to_container(cfg.hydra.overrides, resolve=False)
     for text in typed["task"]:
         key = text.lstrip("+~").partition("=")[0]
-        if key.startswith(tuple(f"method.{name}" for name in _ABOUT_METHODS)):
+        if key.startswith(tuple(f"method.{name}" for name in ABOUT_METHODS)):
             raise ThinetError(
                 f"{key} is refused, because it says what a method is and not what a run does: "
                 "leave it as conf/method has it."

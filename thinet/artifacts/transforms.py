@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from thinet.artifacts.spec import Transform
-from thinet.base.allowlist import TRANSFORMS, VARIABLE, find_target, is_below, own_packages
+from thinet.base.allowlist import TRANSFORMS, VARIABLE, find_target
 from thinet.base.errors import ThinetError, first_line
-from thinet.models import check_arguments, makes_network
+from thinet.models import check_call, makes_network
 
 
 def transformed(network: nn.Module, transforms: Sequence[Transform]) -> nn.Module:
@@ -35,15 +35,7 @@ def transformed(network: nn.Module, transforms: Sequence[Transform]) -> nn.Modul
 def _applied(network: nn.Module, transform: Transform) -> nn.Module:
     target, arguments = transform.target, transform.arguments
     function = _function(target)
-    try:
-        inspect.signature(function).bind(network, **arguments)
-    except TypeError as error:
-        raise ThinetError(
-            f"{target} cannot be called with {sorted(arguments)} ({error}): "
-            "save the network again with this version of thinet."
-        ) from error
-    if not is_below(target, own_packages()):
-        check_arguments(target, arguments)
+    check_call(target, function, arguments, network)
     try:
         made = function(network, **arguments)
     except ThinetError:

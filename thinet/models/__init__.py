@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torchvision
@@ -38,15 +38,7 @@ def build(target: str, **arguments: Any) -> nn.Module:
         ThinetError: If the name is not that of a builder, or the arguments do not fit it.
     """
     builder = _builder(target)
-    try:
-        inspect.signature(builder).bind(**arguments)
-    except TypeError as error:
-        raise ThinetError(
-            f"{target} cannot be called with {sorted(arguments)} ({error}): "
-            "save the network again with this version of thinet."
-        ) from error
-    if not is_below(target, own_packages()):
-        check_arguments(target, arguments)
+    check_call(target, builder, arguments)
     try:
         network: nn.Module = builder(**arguments)
     except ThinetError:
@@ -57,6 +49,32 @@ def build(target: str, **arguments: Any) -> nn.Module:
             f"{target} cannot be built with these arguments ({reason}): correct them."
         ) from error
     return network
+
+
+def check_call(
+    target: str, function: Callable[..., object], arguments: Mapping[str, JSON], *given: object
+) -> None:
+    """Refuse a call that a file asks for, if the arguments do not fit or may not be given.
+
+    Args:
+        target: Dotted name of the function, for the sentence.
+        function: To be called.
+        arguments: Keyword arguments, from the file.
+        given: Arguments before those, which thinet gives itself.
+
+    Raises:
+        ThinetError: If the arguments do not fit; or by :func:`check_arguments`, which the user's
+            own packages are spared.
+    """
+    try:
+        inspect.signature(function).bind(*given, **arguments)
+    except TypeError as error:
+        raise ThinetError(
+            f"{target} cannot be called with {sorted(arguments)} ({error}): "
+            "save the network again with this version of thinet."
+        ) from error
+    if not is_below(target, own_packages()):
+        check_arguments(target, arguments)
 
 
 def check_arguments(target: str, arguments: Mapping[str, JSON]) -> None:

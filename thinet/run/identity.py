@@ -19,7 +19,7 @@ from thinet.widths.ratio import read_ratio
 
 _COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
 """What every method reads."""
-_ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
+ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 """Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
 _BASELINE = ("model", "dataset", "baseline", "seed", "trainer")
@@ -91,7 +91,7 @@ def part_read(config: Config) -> dict[str, Any]:
     found["dataset"] = _without(found["dataset"], without)
     if "data" in found["dataset"]:
         found["dataset"]["data"] = _without(found["dataset"]["data"], without)
-    found["method"] = _without(found["method"], _ABOUT_METHODS)
+    found["method"] = _without(found["method"], ABOUT_METHODS)
     return found
 
 
@@ -119,7 +119,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         told = _is_unset(config.get(unless.get(key, "")))
         if told and not _is_unset(value) and (key not in usual or value != usual[key]):
             found[key] = value
-    own = _without(config["method"], {*_ABOUT_METHODS, "name", "build"})
+    own = _without(config["method"], {*ABOUT_METHODS, "name", "build"})
     return found | {f"method.{key}": value for key, value in own.items() if not _is_unset(value)}
 
 
