@@ -1,4 +1,4 @@
-"""Correlation congruence: the student relates the images of a batch to each other as the teacher does.
+"""Correlation congruence: the student relates the images of a batch as the teacher does.
 
 Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
 """
