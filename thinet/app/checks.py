@@ -12,6 +12,7 @@ from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import first_line, problems_of
 from thinet.base.records import Config
 from thinet.base.values import flag, is_number, is_whole, whole
+from thinet.engine.lesson import Lesson
 from thinet.engine.phases import Phase
 
 DASHBOARDS = ("wandb", "tensorboard", "mlflow")
@@ -21,7 +22,7 @@ DASHBOARDS = ("wandb", "tensorboard", "mlflow")
 def find_problems(config: Config) -> list[str]:
     """One sentence for each problem in a configuration of plain containers."""
     problems: list[str] = []
-    for part in (check_method, _check_training, _check_devices, _check_run):
+    for part in (check_method, _check_training, _check_learning, _check_devices, _check_run):
         try:
             problems += part(config)
         except (KeyError, TypeError, AttributeError) as error:
@@ -64,6 +65,28 @@ def _check_training(config: Config) -> list[str]:
     for group in ("finetune", "calibration"):  # both have a say in how images are loaded
         size = config[group]["batch_size"]
         problems += problems_of(whole, f"{group}.batch_size", size, "64")
+    return problems
+
+
+def _check_learning(config: Config) -> list[str]:
+    """What ``distill`` and ``teacher`` say."""
+    problems = []
+    reads = config["method"]["reads"]
+    if "distill" in reads:
+        given = {key: value for key, value in config["distill"].items() if key != "name"}
+        if config["distill"]["name"] != "none":
+            problems += problems_of(partial(Lesson, **given), place="distill")
+    teacher = config.get("teacher") if "teacher" in reads else None
+    if isinstance(teacher, Mapping):
+        problems += _check_weights("teacher.weights", teacher["weights"])
+    elif isinstance(teacher, str):
+        if not Path(teacher).expanduser().is_file() and saved_folder(teacher) is None:
+            problems.append(
+                f"teacher={teacher} is neither the folder of a finished run or saved network nor a "
+                f"file of weights: for a network by its name type model@teacher={teacher}."
+            )
+    elif teacher is not None:
+        problems.append(f"teacher={teacher} is no path: type teacher=<folder of a finished run>.")
     return problems
 
 
@@ -139,12 +162,17 @@ def _check_run(config: Config) -> list[str]:
             f"logger.{unknown[0]} is no dashboard: choose among {', '.join(DASHBOARDS)}, for "
             "example logger=[wandb,tensorboard]."
         )
-    weights = str(config["model"]["weights"])
+    problems += _check_weights("model.weights", config["model"]["weights"])
+    return problems
+
+
+def _check_weights(key: str, given: Any) -> list[str]:
+    weights = str(given)
     is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
     if is_file and not Path(weights).is_file() and saved_folder(weights) is None:
         wrong = f"holds no {SPEC}" if Path(weights).is_dir() else "does not exist"
-        problems.append(
-            f"model.weights={weights} {wrong}: give an existing .safetensors or .pth file, the "
-            "folder of a finished run, or model.weights=none to train from scratch."
-        )
-    return problems
+        return [
+            f"{key}={weights} {wrong}: give an existing .safetensors or .pth file, the "
+            f"folder of a finished run, or {key}=none to train from scratch."
+        ]
+    return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from thinet.app import processes
 from thinet.app.checks import baseline_phase, find_problems
 from thinet.app.methods import make_method
+from thinet.artifacts.names import saved_folder
+from thinet.artifacts.spec import read_spec
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.records import Config
 from thinet.run.identity import baseline_fingerprint, plain, weights_file
@@ -76,6 +79,7 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
         data=settings.make("dataset.data", ImageData),  # type: ignore[type-abstract]
         image_size=settings["dataset.image_size"],
         devices=fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
+        teacher=_teacher(config),
         keep_steps=config["keep_steps"],
         inspect=config["inspect"],
     )
@@ -97,6 +101,41 @@ def _source(config: Config, settings: Settings) -> NetworkSource:
         training=settings.training("baseline"),
         cache=Path(config["paths"]["cache"]) / mark,
     )
+
+
+def _teacher(config: Config) -> NetworkSource | None:
+    """A network like that of ``model``: one of ``conf/model``, a saved one, or weights for it."""
+    from thinet.run.settings import Settings
+
+    teacher = config.get("teacher")
+    if "teacher" not in config["method"]["reads"] or teacher is None:
+        return None
+    by_name = isinstance(teacher, Mapping)
+    model = teacher if by_name else _saved_model(str(teacher), config["model"])
+    found = {**config, "model": model}
+    source = _source(found, Settings(found, _COMMON))
+    return source if by_name else replace(source, train="never")
+
+
+def _saved_model(path: str, own: Config) -> dict[str, Any]:
+    """What ``conf/model`` would say of a saved network, or of weights for the run's own model."""
+    folder = saved_folder(path)
+    if folder is None:
+        return {**own, "weights": path}
+    spec = read_spec(folder)
+    if spec.builder is None:
+        raise ThinetError(
+            f"teacher={path} is a network that only its owner can build: give one that thinet "
+            "built, or model@teacher=<name> teacher.weights=<file>."
+        )
+    given = ("num_classes", "image_size")  # of the data set
+    arguments = {key: value for key, value in spec.builder.arguments.items() if key not in given}
+    return {
+        "name": Path(path).name if folder == Path(path).expanduser() / "model" else folder.name,
+        "image_size": own["image_size"],
+        "weights": path,
+        "build": {"_target_": spec.builder.target, **arguments},
+    }
 
 
 def _device_count(trainer: Mapping[str, Any]) -> int:

@@ -27,6 +27,7 @@ PLACES = {
     "dataset.data": ("thinet",),
     "*.optimizer": ("torch.optim", "timm.optim", "thinet"),
     "model.build": ("thinet.models", "torchvision.models"),
+    "teacher.build": ("thinet.models", "torchvision.models"),
 }
 """The only keys below which ``_target_`` may stand, and where its name may lie."""
 TRANSFORMS = ("thinet.quantization",)

@@ -103,6 +103,7 @@ class Engine:
         key: str,
         folder: Path,
         batches: MakeBatches | Steps | None = None,
+        title: str | None = None,
     ) -> Accuracy:
         """Train a network in place, by the cross-entropy of its labels; see :meth:`train`.
 
@@ -113,8 +114,10 @@ class Engine:
             key: As in :meth:`train`; ``folder`` and ``batches`` too.
             folder: As above.
             batches: As above.
+            title: As above.
         """
-        return self.train(Supervised(network, phases, training), key, folder, batches)
+        objective = Supervised(network, phases, training)
+        return self.train(objective, key, folder, batches, title)
 
     def train(
         self,
@@ -122,6 +125,7 @@ class Engine:
         key: str,
         folder: Path,
         batches: MakeBatches | Steps | None = None,
+        title: str | None = None,
     ) -> Accuracy:
         """Train networks in place; a killed call continues after its last finished epoch.
 
@@ -131,6 +135,7 @@ class Engine:
             folder: For the checkpoint of the last epoch.
             batches: How training images are put into batches, or :class:`Steps` without any; None
                 shuffles them.
+            title: What is trained, for people; None shows the key.
 
         Returns:
             Validation accuracy of the objective's network after the last epoch.
@@ -147,7 +152,7 @@ class Engine:
             seed, network = derive_seed(self.seed, key), objective.network
             learner = Learner(network, self._classes(), objective, steps, seed, self.step)
             with at_rest(objective.frozen):
-                trainer = self._run(learner, epochs, key, folder / CHECKPOINT)
+                trainer = self._run(learner, epochs, title or key, folder / CHECKPOINT)
         self.step += epochs * steps
         for module in (network, *objective.parts.values()):
             self._share(module)

@@ -37,6 +37,7 @@ class Update:
         training: The optimizer, the limit of its gradients, the classifier's own rate.
         name: Its sum is logged as ``train/<name>``, and its terms, if there are several, under
             their own names.
+        watched: Names of values that ``loss`` gives as well, to be logged and not trained on.
     """
 
     modules: tuple[nn.Module, ...]
@@ -45,6 +46,7 @@ class Update:
     phases: Sequence[Phase]
     training: Training
     name: str = LOSS
+    watched: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -53,8 +55,8 @@ class Update:
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """Names of what is logged: the sum, and the terms if there are several."""
-        return (self.name, *(self.weights if len(self.weights) > 1 else ()))
+        """Names of what is logged: the sum, the terms if there are several, what is watched."""
+        return (self.name, *(self.weights if len(self.weights) > 1 else ()), *self.watched)
 
     def rate(self) -> Callable[[float], float]:
         """The learning rate after a number of epochs, fractions allowed."""
@@ -73,14 +75,15 @@ class Update:
         return make(self.parameters())
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The sum that is trained on, under the update's own name, and its terms.
+        """The sum that is trained on, under the update's own name, its terms, what is watched.
 
         Raises:
-            ValueError: If the terms are others than those that have weights.
+            ValueError: If the terms are others than those that have weights or are watched.
         """
         terms = self.loss(batch)
-        if terms.keys() != self.weights.keys():
-            raise ValueError(f"terms {sorted(terms)} of update {self.name}: {sorted(self.weights)}")
+        expected = {*self.weights, *self.watched}
+        if terms.keys() != expected:
+            raise ValueError(f"terms {sorted(terms)} of update {self.name}: {sorted(expected)}")
         summands = [
             terms[name] if weight == 1 else weight * terms[name]
             for name, weight in self.weights.items()

@@ -29,6 +29,8 @@ from thinet.run.result import MODEL, Measurement, Outcome
 from thinet.run.session import Session
 from thinet.run.steps import BASELINE, Done, Keeping, Step, run_steps
 from thinet.surgery import trace
+from thinet.training.distilling import Distilling
+from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully, measure
 from thinet.training.source import build_network, network_spec, rebuilt_network
 from thinet.training.start import restore
@@ -82,18 +84,22 @@ class Pruning:
         training: Of the fine-tuning.
         session: Of the run.
         plan: What is cut in which stage.
+        learning: How fine-tuning trains.
+        distilling: The settings behind it.
     """
 
     choosing: Choosing
     training: Training
     session: Session[Progress]
     plan: Plan
+    learning: Learning
+    distilling: Distilling
 
     def run(self, network: nn.Module) -> Outcome:
         """Cut and fine-tune stage by stage, then test and save."""
         session, setup = self.session, self.session.setup
         keeping = Keeping(
-            baseline=self.choosing.reconstruction.aims_at_original,
+            baseline=self.choosing.reconstruction.aims_at_original or self._teaches_itself,
             spec=self._spec,
             restore=lambda path: rebuilt_network(setup, read_state(path), path),
         )
@@ -109,8 +115,13 @@ class Pruning:
             save(network, session.folder / MODEL, self._spec(model))
         session.engine.barrier()
         digests = session.engine.digests(network)
-        details = {"pruning": PruningDetails(self._rows(), session.progress.before_finetuning)}
+        own = PruningDetails(self._rows(), session.progress.before_finetuning)
+        details = {"pruning": own, **self.distilling.details(setup)}
         return Outcome(reference, model, details, tuple(digests))
+
+    @property
+    def _teaches_itself(self) -> bool:
+        return self.distilling.needs_teacher and self.session.setup.teacher is None
 
     def _spec(self, model: Measurement | None = None) -> Spec:
         metrics = {} if model is None else model.figures()
@@ -136,9 +147,10 @@ class Pruning:
         accuracy = cut.best_known
         if stage.phases:
             training = self.training
-            found = session.engine.fit(
-                network, stage.phases, training, f"stage {stage.name}", folder / "fit"
-            )
+            found = self.learning.fit(
+                session.engine, network, stage.phases, training, f"stage {stage.name}",
+                folder / "fit",
+            )  # fmt: skip
             accuracy = Accuracy(found.top1, found.top5)
         figures = self._figures(network, cut, accuracy)
         before = f"{100 * cut.plain.top1:.2f} % before"

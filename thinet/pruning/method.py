@@ -16,7 +16,10 @@ from thinet.run.result import Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
-from thinet.training.start import start
+from thinet.run.steps import BASELINE
+from thinet.training.distilling import Distilling
+from thinet.training.learning import Learning
+from thinet.training.start import restore, start
 from thinet.widths.choose import Request
 
 
@@ -29,12 +32,15 @@ class Prune(Method[Progress, Plan | None]):
         choosing: How filters are chosen, and what replaces them.
         finetuning: Between the cuts, and after the last.
         schedule: What is cut between two fine-tunings.
+        distilling: What fine-tuning learns from besides labels: from the network before it is cut,
+            if nobody else is named.
     """
 
     request: Request
     choosing: Choosing
     finetuning: Finetuning
     schedule: str
+    distilling: Distilling
     remembers = Progress
 
     @classmethod
@@ -42,11 +48,12 @@ class Prune(Method[Progress, Plan | None]):
         """From the groups and keys that its yaml names."""
         return cls(
             read_request(settings), Choosing.read(settings), Finetuning.read(settings),
-            settings["schedule.name"],
+            settings["schedule.name"], Distilling.read(settings),
         )  # fmt: skip
 
     def plan(self, setup: Setup, progress: Progress) -> Plan | None:
         """The plan; None if it takes the trained network to make it."""
+        self.distilling.check(setup, own=True)
         if progress.counts is None and needs_network(self.request):
             return None
         return self._plan(setup, progress.counts)
@@ -75,7 +82,17 @@ class Prune(Method[Progress, Plan | None]):
             plan = self._find_plan(session, network)
         left = plan.stages[len(session.state.steps) :]
         session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
-        return Pruning(self.choosing, self.finetuning.training, session, plan).run(network)
+        learning = self._learning(session, network)
+        return Pruning(
+            self.choosing, self.finetuning.training, session, plan, learning, self.distilling
+        ).run(network)
+
+    def _learning(self, session: Session[Progress], network: nn.Module) -> Learning:
+        """The teacher is the network before any cut, which is kept until the last stage."""
+        setup, teacher = session.setup, None
+        if self.distilling.needs_teacher and setup.teacher is None:
+            teacher = restore(session, session.folder / BASELINE)
+        return self.distilling.begin(setup, session.engine, session.folder, teacher)
 
     def _find_plan(self, session: Session[Progress], network: nn.Module) -> Plan:
         progress = session.progress

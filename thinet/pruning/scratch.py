@@ -31,8 +31,9 @@ from thinet.run.settings import Settings
 from thinet.run.setup import Setup
 from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
 from thinet.surgery import remove_, trace
-from thinet.training.measurement import evaluate_fully, measure
-from thinet.training.source import build_network, network_spec
+from thinet.training.distilling import Distilling
+from thinet.training.measurement import evaluate_fully, measure, measure_baseline
+from thinet.training.source import build_network, network_spec, prepare_network
 from thinet.training.start import restore
 from thinet.widths.choose import Request
 
@@ -50,12 +51,15 @@ class Scratch(Method[Progress, Plan]):
         request: Layers, ratios and budget.
         finetuning: Of the pruned network, whose epochs this one gets as well.
         schedule: Of the pruned network.
+        distilling: What is learnt besides labels: from the full network, trained for it, if nobody
+            else is named.
         epochs: How many to train for; None for as many as the pruned network gets in all.
     """
 
     request: Request
     finetuning: Finetuning
     schedule: str
+    distilling: Distilling
     epochs: int | None = None
     remembers = Progress
 
@@ -64,7 +68,7 @@ class Scratch(Method[Progress, Plan]):
         """From the groups and keys that its yaml names."""
         return cls(
             read_request(settings), Finetuning.read(settings), settings["schedule.name"],
-            settings["method.epochs"],
+            Distilling.read(settings), settings["method.epochs"],
         )  # fmt: skip
 
     def plan(self, setup: Setup, progress: Progress) -> Plan:
@@ -85,6 +89,7 @@ class Scratch(Method[Progress, Plan]):
                 f"method=scratch trains from random weights, but model.weights={weights} is a "
                 "saved network: for its widths type ratio=@<its run folder> model.weights=none."
             )
+        self.distilling.check(setup, own=True)
         return make_plan(setup, self.request, self.schedule, self.finetuning)
 
     def show(self, plan: Plan) -> None:
@@ -102,7 +107,13 @@ class Scratch(Method[Progress, Plan]):
         session.begin()
         setup, engine = session.setup, session.engine
         full = build_network(setup)
-        session.state.reference = measure(setup, engine, full)
+        teacher = None
+        if self.distilling.needs_teacher and setup.teacher is None:
+            teacher = prepare_network(setup, engine, session.folder, "teacher")
+            session.state.reference = measure_baseline(setup, engine, teacher)
+        else:
+            session.state.reference = measure(setup, engine, full)
+        learning = self.distilling.begin(setup, engine, session.folder, teacher)
         if session.state.steps:
             network = restore(session, last_good(session))
         else:
@@ -113,7 +124,9 @@ class Scratch(Method[Progress, Plan]):
 
         def train(network: nn.Module, folder: Path) -> Done:
             say(f"scratch: training the slim network for {phase.epochs} epochs from random weights")
-            found = engine.fit(network, [phase], setup.source.training, "scratch", folder / "fit")
+            found = learning.fit(
+                engine, network, [phase], setup.source.training, "scratch", folder / "fit"
+            )
             return Done(network, {"top1": found.top1, "top5": found.top5}, phase.epochs)
 
         network = run_steps(session, [Step("scratch", train)], network, Keeping())
@@ -122,7 +135,8 @@ class Scratch(Method[Progress, Plan]):
             save(network, session.folder / MODEL, _spec(setup, rows, model))
         engine.barrier()
         digests = tuple(engine.digests(network))
-        return Outcome(session.reference, model, {"pruning": PruningDetails(rows)}, digests)
+        details = {"pruning": PruningDetails(rows), **self.distilling.details(setup)}
+        return Outcome(session.reference, model, details, digests)
 
 
 def _spec(setup: Setup, rows: tuple[LayerRow, ...], model: Measurement) -> Spec:

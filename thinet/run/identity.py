@@ -32,6 +32,8 @@ def register_resolvers() -> None:
         ("label", lambda _root_: _label(_root_)),
         ("short", _short),
         ("size", lambda _root_: _size(_root_)),
+        ("taught", lambda _root_: _taught(_root_)),
+        ("teacher", lambda _root_: _teacher(_root_)),
     ):
         OmegaConf.register_new_resolver(name, function, replace=True)
 
@@ -51,8 +53,21 @@ def _size(cfg: DictConfig) -> str:
 
 def _label(cfg: DictConfig) -> str:
     """What the method says of its settings, as part of a file name."""
-    label = cfg.method.get("label")
+    label = str(cfg.method.get("label") or "").strip("-")
     return f"-{label}" if label else ""
+
+
+def _taught(cfg: DictConfig) -> str:
+    """What a network learns from a teacher, and in which batches, as part of a file name."""
+    words = [cfg.distill.name, cfg.sampler.name]
+    return "".join(f"-{_short(word)}" for word in words if word not in ("none", "uniform"))
+
+
+def _teacher(cfg: DictConfig) -> str:
+    """The teacher as part of a file name."""
+    teacher = cfg.get("teacher")
+    name = teacher.get("name") if isinstance(teacher, (Mapping, DictConfig)) else teacher
+    return "" if name is None else _short(Path(str(name)).name)
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -117,7 +132,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         if isinstance(value, Mapping) and key not in _MAPPINGS:
             value = value.get("name")
         told = _is_unset(config.get(unless.get(key, "")))
-        if told and not _is_unset(value) and (key not in usual or value != usual[key]):
+        if told and not _is_unset(value) and not _is_usual(value, usual.get(key, ...)):
             found[key] = value
     own = _without(config["method"], {*ABOUT_METHODS, "name", "build"})
     return found | {f"method.{key}": value for key, value in own.items() if not _is_unset(value)}
@@ -137,7 +152,9 @@ def fingerprint(cfg: DictConfig) -> str:
     wanted = {*_COMMON, *(cfg.method.get("reads") or ())}
     content = part_read(plain(cfg, [str(key) for key in cfg if key not in wanted]))
     usual = cfg.method.get("usual") or {}
-    content = {key: value for key, value in content.items() if value != usual.get(key, ...)}
+    content = {
+        key: value for key, value in content.items() if not _is_usual(value, usual.get(key, ...))
+    }
     if "ratio" in content:
         with contextlib.suppress(ThinetError):  # check() reports it
             content["ratio"] = read_ratio(content["ratio"])
@@ -147,10 +164,23 @@ def fingerprint(cfg: DictConfig) -> str:
     content["dataset"] = _without(content["dataset"], {"max_unreadable"})
     if "data" in content["dataset"]:
         content["dataset"]["data"] = _without(content["dataset"]["data"], {"max_unreadable"})
-    weights = weights_file(content["model"]["weights"])
-    if weights is not None:  # another file under the same name is another run
-        content["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
+    for key, weights in _weights(content):  # another file under the same name is another run
+        content[key] = [weights.stat().st_size, weights.stat().st_mtime_ns]
     return _digest(content)
+
+
+def _weights(content: Config) -> list[tuple[str, Path]]:
+    """Files of weights, of the model and of its teacher."""
+    teacher = content.get("teacher")
+    given = teacher.get("weights") if isinstance(teacher, Mapping) else teacher
+    named = (("weights", content["model"]["weights"]), ("teacher_weights", given))
+    found = ((key, weights_file(name)) for key, name in named if name is not None)
+    return [(key, file) for key, file in found if file is not None]
+
+
+def _is_usual(value: Any, usual: Any) -> bool:
+    """Whether it is the value, or the option without settings of its own, that is usual."""
+    return bool(value == usual or value == {"name": usual})
 
 
 def _is_unset(value: Any) -> bool:

@@ -48,6 +48,8 @@ class Setup:
         data: The images.
         image_size: Side of an image in pixels.
         devices: Where to run.
+        teacher: Whom a network learns from; None for the network that the run begins with, where
+            that can be.
         keep_steps: Keep the network of every step, not of the last one alone.
         inspect: Draw what each step does to the network, where the method can.
     """
@@ -58,5 +60,6 @@ class Setup:
     data: ImageData
     image_size: int
     devices: Devices
+    teacher: NetworkSource | None = None
     keep_steps: bool = False
     inspect: bool = False

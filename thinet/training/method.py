@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
 
 from thinet.artifacts.store import save
 from thinet.metrics import Cost, cost
@@ -12,8 +15,17 @@ from thinet.run.result import MODEL, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
-from thinet.training.measurement import measure_baseline
-from thinet.training.source import network_spec, on_paper, prepare_network
+from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
+from thinet.training.distilling import Distilling
+from thinet.training.measurement import evaluate_fully, measure_baseline
+from thinet.training.source import (
+    BASELINE_KEY,
+    initial_network,
+    network_spec,
+    on_paper,
+    prepare_network,
+)
+from thinet.training.start import restore
 
 
 @dataclass
@@ -23,17 +35,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class Train(Method[Progress, Cost]):
-    """Train (or load) the full network and test it."""
+    """Train (or load) the full network and test it.
 
+    What is trained by labels alone is kept for other runs, as their baseline; what learns from a
+    teacher, or in batches of another kind, is this run's own.
+
+    Attributes:
+        distilling: What is learnt besides labels, and in which batches.
+    """
+
+    distilling: Distilling
     remembers = Progress
 
     @classmethod
     def configure(cls, settings: Settings) -> Train:
-        """It has no settings of its own."""
-        return cls()
+        """From the groups that its yaml names."""
+        return cls(Distilling.read(settings))
 
     def plan(self, setup: Setup, progress: Progress) -> Cost:
         """What the network costs."""
+        self.distilling.check(setup)
         network, images = on_paper(setup)
         return cost(network, tuple(images.shape[1:]))
 
@@ -45,10 +66,34 @@ class Train(Method[Progress, Cost]):
         """Train it, or take up the training of an earlier attempt."""
         session.begin()
         setup, engine = session.setup, session.engine
-        network = prepare_network(setup, engine, session.folder)
-        found = session.state.reference = measure_baseline(setup, engine, network)
+        if self.distilling.is_usual:
+            network = prepare_network(setup, engine, session.folder)
+            found = measure_baseline(setup, engine, network)
+        else:
+            network = self._train(session)
+            found = evaluate_fully(setup, engine, network)
+        session.state.reference = found
         if session.writes:
             spec = network_spec(setup, metrics=found.figures())
             save(network, session.folder / MODEL, spec)
         session.save()
-        return Outcome(found, None, weights_by_process=tuple(engine.digests(network)))
+        details = self.distilling.details(setup)
+        return Outcome(found, None, details, tuple(engine.digests(network)), "model")
+
+    def _train(self, session: Session[Progress]) -> nn.Module:
+        """By the recipe of the baseline, from the weights that are given."""
+        setup, engine, source = session.setup, session.engine, session.setup.source
+        learning = self.distilling.begin(setup, engine, session.folder)
+
+        def train(network: nn.Module, folder: Path) -> Done:
+            found = learning.fit(
+                engine, network, [source.phase], source.training, BASELINE_KEY, folder / "fit",
+                "model",
+            )  # fmt: skip
+            return Done(network, {"top1": found.top1, "top5": found.top5}, source.phase.epochs)
+
+        if session.state.steps:
+            network = restore(session, last_good(session))
+        else:
+            network, _ = initial_network(setup, "model")
+        return run_steps(session, [Step("training", train)], network, Keeping())

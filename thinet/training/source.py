@@ -38,6 +38,8 @@ from thinet.run.setup import Setup
 from thinet.training.measurement import ACCURACY
 
 IMAGES = "data.json"
+BASELINE_KEY = "baseline"
+"""What order and augmentation of the images derive from, of whatever is trained like a baseline."""
 COPIES = 12
 """Times the size of a network's weights that a run needs on the disk, checkpoints and all."""
 
@@ -134,23 +136,40 @@ def rebuilt_network(
     return network
 
 
-def prepare_network(setup: Setup, engine: Engine, folder: Path) -> nn.Module:
+def initial_network(setup: Setup, who: str = "baseline") -> tuple[nn.Module, WeightsReport]:
+    """The network that a run begins with, with the weights that it is given.
+
+    Args:
+        setup: Of the run.
+        who: What it is, for people.
+    """
+    network = build_network(setup)
+    report = _load(setup, network)
+    if report.loaded:
+        say(f"{who}: {report.loaded} tensors from {report.source}")
+    if report.replaced_head:
+        say(f"{who}: the classifier is new, for {setup.data.num_classes} classes")
+    return network, report
+
+
+def prepare_network(setup: Setup, engine: Engine, folder: Path, who: str = "baseline") -> nn.Module:
     """Load the full network, or train it and keep it for the next run.
+
+    Args:
+        setup: Of the run.
+        engine: Trains it.
+        folder: Of the run.
+        who: What it is, for people.
 
     Raises:
         ThinetError: If it has to be trained, but ``baseline.train=never``; or if the disk has too
             little space for the run.
     """
     check_own(setup.source.cache, *_beside(setup.source.cache))
-    network = build_network(setup)
+    network, report = initial_network(setup, who)
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     check_space(folder, COPIES * size + 20_000_000)
-    report = _load(setup, network)
-    if report.loaded:
-        say(f"baseline: {report.loaded} tensors from {report.source}")
-    if report.replaced_head:
-        say(f"baseline: the classifier is new, for {setup.data.num_classes} classes")
-    _compare_normalisation(setup, report)
+    _compare_normalisation(setup, report, who)
     needed = not report.loaded or report.replaced_head
     if needed and setup.source.train == "never":
         raise ThinetError(
@@ -162,11 +181,11 @@ def prepare_network(setup: Setup, engine: Engine, folder: Path) -> nn.Module:
     if not train:
         return network
     if not setup.source.phase.epochs:
-        return _cached(setup, engine) or network
-    wait = partial(say, "baseline: another run is training it; waiting for that one")
+        return _cached(setup, engine, who) or network
+    wait = partial(say, f"{who}: another run is training it; waiting for that one")
     lock, _ = _beside(setup.source.cache)
     with one_at_a_time(lock, engine.rank == 0, engine.agree, wait):
-        return _cached(setup, engine) or _train(setup, engine, network)
+        return _cached(setup, engine, who) or _train(setup, engine, network, who)
 
 
 def _beside(cache: Path) -> tuple[Path, Path]:
@@ -174,13 +193,13 @@ def _beside(cache: Path) -> tuple[Path, Path]:
     return cache.with_name(f"{cache.name}.lock"), cache.with_name(f"{cache.name}.training")
 
 
-def _cached(setup: Setup, engine: Engine) -> nn.Module | None:
+def _cached(setup: Setup, engine: Engine, who: str) -> nn.Module | None:
     """The baseline that an earlier run trained on the same images; all processes have it or none.
 
     Raises:
         ThinetError: On every process, if the first can read it and another cannot.
     """
-    found = _read_cached(setup)
+    found = _read_cached(setup, who)
     read = engine.gather(found is not None)
     if not read[0]:
         return None
@@ -193,23 +212,23 @@ def _cached(setup: Setup, engine: Engine) -> nn.Module | None:
     return found
 
 
-def _read_cached(setup: Setup) -> nn.Module | None:
+def _read_cached(setup: Setup, who: str) -> nn.Module | None:
     if not (setup.source.cache / SPEC).exists():
         return None
     images = setup.source.cache / IMAGES
     if images.exists() and read_json(images) != setup.data.identity():
-        say("baseline: the data set has changed since it was trained; training it again")
+        say(f"{who}: the data set has changed since it was trained; training it again")
         return None
     try:
         cached = load(setup.source.cache)
     except ThinetError as error:
-        say(f"baseline: {error} Training it again.")
+        say(f"{who}: {error} Training it again.")
         return None
-    say(f"baseline: trained before, from {setup.source.cache}")
+    say(f"{who}: trained before, from {setup.source.cache}")
     return cached.train()
 
 
-def _train(setup: Setup, engine: Engine, network: nn.Module) -> nn.Module:
+def _train(setup: Setup, engine: Engine, network: nn.Module, who: str) -> nn.Module:
     """Train the baseline and keep it; ``spec.json``, written last, says that it is complete.
 
     What is needed to resume lies beside the cache: whichever run needs this baseline goes on.
@@ -221,8 +240,8 @@ def _train(setup: Setup, engine: Engine, network: nn.Module) -> nn.Module:
             engine.clear(own)
         write_json_atomic(own / IMAGES, images)
     engine.barrier()
-    say(f"baseline: training {setup.source.name} for {phase.epochs} epochs")
-    engine.fit(network, [phase], setup.source.training, "baseline", own)
+    say(f"{who}: training {setup.source.name} for {phase.epochs} epochs")
+    engine.fit(network, [phase], setup.source.training, BASELINE_KEY, own, title=who)
     if engine.rank == 0:
         for stale in (SPEC, ACCURACY):
             (setup.source.cache / stale).unlink(missing_ok=True)
@@ -243,12 +262,12 @@ def _load(setup: Setup, network: nn.Module) -> WeightsReport:
     return replace(report, mean=spec.mean and tuple(spec.mean), std=spec.std and tuple(spec.std))
 
 
-def _compare_normalisation(setup: Setup, report: WeightsReport) -> None:
+def _compare_normalisation(setup: Setup, report: WeightsReport, who: str) -> None:
     """Say so if the weights were trained on images normalised in another way."""
     own = (tuple(setup.data.mean), tuple(setup.data.std))
     if report.mean is not None and report.std is not None and (report.mean, report.std) != own:
         say(
-            f"baseline: {report.source} expects images normalised with mean {list(report.mean)} "
+            f"{who}: {report.source} expects images normalised with mean {list(report.mean)} "
             f"and std {list(report.std)}; type +dataset.data.mean={_dense(report.mean)} "
             f"+dataset.data.std={_dense(report.std)} or it loses accuracy"
         )

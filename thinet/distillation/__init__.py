@@ -1,0 +1,1 @@
+"""A family: a student learns from a teacher."""

@@ -1,0 +1,166 @@
+"""A student learns from a teacher, beside the same student taught by labels alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from thinet.artifacts.store import save
+from thinet.base.errors import ThinetError
+from thinet.base.messages import say
+from thinet.engine.settings import Accuracy
+from thinet.metrics import Cost, cost
+from thinet.run.method import Method
+from thinet.run.result import MODEL, Measurement, Outcome
+from thinet.run.session import Session
+from thinet.run.settings import Settings
+from thinet.run.setup import Setup
+from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
+from thinet.training.distilling import Distilling
+from thinet.training.learning import Learning
+from thinet.training.measurement import evaluate_fully, measure_baseline
+from thinet.training.source import (
+    BASELINE_KEY,
+    initial_network,
+    network_spec,
+    on_paper,
+    prepare_network,
+)
+from thinet.training.start import restore
+from thinet.training.teacher import prepare_teacher, taught
+
+
+@dataclass
+class Progress:
+    """What a distillation has to remember.
+
+    Attributes:
+        alone: Figures of the student that was taught by labels alone, once it was measured.
+    """
+
+    alone: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both networks cost."""
+
+    teacher: Cost
+    student: Cost
+
+
+@dataclass(frozen=True)
+class Distill(Method[Progress, Plan]):
+    """Train a student by labels and by a teacher.
+
+    Student and control begin with the same weights and see the same images for as many epochs, in
+    the same order if the batches are shuffled: the recipe is that of the baseline.
+
+    Attributes:
+        distilling: What is learnt, and in which batches.
+        only_distilled: Whether the control is left out.
+    """
+
+    distilling: Distilling
+    only_distilled: bool = False
+    remembers = Progress
+
+    @classmethod
+    def configure(cls, settings: Settings) -> Distill:
+        """From the groups and keys that its yaml names."""
+        return cls(Distilling.read(settings), settings["method.only_distilled"])
+
+    def plan(self, setup: Setup, progress: Progress) -> Plan:
+        """What teacher and student cost.
+
+        Raises:
+            ThinetError: If there is no teacher, it does not fit, or there is nothing to train.
+        """
+        if self.distilling.lesson is None:
+            raise ThinetError(
+                "method=distill learns from a teacher, but distill=none: type distill=kd or "
+                "distill=cckd, or method=train for labels alone."
+            )
+        if not setup.source.phase.epochs or setup.source.train == "never":
+            raise ThinetError(
+                "method=distill trains the student by the recipe of baseline, which trains "
+                "nothing: type for example baseline.train=auto baseline.epochs=8."
+            )
+        self.distilling.check(setup)
+        assert setup.teacher is not None
+        student, images = on_paper(setup)
+        teacher, _ = on_paper(taught(setup, setup.teacher))
+        shape = tuple(images.shape[1:])
+        return Plan(cost(teacher, shape), cost(student, shape))
+
+    def show(self, plan: Plan) -> None:
+        """Print the costs of both."""
+        for name, costs in (("teacher", plan.teacher), ("student", plan.student)):
+            say(f"{name}: {costs.flops / 1e6:,.2f} MFLOPs, {costs.params:,} parameters")
+        if plan.student.flops > plan.teacher.flops:
+            say("the student costs more than the teacher: is that what was meant?")
+
+    def run(self, session: Session[Progress], plan: Plan) -> Outcome:
+        """Train or take up teacher and control, then train the student."""
+        session.begin()
+        setup, engine = session.setup, session.engine
+        assert setup.teacher is not None
+        teacher = prepare_teacher(setup, engine, session.folder)
+        if session.state.reference is None:
+            own = taught(setup, setup.teacher)
+            session.state.reference = measure_baseline(own, engine, teacher)
+            session.save()
+        say(f"teacher: {_top1(session.reference)}")
+        if not self.only_distilled:
+            self._train_alone(session)
+        learning = self.distilling.begin(setup, engine, session.folder, teacher)
+        if session.state.steps:
+            network = restore(session, last_good(session))
+        else:
+            network, _ = initial_network(setup, "student")
+        steps = [
+            Step("distilled", lambda network, folder: _train(session, learning, network, folder))
+        ]
+        network = run_steps(session, steps, network, Keeping())
+        model = evaluate_fully(setup, engine, network)
+        if session.writes:
+            save(network, session.folder / MODEL, network_spec(setup, metrics=model.figures()))
+        engine.barrier()
+        return Outcome(
+            session.reference,
+            model,
+            self.distilling.details(setup, setup.source.phase.epochs, session.progress.alone),
+            tuple(engine.digests(network)),
+            reference_is="teacher",
+        )
+
+    def _train_alone(self, session: Session[Progress]) -> None:
+        """The control, which is kept like a baseline: a sweep trains it once."""
+        setup, progress = session.setup, session.progress
+        if progress.alone is not None:
+            return
+        source = replace(setup.source, train="always")
+        if source.weights != "none":  # those that are given are no control yet
+            source = replace(source, cache=source.cache.with_name(f"{source.cache.name}-trained"))
+        own = taught(setup, source)
+        network = prepare_network(own, session.engine, session.folder, "student alone")
+        progress.alone = measure_baseline(own, session.engine, network)
+        session.save()
+        say(f"student alone: {_top1(progress.alone)}")
+
+
+def _train(
+    session: Session[Progress], learning: Learning, network: nn.Module, folder: Path
+) -> Done:
+    source = session.setup.source
+    found: Accuracy = learning.fit(
+        session.engine, network, [source.phase], source.training, BASELINE_KEY, folder / "fit",
+        "student",
+    )  # fmt: skip
+    return Done(network, {"top1": found.top1, "top5": found.top5}, source.phase.epochs)
+
+
+def _top1(found: Measurement) -> str:
+    return f"test top-1 {100 * (found.top1 or 0):.2f} %"

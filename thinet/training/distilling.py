@@ -1,0 +1,159 @@
+"""What ``distill``, ``sampler`` and ``teacher`` say, and how training comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from thinet.base.errors import ThinetError
+from thinet.base.messages import say
+from thinet.engine.engine import Engine
+from thinet.engine.lesson import Lesson
+from thinet.models.features import find_feature
+from thinet.report.sections.distillation import KEY, DistillationDetails
+from thinet.run.result import Measurement
+from thinet.run.settings import Settings, fill
+from thinet.run.setup import Setup
+from thinet.surgery import evaluating
+from thinet.training.batches import Batches
+from thinet.training.learning import Learning, pupil
+from thinet.training.source import on_paper
+from thinet.training.teacher import find_teacher, prepare_teacher
+
+READS = ("distill", "sampler", "teacher")
+"""What a method names among its ``reads`` to train by it."""
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """What is learnt besides labels, and in which batches.
+
+    Attributes:
+        lesson: What is learnt from a teacher; None for labels alone.
+        batches: How training images are put into batches.
+    """
+
+    lesson: Lesson | None
+    batches: Batches
+
+    @classmethod
+    def read(cls, settings: Settings) -> Distilling:
+        """From ``distill`` and ``sampler``."""
+        name = settings["distill.name"]
+        given = settings.without("distill", "name")
+        lesson = None if name == "none" else fill(Lesson, given, "distill")
+        return cls(lesson, Batches.read(settings))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether there has to be one."""
+        return self.lesson is not None or self.batches.needs_teacher
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether networks are trained by labels alone, on shuffled images."""
+        return self.lesson is None and self.batches.is_usual
+
+    def details(
+        self, setup: Setup, epochs: int | None = None, alone: Measurement | None = None
+    ) -> dict[str, object]:
+        """What a result says of it, if there is anything to say.
+
+        Args:
+            setup: Of the run.
+            epochs: That the student was trained for.
+            alone: Figures of the same student, taught by labels alone.
+        """
+        if self.lesson is None:
+            return {}
+        whom = "" if setup.teacher is None else setup.teacher.name
+        return {
+            KEY: DistillationDetails(
+                teacher=whom,
+                student=setup.source.name,
+                sampler=self.batches.sampler,
+                terms=asdict(self.lesson),
+                epochs=epochs,
+                alone=None if alone is None else alone.figures(),
+            )
+        }
+
+    def check(self, setup: Setup, own: bool = False) -> None:
+        """Try on paper, before any long work, what can be tried: no data, no training.
+
+        Args:
+            setup: Of the run.
+            own: Whether the network that the run begins with is the teacher if none is named.
+
+        Raises:
+            ThinetError: In one sentence, if it cannot be done.
+        """
+        if not self.needs_teacher:
+            return
+        student, images = on_paper(setup)
+        teacher = student if own and setup.teacher is None else find_teacher(setup)
+        if teacher is not student:
+            _compare_outputs(setup, teacher, images)
+        lesson = self.lesson or Lesson()
+        if lesson.beta or lesson.feature is not None or self.batches.needs_teacher:
+            find_feature(student, images, lesson.feature)
+            name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
+            find_feature(teacher, _like(teacher, images), name)
+
+    def begin(
+        self, setup: Setup, engine: Engine, folder: Path, teacher: nn.Module | None = None
+    ) -> Learning:
+        """What trains the networks of a run; the teacher is trained first if it has to be.
+
+        Args:
+            setup: Of the run.
+            engine: Of the run.
+            folder: Of the run.
+            teacher: Whom to learn from, if it is at hand already.
+        """
+        if not self.needs_teacher:
+            return Learning(batches=self.batches.make(setup, engine))
+        if teacher is None:
+            teacher = prepare_teacher(setup, engine, folder)
+        lesson = self.lesson or Lesson()
+        taught = pupil(teacher.cpu(), engine, lesson, named=False)
+        batches = self.batches.make(setup, engine, taught)
+        return Learning(self.lesson, taught if self.lesson is not None else None, batches)
+
+    def show(self, setup: Setup) -> None:
+        """Say whom from and what is learnt."""
+        if self.lesson is None:
+            return
+        whom = "the network before it is cut" if setup.teacher is None else setup.teacher.name
+        terms = f"{self.lesson.alpha:g} cross-entropy + {1 - self.lesson.alpha:g} soft targets"
+        if self.lesson.beta:
+            terms += f" + {self.lesson.beta:g} correlation congruence ({self.lesson.kernel})"
+        say(f"teacher: {whom}; the loss is {terms}")
+
+
+def _like(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images where a network is."""
+    first = next(network.parameters(), None)
+    device = images.device if first is None else first.device
+    return images if device == images.device else torch.zeros(images.shape, device=device)
+
+
+def _compare_outputs(setup: Setup, teacher: nn.Module, images: torch.Tensor) -> None:
+    """Refuse a teacher that does not take these images, or gives other numbers of logits.
+
+    Raises:
+        ThinetError: Saying which.
+    """
+    assert setup.teacher is not None
+    with torch.no_grad(), evaluating(teacher):
+        found = teacher(_like(teacher, images))
+    classes = found.shape[-1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None
+    if classes != setup.data.num_classes:
+        what = "no logits (N, classes)" if classes is None else f"{classes} classes"
+        raise ThinetError(
+            f"the teacher {setup.teacher.name} has {what} and this data set "
+            f"{setup.data.num_classes}: give a teacher of the same classes."
+        )

@@ -1,0 +1,131 @@
+"""The network that others learn from: found, compared with the images, loaded or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from thinet.artifacts.names import saved_folder
+from thinet.artifacts.store import load, read_spec
+from thinet.base.errors import ThinetError
+from thinet.engine.engine import Engine
+from thinet.run.setup import NetworkSource, Setup
+from thinet.training.source import initial_network, on_paper, prepare_network
+
+
+class Renormalised(nn.Module):
+    """A network for images that were normalised in another way.
+
+    Args:
+        network: Expects pixels of ``mean`` and ``std``, both per channel.
+        mean: As above.
+        std: As above.
+        given: Mean and standard deviation that images come with instead.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        given: tuple[Sequence[float], Sequence[float]],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        own, theirs = torch.tensor([list(mean), list(std)]), torch.tensor([*map(list, given)])
+        self.register_buffer("scale", (theirs[1] / own[1]).view(1, -1, 1, 1))
+        self.register_buffer("shift", ((theirs[0] - own[0]) / own[1]).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images ``(N, C, H, W)`` as they are given."""
+        logits: Tensor = self.network(images * self.scale + self.shift)
+        return logits
+
+
+def taught(setup: Setup, source: NetworkSource) -> Setup:
+    """The same run, beginning with another network."""
+    return replace(setup, source=source)
+
+
+def find_teacher(setup: Setup) -> nn.Module:
+    """The teacher with the weights that it has before any training, on the CPU.
+
+    Files are read in full, so that a damaged one is found before long work; published weights
+    are left for later, and there is a network without values on the ``meta`` device instead.
+
+    Raises:
+        ThinetError: If there is none, it does not fit the images, or its file is damaged.
+    """
+    source = setup.teacher
+    if source is None:
+        raise ThinetError(
+            "there is no teacher to learn from: type teacher=<folder of a finished run>, "
+            "teacher=<weights of this model>, or model@teacher=<name of a model>."
+        )
+    folder, own = saved_folder(source.weights), taught(setup, source)
+    if folder is not None:
+        _compare(setup, source.weights, folder)
+        return load(folder)
+    if Path(source.weights).suffix and Path(source.weights).expanduser().is_file():
+        network, report = initial_network(own, "teacher")
+        if report.replaced_head and source.train == "never":
+            raise ThinetError(
+                f"teacher={source.weights} was trained for other classes than the "
+                f"{setup.data.num_classes} of this data set: give a teacher of the same classes."
+            )
+        return network
+    return on_paper(own)[0]
+
+
+def prepare_teacher(setup: Setup, engine: Engine, folder: Path) -> nn.Module:
+    """The teacher, trained if it has to be, for images as this run has them.
+
+    Args:
+        setup: Of the run; it has a teacher.
+        engine: Trains it.
+        folder: Of the run.
+    """
+    source = setup.teacher
+    assert source is not None
+    own, saved = taught(setup, source), saved_folder(source.weights)
+    if saved is None:
+        return prepare_network(own, engine, folder, "teacher")
+    spec = read_spec(saved)
+    network: nn.Module = load(saved)
+    given = (tuple(setup.data.mean), tuple(setup.data.std))
+    if spec.mean is None or spec.std is None or (tuple(spec.mean), tuple(spec.std)) == given:
+        return network
+    return Renormalised(network, spec.mean, spec.std, given)
+
+
+def _compare(setup: Setup, name: str, folder: Path) -> None:
+    """Refuse a saved network that was made for other images or classes.
+
+    Raises:
+        ThinetError: Saying which.
+    """
+    spec, data = read_spec(folder), setup.data
+    if not data.classes:
+        data.check()  # the files tell
+    if spec.input_shape and tuple(spec.input_shape) != tuple(data.input_shape):
+        theirs, ours = ("x".join(map(str, one)) for one in (spec.input_shape, data.input_shape))
+        raise ThinetError(
+            f"teacher={name} takes images of {theirs} and this run has {ours}: type "
+            f"dataset.image_size={spec.input_shape[-1]}, or give another teacher."
+        )
+    if spec.classes and tuple(spec.classes) != tuple(data.classes):
+        differing = [one for one in spec.classes if one not in data.classes]
+        what = (
+            f"{len(spec.classes)} classes and this data set {len(data.classes)}"
+            if len(spec.classes) != len(data.classes)
+            else f"the class {differing[0]}, which this data set has not" if differing
+            else "the classes in another order"
+        )  # fmt: skip
+        raise ThinetError(f"teacher={name} knows {what}: give a teacher of the same classes.")
