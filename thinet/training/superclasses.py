@@ -81,11 +81,11 @@ def superclasses(
     if found is not None:
         return found
     say(f"superclasses: the teacher looks at {len(labels)} images")
-    features = _features(engine, features_of)
-    seed = derive_seed(engine.seed, "superclasses")
+    seen = _look(engine, features_of)
 
     def choose() -> list[int]:
-        found = _complete(_cluster(features, clusters, seed), labels)
+        seed = derive_seed(engine.seed, "superclasses")
+        found = _complete(_cluster(seen, clusters, seed), seen.readable, labels)
         write_json_atomic(path, to_json(_Known(known, found, _digest(found))))
         sizes = sorted(Counter(found).values())
         say(f"superclasses: {len(sizes)} of {sizes[0]} to {sizes[-1]} images, kept in {path}")
@@ -98,74 +98,48 @@ def k_means(features: NDArray[Any], clusters: int, seed: int) -> list[int]:
     """The cluster of each point, numbered as they first appear.
 
     Args:
-        features: ``(N, d)``.
+        features: ``(N, d)``; computed with in float64, since threads add up in any order.
         clusters: At least 1; there are fewer where fewer points differ.
-        seed: Of the beginnings (k-means++), and of what is looked at of very many points.
+        seed: Of the beginnings (k-means++), and of which are looked at of very many points.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    points = np.asarray(features, dtype=np.float64)  # sums of threads differ in the last digits
-    if len(points) > FITTED:
-        some = np.random.default_rng(seed).permutation(len(points))[:FITTED]
-        fitted = points[np.sort(some)]
-    else:
-        fitted = points
-    count, state = min(clusters, len(fitted)), seed % 2**32
+    chosen = np.random.default_rng(seed).permutation(len(features))[:FITTED]
+    fitted = features[np.sort(chosen)].astype(np.float64)
+    means = KMeans(
+        min(clusters, len(fitted)), init="k-means++", n_init=STARTS, random_state=seed % 2**32
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer points differ
-        means = KMeans(count, init="k-means++", n_init=STARTS, random_state=state).fit(fitted)
-    found = means.labels_ if fitted is points else means.predict(points)
+        means.fit(fitted)
+    found = means.labels_
+    if len(fitted) < len(features):
+        pieces = np.array_split(features, -(-len(features) // FITTED))
+        found = np.concatenate([means.predict(piece.astype(np.float64)) for piece in pieces])
     numbers: dict[int, int] = {}
     return [numbers.setdefault(int(one), len(numbers)) for one in found]
 
 
-def _cluster(features: Sequence[Tensor | None], clusters: int, seed: int) -> list[int | None]:
-    """The superclass of each image, None for one without features.
+@dataclass
+class _Seen:
+    """What the teacher says of images.
 
-    Raises:
-        ThinetError: If a feature is not finite.
+    Attributes:
+        readable: For each image whether it could be decoded.
+        features: Of those, each of length 1, float32 ``(N, d)``; kept by the first process alone.
     """
-    there = [at for at, one in enumerate(features) if one is not None]
-    matrix = torch.stack([one for one in features if one is not None])
-    if not bool(matrix.isfinite().all()):
-        raise ThinetError(
-            "the teacher's features are not finite numbers, so images cannot be grouped by them: "
-            "give another teacher=<run or file>, or type sampler=class_uniform."
-        )
-    say(f"superclasses: k-means with {clusters} centres")
-    numbers = k_means(F.normalize(matrix.double()).numpy(), clusters, seed)
-    different = max(numbers) + 1
-    if different < clusters:
-        say(
-            f"superclasses: {different} instead of {clusters}, since no more of the features differ"
-        )
-    found: list[int | None] = [None] * len(features)
-    for at, number in zip(there, numbers, strict=True):
-        found[at] = number
-    return found
+
+    readable: list[bool]
+    features: Tensor
 
 
-def _complete(found: Sequence[int | None], labels: Sequence[int]) -> list[int]:
-    """Images without a superclass have the most frequent one of their class, or of all."""
-    pairs = zip(found, labels, strict=True)
-    of_class: dict[int, Counter[int]] = {}
-    for number, label in pairs:
-        if number is not None:
-            of_class.setdefault(label, Counter())[number] += 1
-    overall = sum(of_class.values(), Counter())
-    return [
-        of_class.get(label, overall).most_common(1)[0][0] if number is None else number
-        for number, label in zip(found, labels, strict=True)
-    ]
-
-
-def _features(engine: Engine, features_of: FeaturesOf) -> list[Tensor | None]:
-    """Features of all training images, None for those that cannot be decoded.
+def _look(engine: Engine, features_of: FeaturesOf) -> _Seen:
+    """What the teacher says of all training images.
 
     Batches take turns among the processes, so that each holds the same images however many there
     are, hence gives the same bits; what they find is shared batch by batch, since a process that
-    waits for long gives up. Only the first keeps it.
+    waits for long gives up.
 
     Raises:
         ThinetError: On every process, what any of them meets.
@@ -174,33 +148,42 @@ def _features(engine: Engine, features_of: FeaturesOf) -> list[Tensor | None]:
     size = CPU_BATCH if engine.device.type == "cpu" else BATCH
     batches = [list(range(at, min(at + size, total))) for at in range(0, total, size)]
     mine = _own_batches(engine, features_of, batches[engine.rank :: engine.world])
-    found: list[Tensor | None] = []
+    readable: list[bool] = []
+    kept, rows = torch.empty(0, 0), 0
     began = spoke = time.monotonic()
     for _ in range(0, len(batches), engine.world):
         for part in engine.gather(_attempt(mine)):
             if isinstance(part, ThinetError):
                 raise part
-            found += part if engine.rank == 0 else [None] * len(part)
+            readable += part.readable
+            if engine.rank == 0 and len(part.features):
+                kept = kept if rows else torch.empty(total, part.features.shape[1])
+                kept[rows : rows + len(part.features)] = part.features
+                rows += len(part.features)
         now = time.monotonic()
         if now - spoke >= PATIENCE:
-            left = (now - began) / len(found) * (total - len(found))
-            say(f"superclasses: {len(found)} of {total} images, {clock(left)} left")
+            left = (now - began) / len(readable) * (total - len(readable))
+            say(f"superclasses: {len(readable)} of {total} images, {clock(left)} left")
             spoke = now
-    return found
+    return _Seen(readable, kept[:rows])
 
 
-def _attempt(mine: Iterator[list[Tensor | None]]) -> list[Tensor | None] | ThinetError:
-    """The next batch of this process, none if it has no more, or the error that it meets."""
+def _attempt(mine: Iterator[_Seen]) -> _Seen | ThinetError:
+    """The next batch of this process, an empty one if it has no more, or the error it meets."""
     try:
-        return next(mine, [])
+        return next(mine, _Seen([], torch.empty(0, 0)))
     except ThinetError as error:
         return error
 
 
 def _own_batches(
     engine: Engine, features_of: FeaturesOf, batches: list[list[int]]
-) -> Iterator[list[Tensor | None]]:
-    """What the teacher says of each image of some batches; None of one that cannot be decoded."""
+) -> Iterator[_Seen]:
+    """What the teacher says of some batches.
+
+    Raises:
+        ThinetError: If a feature is not finite, or too many images cannot be decoded.
+    """
     workers = engine.data.num_workers
     loader = DataLoader(
         engine.data.plain_training(),
@@ -211,24 +194,68 @@ def _own_batches(
         # its own, so that what is trained next draws the same numbers with and without the cache
         generator=torch.Generator().manual_seed(derive_seed(engine.seed, "superclasses")),
     )
-    for images, items in loader:
-        for item in items:
-            if item is not None:
-                engine.data.unreadable.note(*item)
-        rows: Iterator[Tensor] = iter(())
+    for images, readable, left_out in loader:
+        for path, reason in left_out:
+            engine.data.unreadable.note(path, reason)
+        features = torch.empty(0, 0)
         if images is not None:
             with torch.no_grad():
-                rows = iter(features_of(images.to(engine.device)).detach().float().cpu())
-        yield [next(rows).clone() if item is None else None for item in items]
+                features = F.normalize(features_of(images.to(engine.device)).float().cpu())
+        if not bool(features.isfinite().all()):
+            raise ThinetError(
+                "the teacher's features are not finite numbers, so images cannot be grouped by "
+                "them: give another teacher=<run or file>, or type sampler=class_uniform."
+            )
+        yield _Seen(readable, features)
+
+
+def _cluster(seen: _Seen, clusters: int, seed: int) -> list[int]:
+    """The superclass of each image that could be decoded.
+
+    Raises:
+        ThinetError: If none could be.
+    """
+    if not len(seen.features):
+        raise ThinetError(
+            "none of the training images can be read, so none can be grouped: repair the data set."
+        )
+    say(f"superclasses: k-means with {clusters} centres")
+    found = k_means(seen.features.numpy(), clusters, seed)
+    different = max(found) + 1
+    if different < clusters:
+        say(f"superclasses: {different} instead of {clusters}, since no more features differ")
+    return found
+
+
+def _complete(found: Sequence[int], readable: Sequence[bool], labels: Sequence[int]) -> list[int]:
+    """Images that could not be decoded have the most frequent one of their class, or of all.
+
+    Args:
+        found: Superclasses of the others, in order.
+        readable: For each image whether it could be decoded.
+        labels: For each image its class.
+    """
+    given = iter(found)
+    numbers = [next(given) if good else None for good in readable]
+    of_class: dict[int, Counter[int]] = {}
+    for number, label in zip(numbers, labels, strict=True):
+        if number is not None:
+            of_class.setdefault(label, Counter())[number] += 1
+    overall = Counter(found)
+    return [
+        of_class.get(label, overall).most_common(1)[0][0] if number is None else number
+        for number, label in zip(numbers, labels, strict=True)
+    ]
 
 
 def _collate(
     items: Sequence[tuple[Tensor, int] | Unreadable],
-) -> tuple[Tensor | None, list[Unreadable | None]]:
-    """The images that could be decoded, and for each item what it is instead, if it could not."""
-    readable = [item[0] for item in items if not isinstance(item, Unreadable)]
-    others = [item if isinstance(item, Unreadable) else None for item in items]
-    return (default_collate(readable) if readable else None), others
+) -> tuple[Tensor | None, list[bool], list[Unreadable]]:
+    """The images that could be decoded, for each item whether it could, and the others."""
+    images = [item[0] for item in items if not isinstance(item, Unreadable)]
+    left_out = [item for item in items if isinstance(item, Unreadable)]
+    readable = [not isinstance(item, Unreadable) for item in items]
+    return (default_collate(images) if images else None), readable, left_out
 
 
 @dataclass(frozen=True)
@@ -274,7 +301,7 @@ def _read(path: Path, content: dict[str, str], images: int) -> list[int] | None:
         if set(found.superclasses) != set(range(max(found.superclasses) + 1)):
             raise ValueError("superclasses are missing")
     except (ThinetError, ValueError) as error:
-        reason = str(error).rstrip(".")
+        reason = "it is no JSON" if isinstance(error, ThinetError) else error
         say(f"superclasses: {path} is damaged ({reason}); looking for them again")
         return None
     say(f"superclasses: found before, from {path}")
