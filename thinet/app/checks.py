@@ -12,6 +12,7 @@ from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import first_line, problems_of
 from thinet.base.records import Config
 from thinet.base.values import flag, is_number, is_whole, whole
+from thinet.datasets.sampler_checks import check_sampler
 from thinet.engine.lesson import Lesson
 from thinet.engine.phases import Phase
 
@@ -69,13 +70,15 @@ def _check_training(config: Config) -> list[str]:
 
 
 def _check_learning(config: Config) -> list[str]:
-    """What ``distill`` and ``teacher`` say."""
+    """What ``distill``, ``sampler`` and ``teacher`` say."""
     problems = []
     reads = config["method"]["reads"]
     if "distill" in reads:
         given = {key: value for key, value in config["distill"].items() if key != "name"}
         if config["distill"]["name"] != "none":
             problems += problems_of(partial(Lesson, **given), place="distill")
+    if "sampler" in reads:
+        problems += check_sampler(config)
     teacher = config.get("teacher") if "teacher" in reads else None
     if isinstance(teacher, Mapping):
         problems += _check_weights("teacher.weights", teacher["weights"])

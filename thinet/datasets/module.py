@@ -161,6 +161,11 @@ class ImageData(LightningDataModule, ABC):
         self._test = ImageView(parts.test, range(len(parts.test)), plain)
         self._train = ImageView(parts.train, kept, self.preprocessing.training())
 
+    @property
+    def is_read(self) -> bool:
+        """Whether :meth:`setup` has read the data."""
+        return self._train is not None
+
     def decode(self, paths: Iterable[str]) -> None:
         """Decode some files and count those that are broken; a :meth:`check` calls this."""
         for path, reason in find_unreadable(paths):

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import partial
 
+from torch import Tensor
+
+from thinet.artifacts.store import dump_state
+from thinet.base.messages import say
+from thinet.datasets.class_sampler import ClassUniform, SuperclassUniform
 from thinet.datasets.sampler import MakeBatches
+from thinet.datasets.sampler_checks import check_batches, cluster_count
 from thinet.engine.distilled import Pupil
 from thinet.engine.engine import Engine
+from thinet.models.features import embedded
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
+from thinet.surgery import evaluating
+from thinet.training.superclasses import superclasses
 
-UNIFORM = "uniform"
+UNIFORM, CLASSES, SUPERCLASSES = "uniform", "class_uniform", "superclass_uniform"
+CACHE = ".superclasses"
+"""Folder of what was found before, beside the cached baselines."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +32,18 @@ class Batches:
 
     Attributes:
         sampler: ``uniform``, ``class_uniform`` or ``superclass_uniform``.
+        k: Images of each class or superclass in a batch, or ``auto``.
+        clusters: How many superclasses, or ``auto``.
     """
 
     sampler: str = UNIFORM
+    k: int | str = "auto"
+    clusters: int | str = "auto"
 
     @classmethod
     def read(cls, settings: Settings) -> Batches:
         """From ``sampler``."""
-        return cls(settings["sampler.name"])
+        return cls(settings["sampler.name"], **settings.without("sampler", "name"))
 
     @property
     def is_usual(self) -> bool:
@@ -36,10 +53,58 @@ class Batches:
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher's features say which images belong together."""
-        return self.sampler == "superclass_uniform"
+        return self.sampler == SUPERCLASSES
+
+    def check(self, setup: Setup) -> None:
+        """Compare with the training images, if they have been read; before any long work.
+
+        Raises:
+            ThinetError: If they cannot be put into such batches.
+        """
+        data = setup.data
+        if self.sampler != CLASSES or not data.is_read:
+            return
+        labels = data.plain_training().labels
+        assert data.num_classes is not None
+        world = setup.devices.devices * setup.devices.num_nodes
+        k = check_batches(labels, data.num_classes, data.batch_size, self.k, world, data.classes)
+        say(f"batches: {k} images of each of {data.batch_size // k} classes")
 
     def make(
         self, setup: Setup, engine: Engine, teacher: Pupil | None = None
     ) -> MakeBatches | None:
-        """What makes the batches of an epoch; None shuffles the images."""
-        return None
+        """What makes the batches of an epoch; None shuffles the images.
+
+        Args:
+            setup: Of the run.
+            engine: Of the run.
+            teacher: Whose features say what the superclasses are.
+        """
+        if self.sampler == UNIFORM:
+            return None
+        if self.sampler == CLASSES:
+            return partial(ClassUniform, k=self.k, num_classes=setup.data.num_classes)
+        assert teacher is not None
+        return partial(SuperclassUniform, superclasses=self._find(setup, engine, teacher), k=self.k)
+
+    def _find(self, setup: Setup, engine: Engine, teacher: Pupil) -> list[int]:
+        network, feature, data = teacher.network, teacher.feature, setup.data
+        assert feature is not None
+        assert data.num_classes is not None
+        clusters = cluster_count(
+            self.clusters, data.num_classes, data.batch_size, self.k, engine.world
+        )
+        content = {
+            "weights": hashlib.sha256(dump_state(network)).hexdigest(), "feature": feature.module
+        }  # fmt: skip
+
+        def features_of(images: Tensor) -> Tensor:
+            return embedded(network, feature, images)[1]
+
+        network.to(engine.device)
+        try:
+            with evaluating(network):
+                cache = setup.source.cache.parent / CACHE
+                return superclasses(engine, features_of, clusters, content, cache)
+        finally:
+            network.cpu()

@@ -91,6 +91,7 @@ class Distilling:
         Raises:
             ThinetError: In one sentence, if it cannot be done.
         """
+        self.batches.check(setup)
         if not self.needs_teacher:
             return
         student, images = on_paper(setup)
