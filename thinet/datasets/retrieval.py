@@ -13,6 +13,9 @@ from torch import Tensor
 class Retrieval:
     """Which test images look for which others.
 
+    A query without a match in the gallery counts for nothing, as in the protocols of Market-1501
+    and MSMT17.
+
     Attributes:
         ids: int64 (N,), identity or class of each test image. A negative one never matches.
         cameras: int64 (N,), or None where none are known. A match that the query's own camera
