@@ -24,7 +24,11 @@ from thinet.artifacts.store import Spec, load, read_spec
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json
 from thinet.cli import main
+from thinet.datasets.cifar10 import CIFAR10
+from thinet.datasets.cifar100 import CIFAR100
+from thinet.datasets.fashion_mnist import FashionMNIST
 from thinet.datasets.layout import class_folders
+from thinet.datasets.mnist import MNIST
 from thinet.models import build
 from thinet.models.weights import load_weights
 from thinet.run.state import STATE, RunState
@@ -357,8 +361,6 @@ def tar_with(path: Path, name: str, kind: bytes, link: str = "") -> None:
 
 def a_data_set(tmp_path, archive, monkeypatch):
     """CIFAR-10 whose published archive is the hostile one: its checksum is the right one."""
-    from thinet.datasets.cifar10 import CIFAR10
-
     theirs = torchvision.datasets.CIFAR10
     root = tmp_path / "inside" / "data"
     root.mkdir(parents=True)
@@ -393,14 +395,16 @@ def test_an_archive_stays_in_its_folder(name, kind, link, tmp_path, monkeypatch)
     assert found == {"evil.tar.gz", "inside", "data", "cifar-10-python.tar.gz"}
 
 
-def test_batches_that_are_hostile_pickles_are_never_opened(tmp_path, mark):
-    from thinet.datasets.cifar10 import CIFAR10
-
-    data = CIFAR10(root=str(tmp_path), batch_size=2, num_workers=0, seed=0, image_size=32)
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, MNIST, FashionMNIST])
+def test_batches_that_are_hostile_pickles_are_never_opened(kind, tmp_path, mark):
+    data = kind(root=str(tmp_path), batch_size=2, num_workers=0, seed=0, image_size=32)
     for file in data.files():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(pickle.dumps(Evil(mark)))
-    with pytest.raises(ThinetError, match=r"CIFAR-10 in dataset\.root=.* is damaged"):
+    for left in ("training.pt", "test.pt"):  # by torchvision's old versions
+        (tmp_path / kind.__name__ / "processed").mkdir(parents=True, exist_ok=True)
+        (tmp_path / kind.__name__ / "processed" / left).write_bytes(pickle.dumps(Evil(mark)))
+    with pytest.raises(ThinetError, match=rf"{data.title} in dataset\.root=.* is damaged"):
         data.load_parts()
 
 

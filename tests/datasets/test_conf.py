@@ -38,9 +38,14 @@ def compose(file: Path) -> DictConfig:
     return OmegaConf.create({**rest, "dataset": own})
 
 
-def test_the_seven_data_sets_are_there() -> None:
-    names = ["cifar10", "cub200", "digits", "fashion_mnist", "folder", "imagenet", "indoor67"]
-    assert [file.stem for file in FILES] == names
+def test_the_ten_data_sets_are_there() -> None:
+    names = "cifar10 cifar100 cub200 digits fashion_mnist folder imagenet indoor67 mnist reid"
+    assert " ".join(file.stem for file in FILES) == names
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_digits_are_not_mirrored(name: str) -> None:
+    assert not instantiate(compose(CONF / f"{name}.yaml").dataset.data).preprocessing.flip
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

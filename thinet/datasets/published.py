@@ -9,8 +9,6 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets import VisionDataset
-
 from thinet.base.errors import ThinetError
 from thinet.datasets.archives import Archive, fetch
 from thinet.datasets.images import TensorImages
@@ -46,12 +44,8 @@ class Published(ImageData):
         """The published archives that hold these files."""
 
     @abstractmethod
-    def open_part(self, train: bool) -> VisionDataset:
-        """The training or test part as torchvision's data set."""
-
-    @abstractmethod
-    def tensors(self, part: VisionDataset) -> TensorImages:
-        """Images and labels of a part."""
+    def read_part(self, train: bool) -> TensorImages:
+        """Images and labels of the training or test part."""
 
     def check(self) -> None:
         """Check that the files are there, or may be downloaded.
@@ -93,8 +87,10 @@ class Published(ImageData):
         """
         self.prepare_data()
         try:
-            train, test = (self.open_part(train=part) for part in (True, False))
-            return Parts(self.tensors(train), test=self.tensors(test))
+            train, test = (self.read_part(train=part) for part in (True, False))
+            for part in (train, test):
+                _check_labels(part, len(self.class_names))
+            return Parts(train, test=test)
         except (
             OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError, *_DAMAGED,
         ) as error:  # fmt: skip
@@ -107,3 +103,15 @@ class Published(ImageData):
     def _missing(self) -> list[Path]:
         root = Path(self.root).expanduser()
         return [file for file in self.files() if not (root / file).is_file()]
+
+
+def _check_labels(part: TensorImages, classes: int) -> None:
+    """Not every format has a checksum that would notice.
+
+    Raises:
+        ValueError: If there is not one label for each image, or one is of no class.
+    """
+    if not 0 < len(part.images) == len(part):
+        raise ValueError(f"{len(part)} labels of {len(part.images)} images")
+    if part.labels.min() < 0 or part.labels.max() >= classes:
+        raise ValueError(f"labels from {part.labels.min()} to {part.labels.max()}")
