@@ -18,6 +18,7 @@ from thinet.datasets.decoders import find_reader
 from thinet.datasets.images import Images, ImageView
 from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
 from thinet.datasets.reading import find_unreadable
+from thinet.datasets.retrieval import Retrieval, everyone
 from thinet.datasets.sampler import MakeBatches, TrainingOrder, eval_batches, shuffled
 from thinet.datasets.split import balanced_subset, stratified_split
 from thinet.datasets.steps import Step, StepLoader, Steps
@@ -62,6 +63,8 @@ class ImageData(LightningDataModule, ABC):
         batches: How training images are put into batches: None shuffles them, :class:`Steps` gives
             none.
         unreadable: The images that this process has left out.
+        test_is_retrieval: Whether test images are of other classes than training images, so that
+            they can be found again (:meth:`retrieval`) but not classified.
 
     Raises:
         ThinetError: If an option is out of range.
@@ -69,6 +72,7 @@ class ImageData(LightningDataModule, ABC):
 
     default_mean: tuple[float, float, float] = IMAGENET_MEAN
     default_std: tuple[float, float, float] = IMAGENET_STD
+    test_is_retrieval: bool = False
 
     def __init__(
         self,
@@ -200,6 +204,11 @@ class ImageData(LightningDataModule, ABC):
         """This rank's share of the published test images, in order."""
         self.setup()
         return self._eval_loader(self._test)
+
+    def retrieval(self) -> Retrieval:
+        """Which test images look for which others; here each for its class among all others."""
+        self.setup()
+        return everyone(self._test.labels)
 
     def calibration(self) -> ImageView:
         """Training images without augmentation, ``calibration_per_class`` of each class.
