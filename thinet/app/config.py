@@ -66,6 +66,7 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
     from thinet.engine.settings import Devices
     from thinet.run.settings import Settings, fill
     from thinet.run.setup import Setup
+    from thinet.training.evaluation import check_evaluation
 
     settings = Settings(config, _COMMON)
     trainer = settings.without("trainer", "name")
@@ -78,7 +79,9 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
         devices=fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
         keep_steps=config["keep_steps"],
         inspect=config["inspect"],
+        evaluate=config["evaluate"],
     )
+    check_evaluation(setup)
     return setup, make_method(config)
 
 

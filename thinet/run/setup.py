@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinet.base.evaluation import CLASSIFICATION, Evaluate
 from thinet.base.records import JSON
 from thinet.datasets.module import ImageData
 from thinet.engine.phases import Phase
@@ -50,6 +51,7 @@ class Setup:
         devices: Where to run.
         keep_steps: Keep the network of every step, not of the last one alone.
         inspect: Draw what each step does to the network, where the method can.
+        evaluate: How test images are evaluated.
     """
 
     name: str
@@ -60,3 +62,4 @@ class Setup:
     devices: Devices
     keep_steps: bool = False
     inspect: bool = False
+    evaluate: Evaluate = CLASSIFICATION
