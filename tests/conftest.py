@@ -201,7 +201,7 @@ def set_up(cfg: DictConfig, folder: Path) -> MadeRun:
     setup, method = build(check(cfg))
     folder.mkdir(exist_ok=True)
     state = RunState.load(folder, fingerprint(cfg))
-    engine = Engine(setup.data, setup.devices, [], setup.seed, state.step)
+    engine = Engine(setup.data, setup.devices, [], setup.seed, state.step, setup.evaluate)
     progress = from_json(method.remembers, state.progress)
     session = Session(setup, engine, state, folder, progress)
     return MadeRun(method, session, method.plan(setup, progress))

@@ -112,6 +112,7 @@ def _list(chosen: argparse.Namespace) -> int:
 
 def _row(path: Path) -> list[str]:
     """What is known of a run, by its state, which any method writes in a way of its own."""
+    from thinet.base.evaluation import CLASSIFICATION
     from thinet.base.files import read_json
     from thinet.report import numbers
     from thinet.report.axes import axes
@@ -129,7 +130,8 @@ def _row(path: Path) -> list[str]:
     removed = axis.removed(result) if axis else None
     left = f"{numbers.percent(1 - removed)} {axis.name}" if axis and removed is not None else "-"
     accuracies = (result.reference.top1, result.model.top1 if result.model else None)
-    shown = ["-" if one is None else numbers.percent(one) for one in accuracies]
+    what = "" if result.evaluation == CLASSIFICATION else f" {result.evaluated.main.name}"
+    shown = ["-" if one is None else f"{numbers.percent(one)}{what}" for one in accuracies]
     return [state["status"], str(len(result.steps)), *shown, left if made else "-"]
 
 

@@ -149,13 +149,15 @@ def test_an_offline_wandb_run_holds_table_artifact_and_axes(folder, result):
 
 
 def test_the_wandb_summary_has_what_the_comparison_draws(folder, result):
-    from thinet.report.wandb_report import SUMMARY_PANELS
+    from thinet.base.evaluation import CLASSIFICATION, EVALUATIONS
+    from thinet.report.wandb_report import summary_panels
 
     summary: dict[str, Any] = {}
     for record in wandb_records(folder):
         if record.WhichOneof("record_type") == "summary":
             summary |= unnested(record.summary.update)
-    assert {key for _, *axes in SUMMARY_PANELS for key in axes} <= set(summary)
+    panels = summary_panels([EVALUATIONS[CLASSIFICATION]])
+    assert {key for _, *axes in panels for key in axes} <= set(summary)
     assert summary["model/top1"] == result["model"]["top1"]
     assert summary["model/flops_removed"] == pytest.approx(
         1 - result["model"]["flops"] / result["reference"]["flops"]

@@ -9,8 +9,9 @@ import pytest
 
 from tests.report.conftest import pruned, write_run
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import EVALUATIONS
 from thinet.cli import main
-from thinet.report.wandb_report import SUMMARY_PANELS, logged_runs, make_report, send_report
+from thinet.report.wandb_report import logged_runs, make_report, send_report, summary_panels
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_the_definition_shows_these_runs_and_no_others(
     monkeypatch.setattr(interface, "_get_api", lambda: None)  # it looks up the projects' numbers
     found = {"project": {"internalId": "1"}}
     monkeypatch.setattr(interface, "execute_graphql", lambda *_, **__: found)
-    report = make_report({**logged_runs([runs])}, "me")
+    report = make_report({**logged_runs([runs])}, "me", [*EVALUATIONS.values()])
     assert (report.entity, report.project) == ("me", "thinet")
     assert "3 runs" in report.title
 
@@ -66,9 +67,11 @@ def test_the_definition_shows_these_runs_and_no_others(
         assert [f"id{name}" in json.dumps(sets[0]) for name in "abc"] == [True, True, False]
         assert [f"id{name}" in json.dumps(sets[1]) for name in "abc"] == [False, False, True]
     text = json.dumps(grids)
-    for _, x, y in SUMMARY_PANELS:
+    for _, x, y in summary_panels([*EVALUATIONS.values()]):
         assert f'"summary:{x}"' in text
         assert f'"summary:{y}"' in text
+    assert '"summary:model/top1"' in text
+    assert '"summary:model/rank1"' in text
     assert '"compression_rate"' in text
     assert '"stage/top1"' in text
 

@@ -14,7 +14,8 @@ CONF = Path(__file__).parents[2] / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "sweep")
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 OF_ALL = ["seed=1", "model=resnet20", "dataset=fashion_mnist", "baseline.lr=0.2",
-          "trainer.precision=bf16-mixed", "model.weights=DEFAULT"]  # fmt: skip
+          "trainer.precision=bf16-mixed", "model.weights=DEFAULT",
+          "evaluate=retrieval"]  # fmt: skip
 CHOICE = ["criterion=apoz", "reconstruction=refit", "reconstruction.recalibrate_bn=never",
           "calibration.locations=11", "dataset.calibration_per_class=3"]  # fmt: skip
 WIDTHS = ["ratio=0.4", "ratio={features.0:0.5}", "target=flops:0.5", "allocation=error",
@@ -47,6 +48,17 @@ def test_a_setting_counts_only_if_the_method_reads_it(method, override, compose)
 def test_what_every_method_reads_counts_for_all(method, override, compose):
     usual, other = compose(f"method={method}"), compose(f"method={method}", override)
     assert fingerprint(usual) != fingerprint(other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_that_test_images_are_classified_goes_without_saying(method, compose):
+    usual, found = compose(f"method={method}"), compose(f"method={method}", "evaluate=retrieval")
+    without = compose(f"method={method}")
+    with open_dict(without):
+        del without.evaluate
+    assert fingerprint(usual) == fingerprint(without)
+    assert "evaluate" not in settings_of(plain(usual))
+    assert settings_of(plain(found))["evaluate"] == "retrieval"
 
 
 def test_methods_are_told_apart(compose):
@@ -132,7 +144,7 @@ def test_a_name_says_what_was_done(overrides, beginning, compose):
 def test_the_record_holds_what_is_read_and_nothing_else(method, compose):
     config = check(compose(f"method={method}"))
     reads = config["method"]["reads"]
-    common = {"model", "dataset", "baseline", "seed", "trainer", "method"}
+    common = {"model", "dataset", "baseline", "seed", "trainer", "method", "evaluate"}
     found = part_read(config)
     assert set(found) == common | set(reads)
     assert ("calibration_per_class" in found["dataset"]) == ("calibration" in reads)

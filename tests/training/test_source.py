@@ -14,7 +14,7 @@ from thinet.base.records import from_json
 from thinet.engine.engine import Engine
 from thinet.engine.logging.loggers import RunCSVLogger
 from thinet.run.state import RunState
-from thinet.training.measurement import ACCURACY, measure_baseline
+from thinet.training.measurement import ACCURACIES, measure_baseline
 from thinet.training.source import build_network, network_spec, prepare_network
 
 
@@ -165,6 +165,28 @@ def test_figures_are_shared_while_images_and_weights_are_the_same(
     assert fits == ["baseline", "baseline"]
 
 
+def test_two_evaluations_share_weights_but_no_figures(make_run, fits, evaluated):
+    run = make_run()
+    first = measure_baseline(run.setup, run.engine, prepare(run))
+    assert (first.top10, first.mean_ap) == (None, None)
+    for splits in (["test", "val"], []):
+        evaluated.clear()
+        other = make_run("evaluate=retrieval")
+        found = measure_baseline(other.setup, other.engine, prepare(other))
+        assert evaluated == splits
+        assert found.val_top1 == first.val_top1
+        assert found.top1 != first.top1
+        assert found.top10 is not None
+        assert found.mean_ap is not None
+    again = measure_baseline(run.setup, run.engine, prepare(run))
+    assert (fits, evaluated) == (["baseline"], [])
+    assert replace(again, latency_ms=0) == replace(first, latency_ms=0)
+    (run.setup.source.cache / "model.safetensors").write_bytes(b"rubbish")
+    prepare(make_run())
+    left = [path.name for path in run.setup.source.cache.iterdir()]
+    assert not {"accuracy.json", "retrieval.json"} & set(left)
+
+
 def test_figures_go_with_the_weights_they_are_of(make_run, fits):
     run = make_run()
     measure_baseline(run.setup, run.engine, prepare(run))
@@ -241,7 +263,7 @@ def test_accuracies_that_cannot_be_read_are_measured_again(content, make_run):
     run = make_run()
     network = prepare(run)
     before = measure_baseline(run.setup, run.engine, network)
-    path = run.setup.source.cache / ACCURACY
+    path = run.setup.source.cache / ACCURACIES[run.setup.evaluate]
     path.write_text(content)
     again = measure_baseline(run.setup, run.engine, network)
     assert (again.top1, again.val_top5) == (before.top1, before.val_top5)

@@ -10,6 +10,7 @@ from typing import Any
 from thinet.app.methods import check_method
 from thinet.artifacts.names import SPEC, saved_folder
 from thinet.base.errors import first_line, problems_of
+from thinet.base.evaluation import EVALUATIONS
 from thinet.base.records import Config
 from thinet.base.values import flag, is_number, is_whole, whole
 from thinet.datasets.sampler_checks import check_sampler
@@ -146,6 +147,10 @@ def _check_run(config: Config) -> list[str]:
         for key, value in _left_open({key: config[key] for key in ("model", "dataset")})
     ]
     problems += problems_of(whole, "seed", config["seed"], "0", least=0)
+    if config["evaluate"] not in EVALUATIONS:
+        problems.append(
+            f"evaluate={config['evaluate']} is unknown: choose {' or '.join(EVALUATIONS)}."
+        )
     for key in ("dry_run", "traceback", "keep_steps", "inspect"):
         problems += problems_of(flag, key, config[key])
     for key, value in config["paths"].items():

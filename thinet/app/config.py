@@ -69,6 +69,7 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
     from thinet.engine.settings import Devices
     from thinet.run.settings import Settings, fill
     from thinet.run.setup import Setup
+    from thinet.training.evaluation import check_evaluation
 
     settings = Settings(config, _COMMON)
     trainer = settings.without("trainer", "name")
@@ -82,7 +83,9 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
         teacher=_teacher(config),
         keep_steps=config["keep_steps"],
         inspect=config["inspect"],
+        evaluate=config["evaluate"],
     )
+    check_evaluation(setup)
     return setup, make_method(config)
 
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thinet.base.evaluation import RETRIEVAL
 from thinet.base.files import write_json_atomic
 from thinet.base.messages import is_first_process, say
 from thinet.base.records import JSON, Config, to_json
@@ -43,7 +44,7 @@ def make_result(
         ),
         settings=settings_of(config),
         sizes=tuple(key for key in config["method"]["sizes"]),
-        protocol=setup.data.preprocessing.protocol(),
+        protocol=_protocol(setup),
         images=setup.data.identity(),
         reference=outcome.reference,
         reference_is=outcome.reference_is,
@@ -52,7 +53,20 @@ def make_result(
         details={family: to_json(part) for family, part in outcome.details.items()},
         config=record_of(config),
         environment=dict(environment()),
+        evaluation=setup.evaluate,
     )
+
+
+def _protocol(setup: Setup) -> dict[str, JSON]:
+    """How test images were prepared, and which look for which."""
+    found = setup.data.preprocessing.protocol()
+    if setup.evaluate == RETRIEVAL:
+        from thinet.metrics.retrieval import count_lost
+
+        wanted = setup.data.retrieval()
+        found |= {"queries": len(wanted.query), "gallery": len(wanted.gallery)}
+        found |= {"queries without a match, left out": count_lost(wanted)}
+    return found
 
 
 def _command() -> str:
@@ -73,8 +87,8 @@ def report(result: Result, folder: Path, loggers: list[Any]) -> float:
     write_report(result, folder)
     summary = Summary(
         name=result.run.name,
-        reference=result.reference.figures(),
-        model=result.final.figures(),
+        reference=result.evaluated.by_key(result.reference.figures()),
+        model=result.evaluated.by_key(result.final.figures()),
         folder=folder / MODEL,
         charts=figures,
         tables=_tables(result),

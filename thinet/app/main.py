@@ -106,7 +106,7 @@ def _dry_run(config: Config, folder: Path) -> None:
 
         silence_lightning()
         setup.data.check()
-        engine = Engine(setup.data, setup.devices, [], setup.seed)
+        engine = Engine(setup.data, setup.devices, [], setup.seed, evaluation=setup.evaluate)
         engine.start_processes()
         return engine, prepare_network(setup, engine, folder)
 
@@ -152,10 +152,11 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
     from thinet.engine.logging.loggers import close
     from thinet.engine.logging.sending import log_config
     from thinet.run.session import Session
+    from thinet.training.evaluation import check_search
 
     silence_lightning()
     setup, method = configuration.build(config)
-    engine = Engine(setup.data, setup.devices, [], setup.seed)
+    engine = Engine(setup.data, setup.devices, [], setup.seed, evaluation=setup.evaluate)
     progress = _progress(method, state, folder)
     if processes.launched_together(os.environ):
         # Each process came here by itself, and may not see yet what another one has written.
@@ -165,6 +166,7 @@ def _work(config: Config, state: RunState, folder: Path, done: bool) -> float | 
             return _show_again(engine.decide(lambda: read_result(folder)), folder)
         _compare_images(engine.gather(setup.data.identity()))
     state.check_data(setup.data.identity())
+    check_search(setup)
     plan = method.plan(setup, progress)
     if is_first_process():
         method.show(plan)

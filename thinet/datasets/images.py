@@ -187,6 +187,16 @@ class ImageView(Dataset[Any]):
             return self.transform(image), label
 
 
+class NumberedView(ImageView):
+    """The same items, each with its number in the place of its label."""
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int] | Unreadable:
+        """Item ``key`` as ``(image, key)``."""
+        assert isinstance(key, int)
+        item = super().__getitem__(key)
+        return item if isinstance(item, Unreadable) else (item[0], key)
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Torch's CPU generator starts from ``seed`` inside and is as before outside.

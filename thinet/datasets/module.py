@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
 from thinet.datasets.decoders import find_reader
-from thinet.datasets.images import Images, ImageView
+from thinet.datasets.images import Images, ImageView, NumberedView
 from thinet.datasets.loader import EpochLoader, TrainLoader, outlive_sigterm
 from thinet.datasets.reading import find_unreadable
 from thinet.datasets.retrieval import Retrieval, everyone
@@ -62,6 +62,7 @@ class ImageData(LightningDataModule, ABC):
         stage_key: What is being trained; set it before a stage so that its order is its own.
         batches: How training images are put into batches: None shuffles them, :class:`Steps` gives
             none.
+        numbered: Whether test images come with their position in the place of their label.
         unreadable: The images that this process has left out.
         test_is_retrieval: Whether test images are of other classes than training images, so that
             they can be found again (:meth:`retrieval`) but not classified.
@@ -110,6 +111,7 @@ class ImageData(LightningDataModule, ABC):
         self._identity: dict[str, str] = {}
         self.stage_key = "train"
         self.batches: MakeBatches | Steps | None = None
+        self.numbered = False
         self._train: ImageView | None = None
 
     @abstractmethod
@@ -208,7 +210,15 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """This rank's share of the published test images, in order."""
         self.setup()
-        return self._eval_loader(self._test)
+        test = self._test
+        if self.numbered:
+            test = NumberedView(test.images, test.positions, test.transform)
+        return self._eval_loader(test)
+
+    def retrieval(self) -> Retrieval:
+        """Which test images look for which others; here each for its class among all others."""
+        self.setup()
+        return everyone(self._test.labels)
 
     def plain_training(self) -> ImageView:
         """The training images without augmentation, in the order of what ``batches`` is given."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from thinet.artifacts.store import dump_state
 from thinet.base.collective import agree, decided
 from thinet.base.errors import Terminated, ThinetError
+from thinet.base.evaluation import CLASSIFICATION, RETRIEVAL, Evaluate
 from thinet.base.seeding import derive_seed
 from thinet.datasets.calibration import CalibrationImages
 from thinet.datasets.loader import EpochLoader
@@ -30,6 +31,7 @@ from thinet.engine.module import Learner
 from thinet.engine.objective import Objective, Supervised, at_rest, check_objective
 from thinet.engine.phases import Phase
 from thinet.engine.processes import start_others
+from thinet.engine.retrieval import retrieve
 from thinet.engine.settings import Accuracy, Devices, Training
 from thinet.engine.trainers import call, make_trainer
 
@@ -51,6 +53,7 @@ class Engine:
         loggers: Shared by all stages.
         seed: Of the run.
         step: Optimizer steps of all stages so far.
+        evaluation: Of test images.
     """
 
     data: ImageData
@@ -58,6 +61,7 @@ class Engine:
     loggers: list[Logger] = field(default_factory=list)
     seed: int = 0
     step: int = 0
+    evaluation: Evaluate = CLASSIFICATION
     _device: torch.device | None = field(default=None, init=False, repr=False)
 
     @property
@@ -83,14 +87,16 @@ class Engine:
         return self._device
 
     def evaluate(self, network: nn.Module, split: str) -> Accuracy:
-        """Accuracy of a network.
+        """Accuracy of a network, or how well test images find their like by its features.
 
         Args:
             network: The network.
             split: ``val`` (early decisions) or ``test`` (final figures).
         """
-        module = Learner(network, self._classes())
         trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
+        if split == "test" and self.evaluation == RETRIEVAL:
+            return retrieve(self, trainer, network)
+        module = Learner(network, self._classes())
         run = trainer.validate if split == "val" else trainer.test
         (found,) = call(trainer, run, module, datamodule=self.data, verbose=False)
         return Accuracy(found[f"{split}/top1"], found[f"{split}/top5"])

@@ -40,10 +40,19 @@ class Devices:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 accuracy as fractions."""
+    """Top-1 and top-5 accuracy as fractions; of a retrieval rank-1 and rank-5.
+
+    Attributes:
+        top1: As above.
+        top5: As above.
+        top10: Rank-10 of a retrieval.
+        mean_ap: Mean average precision of a retrieval.
+    """
 
     top1: float
     top5: float
+    top10: float | None = None
+    mean_ap: float | None = None
 
 
 @dataclass(frozen=True)

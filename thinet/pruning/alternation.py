@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully, measure
 from thinet.training.source import build_network, network_spec, rebuilt_network
 from thinet.training.start import restore
+
+_ACCURACIES = {one.name for one in fields(Accuracy)} | {"val_top1", "val_top5"}
 
 
 @dataclass
@@ -136,7 +138,7 @@ class Pruning:
             return evaluate_fully(session.setup, session.engine, network)
         return replace(
             measure(session.setup, session.engine, network),
-            top1=test.top1, top5=test.top5,
+            **asdict(test),
             val_top1=last.figures["top1"], val_top5=last.figures["top5"],
         )  # fmt: skip
 
@@ -176,7 +178,7 @@ class Pruning:
         again = cut.recalibrated
         return {
             "compression_rate": 1 - costs.flops / self.session.reference.flops,
-            **{key: value for key, value in costs.figures().items() if "top" not in key},
+            **{key: value for key, value in costs.figures().items() if key not in _ACCURACIES},
             "top1_plain": cut.plain.top1,
             "top5_plain": cut.plain.top5,
             "top1_recalibrated": None if again is None else again.top1,

@@ -95,9 +95,10 @@ def run_page(result: Result, folder: Path) -> RunPage:
 
 
 def _lead(result: Result) -> str:
+    lead = result.evaluated.lead
     text = (
-        "Accuracies on the test set; FLOPs are 2 × MACs of convolutions and linear layers for one "
-        f"image. {numbers.seconds(result.run.seconds)} in all."
+        f"{lead[0].upper()}{lead[1:]}; FLOPs are 2 × MACs of convolutions and linear layers for "
+        f"one image. {numbers.seconds(result.run.seconds)} in all."
     )
     missing = left_out(result)
     return f"{text} {missing[0].upper()}{missing[1:]}." if missing else text

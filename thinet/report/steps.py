@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from thinet.base.evaluation import CLASSIFICATION
 from thinet.report import numbers
 from thinet.report.axes import AXES, Axis
 from thinet.report.chart import Chart, Kind, Level, Line, Look, Mark, Scale
@@ -154,7 +155,7 @@ def _cost_line(axis: Axis, before: float, values: Sequence[float | None], look: 
 def reference_top1(result: Result) -> tuple[float | None, str]:
     """The accuracy to compare steps with, which are measured on validation images."""
     reference = result.reference
-    if reference.val_top1 is not None or reference.top1 is None:
+    if reference.val_top1 is not None or result.evaluation != CLASSIFICATION:
         return reference.val_top1, "validation"
     return reference.top1, f"validation ({result.reference_is}: test)"
 

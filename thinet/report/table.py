@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from thinet.base.evaluation import Evaluation
 from thinet.base.records import JSON
 from thinet.report import numbers
 from thinet.report.axes import Axis, axes
@@ -60,13 +61,10 @@ def compare(result: Result) -> list[Comparison]:
     """
     before, after = result.reference, result.model
     lines = []
-    for label, old, new in (
-        ("top-1", before.top1, after.top1 if after else None),
-        ("top-5", before.top5, after.top5 if after else None),
-    ):
-        lines.append(
-            Comparison(label, numbers.percent(old), numbers.percent(new), numbers.points(old, new))
-        )
+    for one in result.evaluated.figures:
+        old, new = (part.figures()[one.field] if part else None for part in (before, after))
+        written = (numbers.percent(old), numbers.percent(new), numbers.points(old, new))
+        lines.append(Comparison(one.name, *written))
     for axis in _COSTS:
         old, new = axis.of(before), axis.of(after) if after else None
         if (old or new) and not (axis.key == "bits" and _plain_bits(result)):
@@ -94,15 +92,23 @@ def summary(result: Result) -> Table:
 def headline(result: Result) -> str:
     """Say what the run achieved: accuracies of both networks and the saving in the main cost."""
     before, after = result.reference, result.model
+    old = f"{numbers.percent(before.top1)} {result.evaluated.main.name}"
     if after is None:
-        return f"{numbers.percent(before.top1)} top-1, {numbers.human(before.flops)} FLOPs"
+        return f"{old}, {numbers.human(before.flops)} FLOPs"
     cost = "at the same cost"
     for axis in axes([result]):
         saving = axis.change(before, after)
         if saving not in ("unchanged", numbers.MISSING) and not axis.measured:
             cost = f"at {saving} {axis.name}"
             break
-    return f"{numbers.percent(before.top1)} top-1 → {numbers.percent(after.top1)} top-1 {cost}"
+    return f"{old} → {numbers.percent(after.top1)} {result.evaluated.main.name} {cost}"
+
+
+def written(evaluation: Evaluation, figures: Mapping[str, float | None]) -> str:
+    """All figures of test images in a line: ``top-1 91.09 %, top-5 98.89 %``."""
+    return ", ".join(
+        f"{one.name} {numbers.percent(figures[one.field])}" for one in evaluation.figures
+    )
 
 
 def subject(result: Result) -> str:

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import Evaluation
 from thinet.base.files import read_json
 from thinet.base.records import JSON
-from thinet.report.many.runs import find_runs
+from thinet.report.many.runs import evaluations, find_runs, gather
 from thinet.run.result import RESULT, read_result
 from thinet.run.state import STATE
 
 EXTRA = "thinet[wandb-report]"
-SUMMARY_PANELS = (
-    ("Accuracy against FLOPs", "model/flops", "model/top1"),
-    ("Accuracy against parameters", "model/params", "model/top1"),
-    ("Accuracy against the FLOPs removed", "model/flops_removed", "model/top1"),
-    ("Accuracy against latency", "model/latency_ms", "model/top1"),
+AGAINST = (
+    ("FLOPs", "model/flops"),
+    ("parameters", "model/params"),
+    ("the FLOPs removed", "model/flops_removed"),
+    ("latency", "model/latency_ms"),
 )
 STAGE_PANELS = (
     ("At the end of a step, validation", "stage/top1"),
@@ -32,10 +33,24 @@ STAGE_PANELS = (
 )
 COLUMNS = (
     "run:displayName", "config:criterion.value.name", "config:ratio.value", "config:seed.value",
-    "summary:reference/top1", "summary:model/top1", "summary:model/flops",
-    "summary:model/params",
 )  # fmt: skip
+COSTS = ("summary:model/flops", "summary:model/params")
 AXIS = "compression_rate"
+
+
+def summary_panels(kinds: Sequence[Evaluation]) -> list[tuple[str, str, str]]:
+    """Title and both axes of the charts of finished runs."""
+    return [
+        (f"{kind.title} against {name}", cost, f"model/{kind.main.key}")
+        for kind in kinds
+        for name, cost in AGAINST
+    ]
+
+
+def _columns(kinds: Sequence[Evaluation]) -> list[str]:
+    of_both = ("reference", "model")
+    tested = [f"summary:{whose}/{one.main.key}" for one in kinds for whose in of_both]
+    return [*COLUMNS, *tested, *COSTS]
 
 
 def logged_runs(folders: Iterable[str | Path]) -> dict[tuple[str, str], list[str]]:
@@ -80,12 +95,15 @@ def _interface() -> tuple[Any, Any]:
         ) from error
 
 
-def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
+def make_report(
+    runs: dict[tuple[str, str], Sequence[str]], entity: str, kinds: Sequence[Evaluation]
+) -> Any:
     """Define the report; nothing is sent.
 
     Args:
         runs: See :func:`logged_runs`.
         entity: The account that runs without one of their own belong to.
+        kinds: How their test images were evaluated.
 
     Returns:
         A ``wandb_workspaces.reports.v2.Report``, in the project of most of the runs.
@@ -98,28 +116,33 @@ def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
         wr.Runset(
             entity=own or entity, project=project, name=project,
             filters=expr.And(expr.Metric("ID").isin(list(ids))),
-            pinned_columns=list(COLUMNS),
+            pinned_columns=_columns(kinds),
         )
         for (own, project), ids in runs.items()
     ]  # fmt: skip
-    summary = [wr.ScatterPlot(title=title, x=x, y=y) for title, x, y in SUMMARY_PANELS]
+    summary = [wr.ScatterPlot(title=title, x=x, y=y) for title, x, y in summary_panels(kinds)]
     stages = [wr.LinePlot(title=title, x=AXIS, y=[y]) for title, y in STAGE_PANELS]
-    bars = wr.BarPlot(
-        title="Top-1 by criterion, mean and deviation over runs", metrics=["model/top1"],
-        groupby=wr.Config("criterion.name"), groupby_aggfunc="mean", groupby_rangefunc="stddev",
-    )  # fmt: skip
+    bars = [
+        wr.BarPlot(
+            title=f"{one.main.name[0].upper()}{one.main.name[1:]} by criterion, mean and deviation "
+            "over runs", metrics=[f"model/{one.main.key}"],
+            groupby=wr.Config("criterion.name"), groupby_aggfunc="mean", groupby_rangefunc="stddev",
+        )
+        for one in kinds
+    ]  # fmt: skip
     media = wr.MediaBrowser(title="Figures", media_keys=["figures/accuracy", "figures/widths"])
+    titles, leads = " and ".join(one.title for one in kinds), "; ".join(one.lead for one in kinds)
     (own, project), _ = max(runs.items(), key=lambda item: len(item[1]))
     count = sum(map(len, runs.values()))
     return wr.Report(
         entity=own or entity,
         project=project,
         title=f"thinet: {'1 run' if count == 1 else f'{count} runs'} compared",
-        description="Accuracy against cost of networks, made by thinet report --wandb.",
+        description=f"{titles} against cost of networks, made by thinet report --wandb.",
         blocks=[
-            wr.H1("Accuracy against cost"),
-            wr.P("Each point is the network that a run made; accuracies are of test images."),
-            wr.PanelGrid(runsets=sets, panels=[*summary, bars]),
+            wr.H1(f"{titles} against cost"),
+            wr.P(f"Each point is the network that a run made; {leads}."),
+            wr.PanelGrid(runsets=sets, panels=[*summary, *bars]),
             wr.H1("From step to step, over the fraction of FLOPs removed"),
             wr.PanelGrid(runsets=sets, panels=stages),
             wr.H1("What differs, and the figures of the runs"),
@@ -139,10 +162,10 @@ def send_report(folders: Iterable[str | Path]) -> str:
     """
     import wandb
 
-    runs = logged_runs(folders)
-    make_report({**runs}, "nobody")  # what is missing here is said before anything is sent
+    runs, kinds = logged_runs(folders), evaluations(gather(folders))
+    make_report({**runs}, "nobody", kinds)  # what is missing here is said before anything is sent
     try:
-        report = make_report({**runs}, str(wandb.Api().default_entity or ""))
+        report = make_report({**runs}, str(wandb.Api().default_entity or ""), kinds)
         report.save()
     except ThinetError:
         raise

@@ -14,11 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from thinet.artifacts.names import WEIGHTS, saved_folder
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import CLASSIFICATION
 from thinet.base.records import Config
 from thinet.widths.ratio import read_ratio
 
-_COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method")
+_COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method", "evaluate")
 """What every method reads."""
+_USUAL = {"evaluate": CLASSIFICATION}
+"""What of it goes without saying."""
 ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 """Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
@@ -124,10 +127,10 @@ def settings_of(config: Config) -> dict[str, Any]:
     Args:
         config: As plain containers.
     """
-    usual = config["method"].get("usual") or {}
+    usual = {**_USUAL, **(config["method"].get("usual") or {})}
     unless = config["method"].get("unless") or {}
     found = {}
-    for key in config["method"].get("reads") or ():
+    for key in (*(config["method"].get("reads") or ()), *_USUAL):
         value = config.get(key)
         if isinstance(value, Mapping) and key not in _MAPPINGS:
             value = value.get("name")
@@ -151,7 +154,7 @@ def fingerprint(cfg: DictConfig) -> str:
     """
     wanted = {*_COMMON, *(cfg.method.get("reads") or ())}
     content = part_read(plain(cfg, [str(key) for key in cfg if key not in wanted]))
-    usual = cfg.method.get("usual") or {}
+    usual = {**_USUAL, **(cfg.method.get("usual") or {})}
     content = {
         key: value for key, value in content.items() if not _is_usual(value, usual.get(key, ...))
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import CLASSIFICATION, EVALUATIONS, Evaluate, Evaluation
 from thinet.base.files import read_json
 from thinet.base.records import JSON, from_json
 
@@ -27,12 +28,15 @@ class Measurement:
         weights: Parameters without the biases of convolutions and linear layers.
         size_mb: Parameters and buffers in MiB, as they are stored.
         latency_ms: Median time of one image in milliseconds; None if not measured.
-        top1: Accuracy on test images as a fraction; None if the network was not trained.
-        top5: The same among the five best classes.
+        top1: Accuracy on test images as a fraction; None if the network was not trained. Of a
+            retrieval it is rank-1: see :mod:`thinet.base.evaluation`.
+        top5: The same among the five best classes; or rank-5.
         val_top1: On validation images: what early decisions are made on.
         val_top5: The same among the five best classes.
         binary_ops: 1-bit multiply-accumulates (XNOR and popcount) of one image; not in ``flops``.
         bits: Bits that the parameters take where each is held in as many as it needs.
+        top10: Rank-10 of a retrieval.
+        mean_ap: Mean average precision of a retrieval.
     """
 
     flops: int
@@ -47,6 +51,8 @@ class Measurement:
     val_top5: float | None = None
     binary_ops: int = 0
     bits: int = 0
+    top10: float | None = None
+    mean_ap: float | None = None
 
     def figures(self) -> dict[str, float | None]:
         """Every figure by its name."""
@@ -144,6 +150,7 @@ class Result:
         details: What the families have to say, each under its own name.
         config: The part of the configuration that the method reads.
         environment: Versions and devices.
+        evaluation: What the figures of test images are; its words are :attr:`evaluated`.
         format: Of this file.
     """
 
@@ -159,12 +166,18 @@ class Result:
     details: dict[str, JSON]
     config: dict[str, JSON]
     environment: dict[str, JSON]
+    evaluation: Evaluate = CLASSIFICATION
     format: int = FORMAT
 
     @property
     def final(self) -> Measurement:
         """Figures of the network that the run leaves."""
         return self.reference if self.model is None else self.model
+
+    @property
+    def evaluated(self) -> Evaluation:
+        """What the figures of test images are called."""
+        return EVALUATIONS[self.evaluation]
 
 
 def read_result(folder: str | Path) -> Result:

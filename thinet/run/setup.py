@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinet.base.evaluation import CLASSIFICATION, Evaluate
 from thinet.base.records import JSON
 from thinet.datasets.module import ImageData
 from thinet.engine.phases import Phase
@@ -52,6 +53,7 @@ class Setup:
             that can be.
         keep_steps: Keep the network of every step, not of the last one alone.
         inspect: Draw what each step does to the network, where the method can.
+        evaluate: How test images are evaluated.
     """
 
     name: str
@@ -63,3 +65,4 @@ class Setup:
     teacher: NetworkSource | None = None
     keep_steps: bool = False
     inspect: bool = False
+    evaluate: Evaluate = CLASSIFICATION

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from torch import nn
 
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import CLASSIFICATION, RETRIEVAL
 from thinet.base.files import read_json, write_json_atomic
 from thinet.base.records import from_json, to_json
 from thinet.engine.engine import Engine
@@ -15,7 +16,8 @@ from thinet.metrics import cost, latency_ms
 from thinet.run.result import Measurement
 from thinet.run.setup import Setup
 
-ACCURACY = "accuracy.json"
+ACCURACIES = {CLASSIFICATION: "accuracy.json", RETRIEVAL: "retrieval.json"}
+"""Where figures of the baseline are kept beside it, by how test images are evaluated."""
 
 
 def measure(setup: Setup, engine: Engine, network: nn.Module) -> Measurement:
@@ -30,13 +32,13 @@ def evaluate_fully(setup: Setup, engine: Engine, network: nn.Module) -> Measurem
     test, val = engine.evaluate(network, "test"), engine.evaluate(network, "val")
     return replace(
         measure(setup, engine, network),
-        top1=test.top1, top5=test.top5, val_top1=val.top1, val_top5=val.top5,
+        **asdict(test), val_top1=val.top1, val_top5=val.top5,
     )  # fmt: skip
 
 
 def measure_baseline(setup: Setup, engine: Engine, network: nn.Module) -> Measurement:
     """Figures of the baseline; the points of a sweep share its accuracies like its weights."""
-    path = setup.source.cache / ACCURACY
+    path = setup.source.cache / ACCURACIES[setup.evaluate]
     shared = engine.world == 1  # processes must not disagree on whether to evaluate
     images = setup.data.identity()
     known = _read(path) if shared else None
@@ -45,8 +47,8 @@ def measure_baseline(setup: Setup, engine: Engine, network: nn.Module) -> Measur
         return replace(measure(setup, engine, network), **accuracy)
     found = evaluate_fully(setup, engine, network)
     if shared:
-        known = _Known(found.top1, found.top5, found.val_top1, found.val_top5, images)
-        write_json_atomic(path, to_json(known))
+        accuracy = {one.name: found.figures()[one.name] for one in fields(_Known)[1:]}
+        write_json_atomic(path, to_json(_Known(images, **accuracy)))
     return found
 
 
@@ -54,11 +56,13 @@ def measure_baseline(setup: Setup, engine: Engine, network: nn.Module) -> Measur
 class _Known:
     """Accuracies that were measured before, and on which images."""
 
+    data: dict[str, str]
     top1: float | None
     top5: float | None
     val_top1: float | None
     val_top5: float | None
-    data: dict[str, str]
+    top10: float | None = None
+    mean_ap: float | None = None
 
 
 def _read(path: Path) -> _Known | None:

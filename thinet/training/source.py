@@ -35,7 +35,7 @@ from thinet.models import build
 from thinet.models.weights import WeightsReport, load_weights
 from thinet.run.lock import one_at_a_time
 from thinet.run.setup import Setup
-from thinet.training.measurement import ACCURACY
+from thinet.training.measurement import ACCURACIES
 
 IMAGES = "data.json"
 BASELINE_KEY = "baseline"
@@ -243,7 +243,7 @@ def _train(setup: Setup, engine: Engine, network: nn.Module, who: str) -> nn.Mod
     say(f"{who}: training {setup.source.name} for {phase.epochs} epochs")
     engine.fit(network, [phase], setup.source.training, BASELINE_KEY, own, title=who)
     if engine.rank == 0:
-        for stale in (SPEC, ACCURACY):
+        for stale in (SPEC, *ACCURACIES.values()):
             (setup.source.cache / stale).unlink(missing_ok=True)
         write_json_atomic(setup.source.cache / IMAGES, images)
         # Many runs share it: it descends from none of them.

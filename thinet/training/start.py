@@ -10,6 +10,7 @@ from torch import nn
 
 from thinet.artifacts.store import Transform, dump_state
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import EVALUATIONS
 from thinet.base.files import write_bytes_atomic
 from thinet.base.messages import say
 from thinet.run.session import Session
@@ -49,7 +50,8 @@ def start(
         network = restore(session, path, done)
         of_all = "" if planned is None else f" of {planned}"
         say(f"resuming after {len(session.state.steps)}{of_all} steps")
-    say(f"baseline: test top-1 {100 * (session.reference.top1 or 0):.2f} %")
+    what = EVALUATIONS[setup.evaluate].main.name
+    say(f"baseline: test {what} {100 * (session.reference.top1 or 0):.2f} %")
     return network
 
 

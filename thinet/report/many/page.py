@@ -15,7 +15,7 @@ from thinet.report.axes import Axis
 from thinet.report.chart import Look, look
 from thinet.report.many.differences import differences, run_ranges
 from thinet.report.many.points import Point, axes_of, chart, datasets, points
-from thinet.report.many.runs import Entry, gather
+from thinet.report.many.runs import Entry, evaluations, gather
 from thinet.report.many.svg import SHAPES, Drawing, drawing
 from thinet.report.many.sweep import shared, write_entries
 from thinet.report.many.table import (
@@ -58,6 +58,7 @@ class Dataset:
     Attributes:
         place: Its number on the page.
         name: Its name.
+        measured: What its figures of test images are called.
         curves: One for each cost in which networks differ.
         legend: The lines.
         fronts: For each run on a front: of which costs.
@@ -67,6 +68,7 @@ class Dataset:
 
     place: int
     name: str
+    measured: str
     curves: tuple[Curve, ...]
     legend: tuple[Key, ...]
     fronts: dict[int, str]
@@ -81,6 +83,7 @@ class ComparePage:
     title: str
     failed: int
     shared: str
+    lead: str
     datasets: tuple[Dataset, ...]
     settings: list[str]
     heads: list[str]
@@ -133,6 +136,7 @@ def compare_page(entries: Sequence[Entry], out: Path) -> ComparePage:
         title="1 run" if len(entries) == 1 else f"{len(entries)} runs",
         failed=len(entries) - len(finished),
         shared=", ".join(shared(finished)),
+        lead="; ".join(one.lead for one in evaluations(entries)),
         datasets=found,
         settings=keys,
         heads=[column.head for column in columns],
@@ -154,6 +158,7 @@ def _dataset(place: int, name: str, entries: Sequence[Entry], axes: Sequence[Axi
     return Dataset(
         place,
         name,
+        evaluations(entries)[0].main.name,
         tuple(
             Curve(drawing(chart(entries, axis)), _front(by_axis[axis.name]))
             for axis in axes

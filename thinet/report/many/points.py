@@ -16,7 +16,7 @@ from thinet.base.records import JSON
 from thinet.report import numbers
 from thinet.report.axes import FLOPS, Axis, axes
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
-from thinet.report.many.runs import NAMES, Entry, settings_of, varied
+from thinet.report.many.runs import NAMES, Entry, evaluations, settings_of, varied
 from thinet.run.result import Result
 
 Lines = dict[str, dict[str, list[Entry]]]
@@ -61,10 +61,18 @@ def _known(value: float | None) -> bool:
 
 
 def datasets(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The runs that are drawn, by data set: accuracies on different images share no axis."""
+    """The runs that are drawn, by data set: accuracies on different images share no axis.
+
+    Neither do figures of different kinds: such runs are apart, too.
+    """
     found: dict[str, list[Entry]] = {}
-    for one in drawn(entries):
-        found.setdefault(one.names["dataset"], []).append(one)
+    for kind in evaluations(entries):
+        of_it = [one for one in drawn(entries) if one.evaluated == kind]
+        plain = {one.names["dataset"] for one in drawn(entries) if one.evaluated != kind}
+        for one in of_it:
+            name = one.names["dataset"]
+            name = f"{name}, {kind.name}" if name in plain else name
+            found.setdefault(name, []).append(one)
     return found
 
 
@@ -184,14 +192,15 @@ def chart(entries: Sequence[Entry], axis: Axis, title: str = "") -> Chart:
         title: By default it says so.
     """
     found, absolute = points(entries, axis), counted(entries, axis)
+    (kind, *_) = evaluations(entries)
     lines: dict[int, list[Point]] = {}
     for point in found:
         lines.setdefault(point.line, []).append(point)
     front = sorted((point for point in found if point.front), key=lambda point: point.cost)
     return Chart(
-        title or f"Accuracy against {f'{axis.name} left' if absolute else axis.saved}",
+        title or f"{kind.title} against {f'{axis.name} left' if absolute else axis.saved}",
         scale(found, axis, absolute),
-        "top-1 accuracy on test",
+        f"{kind.quality} on test",
         tuple(
             Line(
                 of_it[0].name,

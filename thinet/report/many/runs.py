@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thinet.base.errors import ThinetError
+from thinet.base.evaluation import EVALUATIONS, Evaluation
 from thinet.base.files import read_json
 from thinet.base.records import JSON
 from thinet.report.axes import AXES
@@ -58,6 +59,11 @@ class Entry:
     def status(self) -> str:
         """``complete`` or ``failed``."""
         return "failed" if self.result is None else "complete"
+
+    @property
+    def evaluated(self) -> Evaluation | None:
+        """What the figures of test images are called; None if it failed."""
+        return self.result.evaluated if self.result else None
 
     @property
     def size(self) -> str:
@@ -175,6 +181,12 @@ def _tell_apart(entries: Sequence[Entry]) -> list[Entry]:
         else one
         for one in entries
     ]
+
+
+def evaluations(entries: Iterable[Entry]) -> list[Evaluation]:
+    """How the test images of the finished runs were evaluated, in a fixed order."""
+    known = {one.evaluated for one in entries}
+    return [one for one in EVALUATIONS.values() if one in known] or [*EVALUATIONS.values()][:1]
 
 
 def settings_of(entries: Iterable[Entry]) -> list[str]:

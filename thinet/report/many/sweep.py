@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thinet.base.evaluation import Evaluation
 from thinet.base.files import write_text_atomic
 from thinet.report import plot, style
 from thinet.report.axes import AXES
@@ -16,6 +17,7 @@ from thinet.report.many.runs import (
     NAMES,
     Entry,
     check_protocols,
+    evaluations,
     gather,
     settings_of,
     varied,
@@ -46,7 +48,7 @@ def write_sweep(folders: Iterable[str | Path], out: str | Path) -> tuple[Path, P
 
 def write_entries(entries: Sequence[Entry], out: str | Path) -> tuple[Path, Path]:
     """The same for runs that have been read."""
-    rows = [csv_row(one, settings_of(entries)) for one in entries]
+    rows = [csv_row(one, settings_of(entries), evaluations(entries)) for one in entries]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -55,17 +57,17 @@ def write_entries(entries: Sequence[Entry], out: str | Path) -> tuple[Path, Path
     return table, style.save_png(sweep_figure(entries), Path(out) / "sweep.png")
 
 
-def csv_row(one: Entry, settings: Sequence[str]) -> dict[str, Cell]:
+def csv_row(one: Entry, settings: Sequence[str], kinds: Sequence[Evaluation]) -> dict[str, Cell]:
     """The row of a run: what it is, its settings, accuracies and costs; what is unknown is empty.
 
     Args:
         one: The run.
         settings: The columns of settings.
+        kinds: Of the figures of test images; each has columns of its own.
     """
     result = one.result
     before = result.reference if result else None
     after = result.final if result else None
-    old, new = (part.top1 if part else None for part in (before, after))
     row: dict[str, Cell] = {
         "name": one.name,
         **{key: one.value(key) for key in NAMES},
@@ -74,18 +76,31 @@ def csv_row(one: Entry, settings: Sequence[str]) -> dict[str, Cell]:
         "resize": _resize(one),
         "seed": one.value("seed"),
         "status": one.status,
-        "top1_reference": old,
-        "top1": new,
-        "top1_drop": None if old is None or new is None else old - new,
-        "top5_reference": before.top5 if before else None,
-        "top5": after.top5 if after else None,
-        **{key: one.accuracies.get(key) for family in families() for key in family.accuracies},
     }
+    for kind in kinds:
+        row |= _tested(one, kind)
     for axis in AXES:
         row[f"{axis.key}_reference"] = axis.of(before) if before else None
         row[axis.key] = axis.of(after) if after else None
         row[f"{axis.key}_reduction"] = axis.removed(result) if result else None
     return {**row, "seconds": result.run.seconds if result else None, "error": one.error or None}
+
+
+def _tested(one: Entry, kind: Evaluation) -> dict[str, Cell]:
+    """The figures of test images, empty where those of the run are of another kind."""
+    result = one.result if one.evaluated == kind else None
+    before = result.reference.figures() if result else {}
+    after = result.final.figures() if result else {}
+    row: dict[str, Cell] = {}
+    for figure in kind.figures:
+        old, new = before.get(figure.field), after.get(figure.field)
+        row |= {f"{figure.key}_reference": old, figure.key: new}
+        if figure == kind.main:
+            row[f"{figure.key}_drop"] = None if old is None or new is None else old - new
+    said = one.accuracies if result else {}
+    return row | {
+        kind.key(key): said.get(key) for family in families() for key in family.accuracies
+    }
 
 
 def _resize(one: Entry) -> str | None:
@@ -109,7 +124,8 @@ def sweep_figure(entries: Sequence[Entry]) -> Figure:
     charts = [chart(of_it, axis, name) for name, of_it in found.items()]
     charts = charts or [chart([], axis)]
     height = sum(max(4.4, 1.8 + 0.22 * len(one.lines)) for one in charts)
-    title = chart(done, axis).title if len(charts) == 1 else f"Accuracy against {axis.name}"
+    kinds = " and ".join(one.title for one in evaluations(done))
+    title = chart(done, axis).title if len(charts) == 1 else f"{kinds} against {axis.name}"
     lines = {name: line for of_it in found.values() for name, line in group(of_it).items()}
     return plot.picture(charts, title, _caption(entries, done, sizes_of(lines)), 8.2, 0.6 + height)
 

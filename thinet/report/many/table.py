@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from thinet.base.evaluation import Evaluation, Figure
 from thinet.report import numbers
 from thinet.report.axes import AXES, Axis
 from thinet.report.many.points import Point, axes_of
-from thinet.report.many.runs import NAMES, Entry, settings_of, varied
+from thinet.report.many.runs import NAMES, Entry, evaluations, settings_of, varied
 from thinet.report.many.sweep import csv_row
 from thinet.report.sections import families
 from thinet.run.result import Result
@@ -66,12 +67,13 @@ class Spread:
 
 def figure_columns(entries: Sequence[Entry]) -> list[Column]:
     """The figures that at least one run has, costs by the axes in which networks differ."""
+    kinds = evaluations(entries)
     columns = [
         Column("reference", lambda _, result: result.reference.top1),
         *(_said(key, head) for family in families() for key, head in family.accuracies.items()),
-        Column("top-1", lambda _, result: result.final.top1),
+        *(_tested(kind, kind.main) for kind in kinds),
         Column("change, points", _gain, _points),
-        Column("top-5", lambda _, result: result.final.top5),
+        *(_tested(kind, one) for kind in kinds for one in kind.figures[1:]),
     ]
     found = axes_of(entries)
     columns += [_removed(axis) for axis in found if not axis.measured]
@@ -87,6 +89,13 @@ def figure_columns(entries: Sequence[Entry]) -> list[Column]:
 
 def _said(key: str, head: str) -> Column:
     return Column(head, lambda one, _: one.accuracies.get(key))
+
+
+def _tested(kind: Evaluation, figure: Figure) -> Column:
+    def value(_: Entry, result: Result) -> float | None:
+        return result.final.figures()[figure.field] if result.evaluated == kind else None
+
+    return Column(figure.name, value)
 
 
 def _gain(_: Entry, result: Result) -> float | None:
@@ -185,7 +194,7 @@ def _figures(entry: Entry, columns: Sequence[Column], front: str) -> tuple[Cell,
 
 def _search(entry: Entry, keys: Sequence[str], front: str) -> str:
     """What a filter of the form ``key=value`` is compared with, one a line."""
-    known = csv_row(entry, settings_of([entry]))
+    known = csv_row(entry, settings_of([entry]), evaluations([entry]))
     words = {**known, **{key: entry.value(key) for key in keys}}
     words |= {"front": front or None, "run": entry.number}
     return "\n".join(f"{key}={value}" for key, value in words.items() if value is not None).lower()

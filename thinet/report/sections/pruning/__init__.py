@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from thinet.report import numbers, style
 from thinet.report.sections.base import Picture, Plot, Section, StepFigure, Width, Widths
 from thinet.report.sections.pruning.inspection import INSPECTION, picture_of
-from thinet.report.table import Table, subject
+from thinet.report.table import Table, subject, written
 from thinet.run.result import Result
 
 if TYPE_CHECKING:
@@ -61,10 +61,12 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of a network on test images, as fractions."""
+    """Of a network on test images, as fractions; see :class:`~thinet.run.result.Measurement`."""
 
     top1: float
     top5: float
+    top10: float | None = None
+    mean_ap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Pruning(Section[PruningDetails]):
         """The accuracies before fine-tuning, each with how BatchNorm was treated."""
         return [
             f"before fine-tuning, {how} BatchNorm recalibration: "
-            f"top-1 {numbers.percent(one.top1)}, top-5 {numbers.percent(one.top5)}"
+            f"{written(self.result.evaluated, vars(one))}"
             for how, one in zip(("without", "with"), self._before(), strict=True)
             if one
         ]
