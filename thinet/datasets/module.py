@@ -215,11 +215,6 @@ class ImageData(LightningDataModule, ABC):
             test = NumberedView(test.images, test.positions, test.transform)
         return self._eval_loader(test)
 
-    def retrieval(self) -> Retrieval:
-        """Which test images look for which others; here each for its class among all others."""
-        self.setup()
-        return everyone(self._test.labels)
-
     def plain_training(self) -> ImageView:
         """The training images without augmentation, in the order of what ``batches`` is given."""
         self.setup()
