@@ -121,6 +121,12 @@ def test_ranks_have_whole_classes_and_together_the_batch_of_one_process(world):
             assert list(of.values()) == [4] * (8 // world)
 
 
+def test_more_processes_may_need_more_images_of_each_class():
+    assert [make(n=12, k="auto", world=world).k for world in (1, 2, 3)] == [4, 6, 4]
+    with pytest.raises(ThinetError, match="3 classes, which 2 processes cannot share"):
+        make(n=12, k=4, world=2)
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_an_epoch_goes_on_where_it_was(world):
     whole = list(make(epoch=2, rank=world - 1, world=world))

@@ -105,6 +105,13 @@ def test_it_is_k_means_on_features_of_images_that_are_not_augmented(clusters, tm
     assert any(f"superclasses: {clusters} of " in line for line in said)
 
 
+def test_the_best_of_three_beginnings_counts():
+    points = np.random.default_rng(0).standard_normal((200, 3))
+    for seed in range(5):
+        best = KMeans(9, n_init=3, random_state=seed).fit(points)
+        assert k_means(points, 9, seed) == renumbered(best.labels_)
+
+
 def test_features_count_by_direction_alone(tmp_path):
     teacher, scale = Teacher(), iter(range(1, 99))
     wanted = superclasses(make_engine(), teacher, 5, CONTENT, tmp_path / "a")
