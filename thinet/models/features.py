@@ -76,8 +76,8 @@ def find_feature(network: nn.Module, images: Tensor, name: str | None = None) ->
     Raises:
         ThinetError: If there is no such module, it does not read one feature an image, or the
             logits do not come from one layer.
-        NotImplementedError: On the ``meta`` device, from an operation that has no meta version:
-            this says nothing about the network.
+        NotImplementedError: On the ``meta`` device, if the pass needs numbers or an operation that
+            has no meta version: this says nothing about the network.
     """
     network = _bare(network)
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -113,13 +113,21 @@ def reading(network: nn.Module, feature: Feature) -> Iterator[Callable[[], Tenso
     network = _bare(network)
     target = network.get_submodule(feature.module)
     found: list[Tensor] = []
+    running = False
 
+    # Of each hook: it does nothing in a copy that was made meanwhile, hooks and all.
     def begin(module: nn.Module, *_: Any) -> None:
-        if module is network:  # not a copy that was made meanwhile, hooks and all
+        nonlocal running
+        if module is network:
+            running = True
             found.clear()
 
+    def end(module: nn.Module, *_: Any) -> None:
+        nonlocal running
+        running = running and module is not network
+
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module is target:
+        if running and module is target:
             (given,) = _tensors(args, kwargs)
             found.append(_vectors(module, given))
 
@@ -132,6 +140,7 @@ def reading(network: nn.Module, feature: Feature) -> Iterator[Callable[[], Tenso
         return found[0]
 
     handles = [network.register_forward_pre_hook(begin)]
+    handles.append(network.register_forward_hook(end, always_call=True))
     handles.append(target.register_forward_pre_hook(keep, with_kwargs=True))
     try:
         yield read
@@ -196,6 +205,7 @@ class _Seen:
         made_by: The module that made the output of an autograd node.
         calls: Of each watched module.
         inputs: Of each watched module, in its last call.
+        outputs: Likewise, their shapes.
     """
 
     count: int
@@ -203,7 +213,8 @@ class _Seen:
     output: Any = None
     made_by: dict[Any, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
-    inputs: dict[str, list[Any]] = field(default_factory=dict)
+    inputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    outputs: dict[str, torch.Size] = field(default_factory=dict)
 
 
 def _watch(network: nn.Module, images: Tensor, name: str | None) -> _Seen:
@@ -226,8 +237,8 @@ def _watch(network: nn.Module, images: Tensor, name: str | None) -> _Seen:
             seen.start = given.grad_fn
             seen.output = torch.func.functional_call(network, buffers, (given,))
     except Exception as error:  # networks complain in every way there is
-        if images.is_meta and isinstance(error, NotImplementedError):
-            raise
+        if images.is_meta and (isinstance(error, NotImplementedError) or "meta" in str(error)):
+            raise NotImplementedError(first_line(error)) from error
         reason = textwrap.shorten(first_line(error), 120, placeholder=" ...")
         size = "x".join(map(str, images.shape[1:]))
         raise ThinetError(
@@ -243,11 +254,10 @@ def _watch(network: nn.Module, images: Tensor, name: str | None) -> _Seen:
 def _watcher(seen: _Seen, name: str) -> Callable[..., None]:
     def watch(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.calls[name] += 1
-        seen.inputs[name] = [
-            one.detach() if isinstance(one, Tensor) else one for one in _tensors(args, kwargs)
-        ]
+        seen.inputs[name] = [one.detach() for one in _tensors(args, kwargs)]
         if isinstance(output, Tensor) and output.grad_fn is not None:
             seen.made_by.setdefault(output.grad_fn, name)
+            seen.outputs[name] = output.shape
 
     return watch
 
@@ -313,13 +323,13 @@ def _classifier(seen: _Seen, logits: Tensor, modules: Mapping[str, nn.Module]) -
         what = listed if len(names) > 1 else f"{listed} and from the images by another way"
         raise ThinetError(f"the logits do not come from one layer (but from {what}): {ADVICE}.")
     (name,) = names
-    given = seen.inputs[name]
-    one_place = len(given) == 1 and given[0].dim() == 2
+    shape = seen.outputs[name]
+    places = 1 if len(shape) == 2 else shape.numel() // logits.numel()
     node: Any = logits.grad_fn
     while node not in stops:
         ways = [way for way, _ in node.next_functions if way in useful]
         operation = type(node).__name__.split("Backward")[0]
-        chosen = operation in _CHOOSING and not one_place
+        chosen = operation in _CHOOSING and places > 1
         if len(ways) > 1 or operation not in _PASSING or chosen:
             raise ThinetError(
                 f"the logits are not what {name} gives ({operation} stands between): {ADVICE}."
