@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -104,7 +103,7 @@ def reading(network: nn.Module, feature: Feature) -> Iterator[Callable[[], Tenso
     found: list[Tensor] = []
     running = False
 
-    # Of each hook: it does nothing in a copy that was made meanwhile, hooks and all.
+    # A copy that is made meanwhile has these hooks too: its own passes do not count.
     def begin(module: nn.Module, *_: Any) -> None:
         nonlocal running
         if module is network:
@@ -116,7 +115,7 @@ def reading(network: nn.Module, feature: Feature) -> Iterator[Callable[[], Tenso
         running = running and module is not network
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if running and module is target:
+        if running:
             (given,) = tensors_in(args, kwargs)
             found.append(_vectors(module, given))
 
@@ -170,8 +169,7 @@ def _vectors(module: nn.Module, given: Tensor) -> Tensor:
     if given.dim() == 2:
         return given.clone()
     positions = [one for one in range(1, given.dim()) if one != axis]
-    full = torch.float32 if given.element_size() < 4 else given.dtype
-    return given.mean(positions, dtype=full).to(given.dtype)
+    return given.mean(positions)
 
 
 def _channels(module: nn.Module, given: Tensor) -> int | None:
