@@ -210,7 +210,7 @@ class Token(nn.Module):
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x + self.tokens.mean(1)).flatten(1)
+        return self.head(x + self.tokens.mean(1))[:, :, None].flatten(1)
 
 
 def head() -> nn.Module:
@@ -257,6 +257,12 @@ FOUND = {
     "computed weights": (
         lambda: Net(
             lambda net, x: net.fc(pooled(x)), fc=parametrizations.weight_norm(head())
+        ),
+        "fc",
+    ),
+    "computed weights of its own kind": (
+        lambda: Net(
+            lambda net, x: net.fc(pooled(x)), fc=parametrizations.weight_norm(Cosine())
         ),
         "fc",
     ),
@@ -355,6 +361,17 @@ def several() -> Net:
     return Net(lambda net, x: net.a(pooled(x)) + net.b(pooled(x)), a=head(), b=head())
 
 
+class Around(nn.Module):
+    """Adds to its logits what it reads from the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(pooled(images)) + images.mean((1, 2, 3))[:, None]
+
+
 def twice() -> Net:
     return Net(lambda net, x: net.fc(pooled(x)) + net.fc(pooled(x.flip(0))), fc=head())
 
@@ -383,6 +400,12 @@ REFUSED = {
         ), None, r"but from all\.0, all\.1, all\.2 and 2 more"),
     "a way around": (lambda: Net(lambda net, x: net.fc(pooled(x)) + x.mean((1, 2, 3))[:, None],
                                  fc=head()), None, r"from conv, fc"),
+    "from the images too": (
+        lambda: Around(), None, r"but from fc and from the images by another way"),
+    "a normalisation of maps": (
+        lambda: Net(lambda net, x: net.norm(net.fc(pooled(x)).unflatten(1, (2, 2))).flatten(1),
+                    fc=head(), norm=nn.LayerNorm((2, 2))), None,
+        rf"{NOT} \(NativeLayerNorm stands between\)"),
     "softmax": (lambda: Net(lambda net, x: net.fc(pooled(x)).softmax(1), fc=head()), None,
                 rf"{NOT} \(Softmax stands between\)"),
     "squared": (lambda: Net(lambda net, x: (lambda y: y * y)(net.fc(pooled(x))), fc=head()), None,
