@@ -15,7 +15,8 @@ from thinet.engine.objective import Objective, Update
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 from thinet.losses import correlation_congruence, soft_targets
-from thinet.models.features import Feature, reading
+from thinet.models.classifier import logits_in
+from thinet.models.features import Feature, embedded
 
 CROSS_ENTROPY, SOFT_TARGETS, CORRELATION = "cross_entropy", "soft_targets", "correlation"
 AGREEMENT = "agreement"
@@ -39,10 +40,8 @@ class Pupil:
     def answer(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits ``(N, K)``, and features ``(N, d)`` if they are read."""
         if self.feature is None:
-            return self.network(images), None
-        with reading(self.network, self.feature) as features:
-            logits: Tensor = self.network(images)
-            return logits, features()
+            return logits_in(self.network(images)), None
+        return embedded(self.network, self.feature, images)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,9 +101,9 @@ class Distilling:
             _compare_outputs(setup, teacher, images)
         lesson = self.lesson or Lesson()
         if lesson.beta or lesson.feature is not None or self.batches.needs_teacher:
-            find_feature(student, images, lesson.feature)
+            _find(student, images, lesson.feature)
             name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
-            find_feature(teacher, _like(teacher, images), name)
+            _find(teacher, _like(teacher, images), name)
 
     def begin(
         self, setup: Setup, engine: Engine, folder: Path, teacher: nn.Module | None = None
@@ -133,6 +134,12 @@ class Distilling:
         if self.lesson.beta:
             terms += f" + {self.lesson.beta:g} correlation congruence ({self.lesson.kernel})"
         say(f"teacher: {whom}; the loss is {terms}")
+
+
+def _find(network: nn.Module, images: torch.Tensor, name: str | None) -> None:
+    """Whether the features can be read; where that takes numbers it is found out later."""
+    with suppress(NotImplementedError):
+        find_feature(network, images, name)
 
 
 def _like(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
