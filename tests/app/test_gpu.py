@@ -21,6 +21,13 @@ METHODS = {
     "scratch": ["method=scratch"],
     "sensitivity": ["method=sensitivity", "method.ratios=[0.5]", "method.trials=2"],
     "bf16": ["trainer.precision=bf16-mixed", "criterion=taylor", "schedule=oneshot"],
+    "distill": ["method=distill", "teacher.build.widths=[6,8]", "sampler=class_uniform"],
+    "distill, by superclass": [
+        "method=distill", "teacher.build.widths=[6,8]", "sampler=superclass_uniform",
+        "distill.project=5", "trainer.precision=bf16-mixed",
+    ],
+    "prune, distilled": ["distill=cckd", "schedule=oneshot", "trainer.precision=16-mixed"],
+    "found": ["method=train", "evaluate=retrieval"],
     "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],
 }  # fmt: skip
 

@@ -24,8 +24,8 @@ CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
 GROUPS = {
-    "baseline", "criterion", "dataset", "experiment", "finetune", "logger", "method", "model",
-    "paths", "reconstruction", "schedule", "trainer",
+    "baseline", "criterion", "dataset", "distill", "experiment", "finetune", "logger", "method",
+    "model", "paths", "reconstruction", "sampler", "schedule", "trainer",
 }  # fmt: skip
 LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 
