@@ -201,14 +201,18 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
         return self._eval_loader(self._test)
 
+    def plain_training(self) -> ImageView:
+        """The training images without augmentation, in the order of what ``batches`` is given."""
+        self.setup()
+        return self._plain_train
+
     def calibration(self) -> ImageView:
         """Training images without augmentation, ``calibration_per_class`` of each class.
 
         Returns:
             The same ``(image, label)`` items in the same order on every rank; classes take turns.
         """
-        self.setup()
-        train = self._plain_train
+        train = self.plain_training()
         chosen = balanced_subset(
             train.labels, self.calibration_per_class, derive_seed(self.seed, "calibration")
         )

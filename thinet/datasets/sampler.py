@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,8 @@ def shuffled(length: int, batch_size: int, order: TrainingOrder) -> dict[str, An
 class EpochBatches(Sampler[list[tuple[int, int]]], ABC):
     """Batches of images that a subclass puts together, for instance so many of each class.
 
-    All processes make the same batches; rank ``r`` of ``w`` takes the images ``r, r + w, ...`` of
-    each, and up to ``w - 1`` at its end are left out. Like :class:`EpochSampler` it yields pairs of
-    a position and a seed of its augmentation, and can go on within an epoch.
+    All processes make the same batches and take each its share of them. Like :class:`EpochSampler`
+    it yields pairs of a position and a seed of its augmentation, and can go on within an epoch.
 
     Args:
         labels: The class of each training image.
@@ -137,6 +138,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]], ABC):
         Args:
             random: The only source of chance, seeded for the epoch.
         """
+
+    def share(self, batch: list[T]) -> list[T]:
+        """This rank's part of a batch: equally many for each.
+
+        Rank ``r`` of ``w`` takes ``r, r + w, ...``, and up to ``w - 1`` at the end are left out.
+        """
+        rank, world = self.order.rank, self.order.world
+        return batch[rank : len(batch) // world * world : world]
 
     @property
     def sampler(self) -> EpochBatches:
@@ -158,7 +167,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]], ABC):
         return len(self.batches(torch.Generator().manual_seed(self._seed())))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        seed, (rank, world) = self._seed(), (self.order.rank, self.order.world)
+        seed = self._seed()
         epoch, taken = self._taken
         skipped = taken if epoch == self.epoch else 0
         before = 0  # an image may come twice in an epoch, and is augmented in another way then
@@ -166,7 +175,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]], ABC):
             seeded = [(position, seed + before + at) for at, position in enumerate(batch)]
             before += len(batch)
             if number >= skipped:
-                yield seeded[rank : len(batch) // world * world : world]
+                yield self.share(seeded)
 
 
 MakeBatches = Callable[[Sequence[int], int, TrainingOrder], EpochBatches]
