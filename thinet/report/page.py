@@ -68,7 +68,7 @@ def run_page(result: Result, folder: Path) -> RunPage:
 
     Args:
         result: The result.
-        folder: The run folder, with the pictures that were drawn during the run.
+        folder: The run folder, with what was logged and drawn during the run.
     """
     said = sections(result)
     return RunPage(
@@ -78,7 +78,9 @@ def run_page(result: Result, folder: Path) -> RunPage:
         note=result.run.note or "",
         summary=summary(result),
         lead=_lead(result),
-        figures=[_embed(style.png(one.draw()), one.caption) for one in run_plots(result, said)],
+        figures=[
+            _embed(style.png(one.draw()), one.caption) for one in run_plots(result, said, folder)
+        ],
         lines=[line for section in said for line in section.lines()],
         tables=_tables(result, said),
         pictures=[
