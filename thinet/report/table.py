@@ -22,6 +22,7 @@ class Table:
         rows: Texts; the first column is written to the left, the others to the right.
         note: Below it.
         brief: Whether it is short enough for the terminal.
+        leading: Whether it says what a run found, and stands above the figures of a page.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     brief: bool = False
+    leading: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Comparison:
     change: str
 
 
+_NAMED = ("teacher",)
+"""Settings whose value names a network or a file: alone it would not say what it is for."""
 _COSTS = (
     Axis("flops", "FLOPs", ""),
     Axis("macs", "MACs", ""),
@@ -113,11 +117,22 @@ def subject(result: Result) -> str:
             continue
         if isinstance(value, dict):
             words.append(f"{key} per layer")
-        elif isinstance(value, str) and key not in result.sizes:
-            words.append(value)
         else:
-            words.append(f"{key} {setting(value)}")
+            words.append(said(key, value, key in result.sizes))
     return ", ".join(words)
+
+
+def said(key: str, value: JSON, in_full: bool = False) -> str:
+    """A setting in words: its value alone if that is a name that says enough.
+
+    Args:
+        key: Its name.
+        value: Not empty.
+        in_full: Whether its name is said in any case.
+    """
+    if isinstance(value, str) and key not in _NAMED and not in_full:
+        return value
+    return f"{key} {setting(value)}"
 
 
 def setting(value: JSON) -> str:

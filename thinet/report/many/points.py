@@ -17,6 +17,7 @@ from thinet.report import numbers
 from thinet.report.axes import FLOPS, Axis, axes
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
 from thinet.report.many.runs import NAMES, Entry, settings_of, varied
+from thinet.report.table import said
 from thinet.run.result import Result
 
 Lines = dict[str, dict[str, list[Entry]]]
@@ -110,8 +111,7 @@ def _name(one: Entry, differ: Sequence[str]) -> str:
     for key in differ:
         value = one.value(key)
         if value is not None and key not in one.sizes:
-            plain = key in NAMES or isinstance(one.settings.get(key), str)
-            words.append(value if plain else f"{key} {value}")
+            words.append(value if key in NAMES else said(key, one.settings.get(key)))
     return ", ".join(words) or one.names["method"]
 
 

@@ -153,7 +153,8 @@ class Distillation(Section[DistillationDetails]):
         note = "Student and control begin with the same weights"
         heads = ("", "top-1", "top-5", "FLOPs", "parameters", "latency")
         title = "Teacher, student by labels alone, student distilled"
-        return [Table(title, heads, rows, f"{', '.join(filter(None, (note, of)))}.", brief=True)]
+        note = ", ".join(filter(None, (note, of)))
+        return [Table(title, heads, rows, f"{note}.", brief=True, leading=True)]
 
     def logged(self, folder: Path) -> Sequence[Plot]:
         """The terms of the loss and their shares in the gradient, over the epochs."""
