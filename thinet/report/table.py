@@ -45,6 +45,8 @@ class Comparison:
 
 _NAMED = ("teacher",)
 """Settings whose value names a network or a file: alone it would not say what it is for."""
+_ANYTHING = ("none", "default")
+"""Options of many groups, which say nothing alone."""
 _COSTS = (
     Axis("flops", "FLOPs", ""),
     Axis("macs", "MACs", ""),
@@ -130,7 +132,8 @@ def said(key: str, value: JSON, in_full: bool = False) -> str:
         value: Not empty.
         in_full: Whether its name is said in any case.
     """
-    if isinstance(value, str) and key not in _NAMED and not in_full:
+    in_full = in_full or key in _NAMED or value in _ANYTHING
+    if isinstance(value, str) and not in_full:
         return value
     return f"{key} {setting(value)}"
 

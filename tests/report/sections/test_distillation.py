@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import shutil
@@ -356,15 +357,28 @@ def test_a_sweep_of_distillation_is_told_apart(tmp_path: Path) -> None:
         details = dict(result.details)
         if terms:
             details["distillation"] = to_json(distillation_details(teacher="", alone=None))
-        result = replace(result, settings={**result.settings, **own}, details=details)
+        config = {"distill": {"name": distill}, "sampler": {"name": sampler or "uniform"}}
+        result = replace(
+            result, settings={**result.settings, **own}, details=details, config=config
+        )
         folders.append(write_run(tmp_path / result.run.name, result))
     page = compare_report(folders, tmp_path / "out").read_text()
 
-    assert page.count(">cckd, class_uniform<") >= 1
-    for words in (">kd<", ">cckd<", "distill", "sampler"):
-        assert words in page, words
-    rows = (tmp_path / "out" / "sweep.csv").read_text().splitlines()
-    assert {"distill", "sampler", "top1_alone"} <= set(rows[0].split(","))
+    legend = (
+        "distill none, uniform", "kd, uniform", "cckd, uniform", "cckd, class_uniform",
+    )  # fmt: skip
+    assert all(f"{words}<" in page for words in legend)
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
+    assert [(row["distill"], row["sampler"]) for row in rows] == [
+        ("none", "uniform"), ("kd", "uniform"), ("cckd", "uniform"), ("cckd", "class_uniform"),
+    ]  # fmt: skip
+    assert {row["top1_alone"] for row in rows} == {""}
+
+
+def test_what_all_runs_do_without_is_not_said(tmp_path: Path) -> None:
+    result = replace(pruned(1), config={"distill": {"name": "none"}})
+    folders = [write_run(tmp_path / name, result) for name in ("a", "b")]
+    assert all("distill" not in one.settings for one in gather(folders))
 
 
 def test_students_of_one_teacher_on_one_page(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def gather(folders: Iterable[str | Path]) -> list[Entry]:
         raise ThinetError(
             "none of the folders holds a finished run: give run folders, for example outputs/*."
         )
-    return [replace(one, number=place) for place, one in enumerate(_tell_apart(entries), 1)]
+    told = _complete(_tell_apart(entries))
+    return [replace(one, number=place) for place, one in enumerate(told, 1)]
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
@@ -175,6 +176,22 @@ def _tell_apart(entries: Sequence[Entry]) -> list[Entry]:
         else one
         for one in entries
     ]
+
+
+def _complete(entries: Sequence[Entry]) -> list[Entry]:
+    """Say what goes without saying where it does not for others: ``distill none`` beside ``kd``.
+
+    A result does not tell the usual option of a group; its configuration does.
+    """
+    keys = settings_of(entries)
+    found = []
+    for one in entries:
+        config = one.result.config if one.result else {}
+        parts = {key: config.get(key) for key in keys if one.value(key) is None}
+        options = {key: part.get("name") for key, part in parts.items() if isinstance(part, dict)}
+        usual = {key: name for key, name in options.items() if isinstance(name, str)}
+        found.append(replace(one, settings={**one.settings, **usual}))
+    return found
 
 
 def settings_of(entries: Iterable[Entry]) -> list[str]:
