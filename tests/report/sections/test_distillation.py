@@ -167,7 +167,25 @@ def test_stages_follow_each_other_and_their_beginnings_are_marked(tmp_path: Path
     for ax in figure.axes:
         lines = [line for line in ax.get_lines() if line.get_label().startswith("_")]
         assert [line.get_xdata()[0] for line in lines] == [2.5, 4.5]
-    assert any("vertical line" in text.get_text() for text in figure.texts)
+    assert any("3 stages in a row, each" in text.get_text() for text in figure.texts)
+
+
+def test_many_stages_are_counted_and_not_marked(tmp_path: Path) -> None:
+    result = pruned(54)  # an epoch each
+    details = {**result.details, "distillation": to_json(distillation_details(alone=None))}
+    values = {name: [one[0]] * 54 for name, one in VALUES.items()}
+    found = drawn(replace(result, details=details), log(tmp_path, values))
+    for figure in found.values():
+        assert any("54 stages in a row" in text.get_text() for text in figure.texts)
+        assert not any(
+            line.get_label().startswith("_") for ax in figure.axes for line in ax.get_lines()
+        )
+
+
+def test_a_single_epoch_has_a_tick_of_its_own(tmp_path: Path) -> None:
+    values = {name: one[:1] for name, one in VALUES.items()}
+    for figure in drawn(distilled(), log(tmp_path, values)).values():
+        assert [tick for tick in figure.axes[0].get_xticks() if 0.4 < tick < 1.6] == [1]
 
 
 def test_bounds_are_those_of_the_epochs_that_were_logged() -> None:

@@ -26,6 +26,8 @@ TERMS = {
     CORRELATION: ("correlation congruence", style.GREEN),
 }
 """Of each term what it is called, and its colour in all figures."""
+MARKED = 30
+"""Stages whose beginnings are marked: more of them would hide what is drawn."""
 DENSE = 40
 """Epochs from which on they have no markers of their own."""
 
@@ -55,7 +57,10 @@ def terms_figure(found: Courses, weights: Mapping[str, float], bounds: Sequence[
 
 
 def _stages(bounds: Sequence[int]) -> str:
-    return "; a stage begins at each vertical line" if bounds else ""
+    if not bounds:
+        return ""
+    how = "" if len(bounds) > MARKED else ", each from a vertical line to the next"
+    return f"; {1 + len(bounds)} stages in a row{how}"
 
 
 def _panel(
@@ -118,7 +123,7 @@ def shares_figure(found: Courses, bounds: Sequence[int], subject: str) -> Figure
 
 
 def _mark_stages(ax: Axes, bounds: Sequence[int], above: bool = False) -> None:
-    for bound in bounds:
+    for bound in bounds if len(bounds) <= MARKED else ():
         ax.axvline(bound + 0.5, color=style.INK if above else style.FAINT, linewidth=0.9,
                    zorder=3 if above else 1)  # fmt: skip
 
@@ -126,7 +131,7 @@ def _mark_stages(ax: Axes, bounds: Sequence[int], above: bool = False) -> None:
 def _epochs(ax: Axes, count: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     ax.set_xlim(0.4, count + 0.6)
     ax.set_xlabel("epoch")
 
