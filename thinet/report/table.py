@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from thinet.base.errors import ThinetError
 from thinet.base.records import JSON
 from thinet.report import numbers
 from thinet.report.axes import Axis, axes
@@ -136,6 +138,32 @@ def said(key: str, value: JSON, in_full: bool = False) -> str:
     if isinstance(value, str) and not in_full:
         return value
     return f"{key} {setting(value)}"
+
+
+def command(result: Result, without: Collection[str], *added: str) -> str:
+    """The command of a run with other settings.
+
+    Args:
+        result: Of the run.
+        without: Groups and keys that are left out, with all that is below them.
+        added: What is typed in their place.
+
+    Raises:
+        ThinetError: If it cannot be read.
+    """
+    try:
+        words = shlex.split(result.run.command)
+    except ValueError as error:
+        raise ThinetError(
+            f"the command in the result of {result.run.name} is damaged ({error}): repeat the run "
+            "with resume=off."
+        ) from error
+    kept = (
+        word
+        for word in words
+        if word.lstrip("+~").partition("=")[0].partition(".")[0] not in without
+    )
+    return shlex.join([*kept, *added])
 
 
 def setting(value: JSON) -> str:

@@ -35,6 +35,7 @@ COLUMNS = (
     "summary:reference/top1", "summary:model/top1", "summary:model/flops",
     "summary:model/params",
 )  # fmt: skip
+FIGURES = ("accuracy", "distillation_terms", "distillation_gradients", "widths")
 AXIS = "compression_rate"
 
 
@@ -108,7 +109,7 @@ def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str) -> Any:
         title="Top-1 by criterion, mean and deviation over runs", metrics=["model/top1"],
         groupby=wr.Config("criterion.name"), groupby_aggfunc="mean", groupby_rangefunc="stddev",
     )  # fmt: skip
-    media = wr.MediaBrowser(title="Figures", media_keys=["figures/accuracy", "figures/widths"])
+    media = wr.MediaBrowser(title="Figures", media_keys=[f"figures/{name}" for name in FIGURES])
     (own, project), _ = max(runs.items(), key=lambda item: len(item[1]))
     count = sum(map(len, runs.values()))
     return wr.Report(

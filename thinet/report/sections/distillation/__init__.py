@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from thinet.report.sections.distillation.figures import (
     stage_bounds,
     terms_figure,
 )
-from thinet.report.table import Table, subject
+from thinet.report.table import Table, command, subject
 from thinet.run.result import Measurement
 
 KEY = "distillation"
@@ -123,17 +122,9 @@ class Distillation(Section[DistillationDetails]):
             gain = numbers.points(found.alone.top1, self.result.final.top1)
             return [f"distilled against labels alone: {gain} of top-1", *said]
         if self.result.reference_is != "teacher":
-            said.append(f"the same by labels alone, to compare: {self._control()}")
+            control = command(self.result, ("distill", "name"), "distill=none")
+            said.append(f"the same by labels alone, to compare: {control}")
         return said
-
-    def _control(self) -> str:
-        """The command of the run, without distillation."""
-        words = [
-            word
-            for word in shlex.split(self.result.run.command)
-            if word.lstrip("+~").partition("=")[0].partition(".")[0] not in ("distill", "name")
-        ]
-        return shlex.join([*words, "distill=none"])
 
     def figures(self) -> Mapping[str, float | None]:
         """The accuracy of the control."""
