@@ -148,7 +148,7 @@ def test_stages_follow_each_other_and_their_beginnings_are_marked(tmp_path: Path
     for ax in figure.axes:
         lines = [line for line in ax.get_lines() if line.get_label().startswith("_")]
         assert [line.get_xdata()[0] for line in lines] == [2.5, 4.5]
-    assert any("3 stages in a row, each" in text.get_text() for text in figure.texts)
+    assert any("3 stages in a row (vertical" in text.get_text() for text in figure.texts)
 
 
 def test_many_stages_are_counted_and_not_marked(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def terms_figure(found: Courses, weights: Mapping[str, float], bounds: Sequence[
     panels = [name for name in (*TERMS, AGREEMENT) if name in found]
     columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    about = f"{subject}; means over the images of an epoch" + _stages(bounds)
+    about = f"{subject}; means of an epoch" + _stages(bounds)
     figure, axes = style.new_figure(
         9.6, 0.62 + 2.55 * rows, "What the student learns", about, columns, rows
     )
@@ -59,7 +59,7 @@ def terms_figure(found: Courses, weights: Mapping[str, float], bounds: Sequence[
 def _stages(bounds: Sequence[int]) -> str:
     if not bounds:
         return ""
-    how = "" if len(bounds) > MARKED else ", each from a vertical line to the next"
+    how = "" if len(bounds) > MARKED else " (vertical lines)"
     return f"; {1 + len(bounds)} stages in a row{how}"
 
 
@@ -81,7 +81,8 @@ def _panel(
     if percent:
         style.percent_axis(ax)
         low = min(known, default=0.0)
-        ax.set_ylim(max(0.0, low - 0.08 * (100 - low) - 1), 101)
+        room = max(100 - low, 1.0)
+        ax.set_ylim(max(0.0, low - 0.1 * room), 100 + 0.03 * room)
     else:
         ax.grid(axis="y", color=style.GRID, linewidth=0.8)
         ax.set_ylim(0, 1.08 * max(known, default=1.0) or 1.0)
