@@ -177,7 +177,12 @@ class Pictures(ImageData):
 
 
 def make_engine(
-    data: Data, batch: int, seed: int = 0, steps: int | None = None, gpu: bool = False
+    data: Data,
+    batch: int,
+    seed: int = 0,
+    steps: int | None = None,
+    gpu: bool = False,
+    workers: int = 8,
 ) -> Engine:
     """What trains and measures, on one device.
 
@@ -187,9 +192,10 @@ def make_engine(
         seed: Of everything random.
         steps: Of an epoch; None for all.
         gpu: Whether on a GPU, which waits for images unless several processes load them.
+        workers: Those processes.
     """
     silence_lightning()
-    pictures = Pictures(data, batch, seed, workers=8 if gpu else 0)
+    pictures = Pictures(data, batch, seed, workers=workers if gpu else 0)
     pictures.setup()
     device = "gpu" if gpu else "cpu"
     return Engine(pictures, Devices(device, progress="off", max_steps_per_epoch=steps), seed=seed)

@@ -38,6 +38,8 @@ from thinet.training.superclasses import superclasses
 
 UNIFORM, CLASSES, SUPERCLASSES = "uniform", "class_uniform", "superclass_uniform"
 TERMS = (CROSS_ENTROPY, SOFT_TARGETS, CORRELATION)
+WORKERS = 2
+"""Processes that load images for each process of the study on a GPU."""
 WATCHED = 1_000
 """Validation images that the engine looks at after each epoch; all of them count at the end."""
 
@@ -149,9 +151,11 @@ class School:
         network: The teacher; it is never changed.
         data: Images.
         work: Folder for superclasses.
+        gpu: Whether on a GPU, which several processes of a study share.
     """
 
-    def __init__(self, network: nn.Module, data: Data, work: Path) -> None:
+    def __init__(self, network: nn.Module, data: Data, work: Path, gpu: bool = False) -> None:
+        self.gpu = gpu
         images = torch.zeros(2, *data.train.pixels.shape[1:])
         self.teacher = Pupil(network.eval(), find_feature(network, images))
         self.data, self.work = data, work
@@ -160,7 +164,8 @@ class School:
     def answers(self, part: str) -> tuple[Tensor, Tensor]:
         """The teacher's logits and features of ``test`` or ``validation`` images."""
         if part not in self._answers:
-            self._answers[part] = answers(self.teacher.network, getattr(self.data, part))
+            images: Images = getattr(self.data, part)
+            self._answers[part] = answers(self.teacher.network, images, self.gpu)
         return self._answers[part]
 
     def batches(self, sampler: str, course: Course) -> MakeBatches | None:
@@ -172,8 +177,10 @@ class School:
         feature, network = self.teacher.feature, self.teacher.network
         assert feature is not None
         weights = hashlib.sha256(dump_state(network)).hexdigest()
+        engine = make_engine(self.data, BATCH, gpu=self.gpu)
+        network.to(engine.device)
         found = superclasses(
-            make_engine(self.data, BATCH),
+            engine,
             lambda images: embedded(network, feature, images)[1],
             cluster_count("auto", 10, course.batch, course.k),
             {"weights": weights, "feature": feature.module},
@@ -198,7 +205,8 @@ class School:
         """
         data = self.data
         few = data.validation.take(torch.arange(min(WATCHED, len(data.validation))))
-        engine = make_engine(Data(data.train, few, data.test), course.batch, seed, course.steps)
+        watched = Data(data.train, few, data.test)
+        engine = make_engine(watched, course.batch, seed, course.steps, self.gpu, WORKERS)
         kept = Kept()
         engine.loggers.append(kept)
         batches = self.batches(arm.sampler, course)
@@ -232,7 +240,7 @@ class School:
     def judge(self, network: nn.Module, part: str) -> dict[str, float]:
         """Accuracy and agreement with the teacher in percent, and the congruence (RBF, P=2)."""
         images: Images = getattr(self.data, part)
-        logits, features = answers(network, images)
+        logits, features = answers(network, images, self.gpu)
         taught, theirs = self.answers(part)
         size = min(64, len(images))
         pairs = zip(features.split(size), theirs.split(size), strict=True)
@@ -246,9 +254,12 @@ class School:
 
 
 @torch.no_grad()
-def answers(network: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
+def answers(network: nn.Module, images: Images, gpu: bool = False) -> tuple[Tensor, Tensor]:
     """Logits ``(N, K)`` and features ``(N, d)`` of images that are not augmented."""
-    feature = find_feature(network, torch.zeros(2, *images.pixels.shape[1:]))
-    found = [embedded(network.eval(), feature, batch) for batch, _ in images.batches(BATCH)]
-    logits, features = zip(*found, strict=True)
-    return torch.cat(logits), torch.cat(features)
+    device = torch.device("cuda" if gpu else "cpu")
+    network.eval().to(device)
+    feature = find_feature(network, torch.zeros(2, *images.pixels.shape[1:], device=device))
+    batches = (batch.to(device) for batch, _ in images.batches(1_000 if gpu else BATCH))
+    logits, features = zip(*(embedded(network, feature, one) for one in batches), strict=True)
+    network.cpu()
+    return torch.cat(logits).cpu(), torch.cat(features).cpu()

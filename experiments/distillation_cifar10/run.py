@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 import thinet
 from experiments.cifar import (
     Data,
+    Images,
     append_row,
     arguments,
     finetune,
@@ -36,11 +37,13 @@ from experiments.distillation_cifar10.figure import draw
 from experiments.distillation_cifar10.tables import better, tables
 from experiments.peers.run import prune
 from thinet.base.seeding import derive_seed
+from thinet.datasets.sampler_checks import images_per_class
 from thinet.metrics import cost
 from thinet.models.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
 SHAPE = (3, 32, 32)
+CLASSES = 10
 BETA = 100.0
 PRUNED_BETA = 100.0
 BETAS = (10.0, 100.0, 1000.0)
@@ -110,7 +113,8 @@ class Study:
 
     def __init__(self, options: argparse.Namespace, teacher: nn.Module, data: Data) -> None:
         self.options, self.data = options, data
-        self.school = School(teacher, data, options.out if options.smoke else options.work)
+        work = options.out if options.smoke else options.work
+        self.school = School(teacher, data, work, options.gpu)
         self._pruned: tuple[tuple[str, int], nn.Module] | None = None
 
     def course(self, task: Task) -> Course:
@@ -119,7 +123,8 @@ class Study:
         few = {STUDENT: 2, RECIPE: 1}.get(task.network) if task.part == "beta" else None
         if small:
             epochs = few or given.epochs
-            return Course(epochs, given.images, given.batch, given.rate, min(1, epochs / 2))
+            k = images_per_class("auto", given.batch, CLASSES)
+            return Course(epochs, given.images, given.batch, given.rate, min(1, epochs / 2), k)
         return Course(few or given.tuning, given.images, given.tuning_batch, 0.01)
 
     def start(self, task: Task) -> nn.Module:
@@ -131,11 +136,14 @@ class Study:
             return made.to(memory_format=torch.channels_last)
         key = task.network, task.seed
         if self._pruned is None or self._pruned[0] != key:
-            whole = copy.deepcopy(self.school.teacher.network)
-            slim = prune(whole, task.network, self.data, self.options.calibration, task.seed)
-            calibration = self.data.calibration(self.options.calibration, task.seed)
-            again = recalibrated(slim, calibration).to(memory_format=torch.channels_last)
-            self._pruned = key, again
+            device = "cuda" if self.options.gpu else "cpu"
+            whole = copy.deepcopy(self.school.teacher.network).to(device)
+            some = self.data.calibration(self.options.calibration, task.seed)
+            there = Images(some.pixels.to(device), some.labels.to(device))
+            data = replace(self.data, train=there)
+            slim = prune(whole, task.network, data, self.options.calibration, task.seed)
+            again = recalibrated(slim, there).to(memory_format=torch.channels_last)
+            self._pruned = key, again.cpu()
         return copy.deepcopy(self._pruned[1])
 
     def measure(self, task: Task, arm: Arm) -> dict[str, object]:
@@ -169,13 +177,17 @@ class Study:
             if name is None:
                 print("the better of KD and KD + CC is not known yet: --parts pruned peers")
                 continue
-            arm = arms(task.beta)[name]
-            mark = self.mark(task, name, arm)
-            if has_row(read_rows(path), mark):
-                continue
-            found = self.measure(task, arm)
-            append_row(path, {**mark, **found})
-            print({**mark, **found}, flush=True)
+            self.add(path, task, name)
+
+    def add(self, path: Path, task: Task, name: str) -> None:
+        """The row of a task, unless it is there."""
+        arm = arms(task.beta)[name]
+        mark = self.mark(task, name, arm)
+        if has_row(read_rows(path), mark):
+            return
+        found = self.measure(task, arm)
+        append_row(path, {**mark, **found})
+        print({**mark, **found}, flush=True)
 
     def _unpruned(self, path: Path) -> None:
         """A row of the teacher."""
@@ -216,9 +228,9 @@ def report(options: argparse.Namespace) -> None:
         splice(HERE / "README.md", text)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Measure what is missing in ``results.csv``; then tables and figure."""
-    parser = arguments(__doc__, HERE)
+def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
+    """The arguments of the study, on a CPU or a GPU."""
+    parser = arguments(description, out)
     parser.add_argument("--teacher", type=Path, help="folder of a saved network, ready to teach")
     parser.add_argument("--as-given", action="store_true", help="do not fine-tune --weights first")
     parser.add_argument("--work", type=Path, default=Path("outputs/distillation_cifar10"))
@@ -233,10 +245,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning-batch", type=int, default=128)
     parser.add_argument("--calibration", type=int, default=512, help="images, to prune")
     parser.add_argument("--rounds", type=int, default=20, help="of timing")
-    options = parsed(
-        parser, words, parts=[*PARTS[:5], "cost"], epochs=1, images=16, batch=16, tuning=1,
-        tuning_batch=16, calibration=16, seeds=[0], rounds=2,
-    )  # fmt: skip
+    parser.set_defaults(gpu=False)
+    return parser
+
+
+TINY = {
+    "parts": [*PARTS[:5], "cost"], "epochs": 1, "images": 16, "batch": 16, "tuning": 1,
+    "tuning_batch": 16, "calibration": 16, "seeds": [0], "rounds": 2,
+}  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure what is missing in ``results.csv``; then tables and figure."""
+    options = parsed(make_parser(__doc__, HERE), words, **TINY)
     if not options.draw:
         teacher, data = teacher_and_data(options)
         if set(options.parts) - {"cost"}:

@@ -32,8 +32,9 @@ def folder(compose_tiny, tmp_path_factory, monkeypatch):
         monkeypatch.setenv("NETRC", "/nowhere")
         root = tmp_path_factory.mktemp("dashboards")
         cfg = compose_tiny(
-            f"paths.outputs={root}", "name=tiny", f"logger=[{','.join(LOGGERS)}]", "round_to=2"
-        )
+            f"paths.outputs={root}", "name=tiny", f"logger=[{','.join(LOGGERS)}]", "round_to=2",
+            "distill=cckd",
+        )  # fmt: skip
         run(cfg)
         FINISHED["folder"] = root / "tiny"
     return FINISHED["folder"]
@@ -100,6 +101,9 @@ def unnested(items: Any) -> dict[str, Any]:
 
 def test_metrics_csv_has_the_series_at_all(series):
     assert {"val/top1", "train/loss", "stage/top1", "stage/flops", "stage/params"} <= set(series)
+    terms = ("cross_entropy", "soft_targets", "correlation")
+    names = {*terms, "agreement", *(f"gradient_share_{term}" for term in terms)}
+    assert {f"train/{name}" for name in names} <= set(series)
     assert [round(value, 6) for _, value in series["compression_rate"]] == sorted(
         {round(value, 6) for _, value in series["compression_rate"]}
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from thinet.base.records import JSON, to_json
+from thinet.report.sections.distillation import DistillationDetails, Terms
 from thinet.report.sections.pruning import (
     Accuracy,
     BeforeFinetuning,
@@ -210,6 +211,32 @@ def scanned(layers: int = 13, details: SensitivityDetails | None = None, **chang
         "+target=flops:0.5 'layers=[layer1.*]' dataset.root=data/cifar10",
     }
     return make("sensitivity", **{**known, **changes})
+
+
+CCKD = Terms(0.1, 4.0, 100.0, "rbf", 0.4, 2, True, None, None, "auto")
+KD = replace(CCKD, beta=0.0)
+
+
+def distillation_details(**changes: Any) -> DistillationDetails:
+    """A teacher, its student and the same student by labels alone."""
+    alone = measurement(0.80, FLOPS // 50, PARAMS // 50)
+    known: dict[str, Any] = {"epochs": 8, "alone": alone, **changes}
+    return replace(DistillationDetails("resnet110", "vgg16", "uniform", CCKD), **known)
+
+
+def distilled(
+    top1: float = 0.91, found: DistillationDetails | None = None, **changes: Any
+) -> Result:
+    """What ``method=distill`` leaves."""
+    known: dict[str, Any] = {
+        "reference": measurement(0.95),
+        "reference_is": "teacher",
+        "model": measurement(top1, FLOPS // 50, PARAMS // 50, latency_ms=2.0),
+        "steps": (StepRecord(0, "distilled", 46.0, 8, figures={"top1": 0.9, "top5": 0.99}),),
+        "settings": {"distill": "cckd", "teacher": "resnet110"},
+        "details": {"distillation": to_json(found or distillation_details())},
+    }
+    return make("distill", **{**known, **changes})
 
 
 @dataclass(frozen=True)

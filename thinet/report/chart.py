@@ -164,7 +164,8 @@ class Chart:
         places = [self.x.along(mark.x) for line in self.lines for mark in line.marks] or [0.0, 1.0]
         low, high = min(places), max(places)
         margin = 0.07 * (high - low) or max(0.05 * abs(high), 0.5)
-        return low - margin, high + margin
+        most = 101.5 if self.x.kind is Kind.PERCENT else math.inf  # no more than all is removed
+        return low - margin, min(high + margin, max(most, high))
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -1,4 +1,4 @@
-"""Figures of one run, as pure functions from a result.
+"""Figures of one run, as pure functions from a result and what was logged beside it.
 
 Accuracies are drawn in percent. Blue always stands for the network that the run ends with.
 """
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 def draw_figures(result: Result, folder: str | Path) -> list[Path]:
     """Write the figures a result has data for as PNG files into ``folder``, each atomically.
 
+    Args:
+        result: The result.
+        folder: ``figures`` in the folder of the run, which has what was logged.
+
     Returns:
         The paths: ``accuracy.png`` and ``cost.png`` where steps have accuracies or costs, and those
         of the families. Pictures that were drawn during the run and lie in the folder follow.
@@ -33,17 +37,20 @@ def draw_figures(result: Result, folder: str | Path) -> list[Path]:
     said = sections(result)
     drawn = [
         style.save_png(one.draw(), Path(folder) / f"{one.name}.png")
-        for one in run_plots(result, said)
+        for one in run_plots(result, said, Path(folder).parent)
     ]
     return drawn + [one.path for section in said for one in section.pictures(Path(folder))]
 
 
-def run_plots(result: Result, said: Sequence[Section[object]]) -> list[Plot]:
+def run_plots(
+    result: Result, said: Sequence[Section[object]], folder: Path | None = None
+) -> list[Plot]:
     """The figures a result has data for.
 
     Args:
         result: The result.
         said: Its sections.
+        folder: Of the run; None to draw from the result alone.
     """
     plots = []
     if accuracy := accuracy_chart(result, said):
@@ -54,7 +61,10 @@ def run_plots(result: Result, said: Sequence[Section[object]]) -> list[Plot]:
         about = f"share of {result.reference_is}"
         caption = f"{' and '.join(line.name for line in cost.lines)} that remain after each step."
         plots.append(Plot("cost", caption, _drawing(result, cost, about, 4.7)))
-    return plots + [one for section in said for one in section.plots()]
+    for section in said:
+        plots += section.plots()
+        plots += section.logged(folder) if folder is not None else ()
+    return plots
 
 
 def _drawing(result: Result, chart: Chart, about: str, height: float) -> Callable[[], Figure]:

@@ -41,6 +41,7 @@ class RunPage:
     note: str
     summary: Table
     lead: str
+    leading: list[Table]
     figures: list[Embedded]
     lines: list[str]
     tables: list[Table]
@@ -68,9 +69,10 @@ def run_page(result: Result, folder: Path) -> RunPage:
 
     Args:
         result: The result.
-        folder: The run folder, with the pictures that were drawn during the run.
+        folder: The run folder, with what was logged and drawn during the run.
     """
     said = sections(result)
+    tables = [table for one in said for table in one.tables()]
     return RunPage(
         title=result.run.name or "run",
         headline=headline(result),
@@ -78,9 +80,12 @@ def run_page(result: Result, folder: Path) -> RunPage:
         note=result.run.note or "",
         summary=summary(result),
         lead=_lead(result),
-        figures=[_embed(style.png(one.draw()), one.caption) for one in run_plots(result, said)],
+        leading=[table for table in tables if table.leading],
+        figures=[
+            _embed(style.png(one.draw()), one.caption) for one in run_plots(result, said, folder)
+        ],
         lines=[line for section in said for line in section.lines()],
-        tables=_tables(result, said),
+        tables=_steps(result, said) + [table for table in tables if not table.leading],
         pictures=[
             _embed(one.path.read_bytes(), one.caption)
             for section in said
@@ -104,9 +109,9 @@ def _lead(result: Result) -> str:
     return f"{text} {missing[0].upper()}{missing[1:]}." if missing else text
 
 
-def _tables(result: Result, said: Sequence[Section[object]]) -> list[Table]:
+def _steps(result: Result, said: Sequence[Section[object]]) -> list[Table]:
     steps = step_table(result, said)
-    return [*([steps] if steps else []), *(table for one in said for table in one.tables())]
+    return [steps] if steps else []
 
 
 def _embed(png: bytes, caption: str) -> Embedded:

@@ -29,6 +29,8 @@ _OTHERS = {
     "latency_ms": StepFigure("latency", write=numbers.milliseconds),
 }
 _MAIN = "top1"
+_APART = ("teacher",)
+"""References that a model is compared with and was not made of: no line leads from them."""
 _LINES = ((1, 4), (5, 1), (2, 2), (3, 3), (4, 5))
 """Colour and shape of the lines beside the main one."""
 
@@ -82,12 +84,14 @@ def accuracy_chart(result: Result, sections: Sequence[Section[object]]) -> Chart
     """Top-1 after every step, and whatever else of it the family measures, over the steps.
 
     Place 0 is the reference. A last place ``final`` follows when the model has a validation
-    accuracy of its own. None if there is nothing to compare.
+    accuracy of its own. None if there is nothing to compare: a single step that does not begin
+    with the reference.
     """
     steps = result.steps
     if not any(step.figures.get(_MAIN) is not None for step in steps):
         return None
-    if result.model is None and len(steps) < 2:
+    begins = result.model is not None and result.reference_is not in _APART
+    if not begins and len(steps) < 2:
         return None
     base, split = reference_top1(result)
     final = result.model.val_top1 if result.model and split == "validation" else None
@@ -98,7 +102,7 @@ def accuracy_chart(result: Result, sections: Sequence[Section[object]]) -> Chart
     for (key, name), (color, shape) in zip(beside, _LINES, strict=False):
         marks = tuple(_mark(1 + k, step.figures.get(key)) for k, step in enumerate(steps))
         lines.append(Line(name, marks, Look(color, shape=shape, width=1.0, size=size)))
-    start = base if result.model else None
+    start = base if begins else None
     values = [start, *(step.figures.get(_MAIN) for step in steps)]
     values += [] if final is None else [final]
     marks = tuple(_mark(place, value) for place, value in enumerate(values))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from thinet.base.errors import ThinetError
 from thinet.base.evaluation import Evaluation
 from thinet.base.records import JSON
 from thinet.report import numbers
@@ -23,6 +25,7 @@ class Table:
         rows: Texts; the first column is written to the left, the others to the right.
         note: Below it.
         brief: Whether it is short enough for the terminal.
+        leading: Whether it says what a run found, and stands above the figures of a page.
     """
 
     title: str
@@ -30,6 +33,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     brief: bool = False
+    leading: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class Comparison:
     change: str
 
 
+_NAMED = ("teacher",)
+"""Settings whose value names a network or a file: alone it would not say what it is for."""
+_ANYTHING = ("none", "default")
+"""Options of many groups, which say nothing alone."""
 _COSTS = (
     Axis("flops", "FLOPs", ""),
     Axis("macs", "MACs", ""),
@@ -119,11 +127,49 @@ def subject(result: Result) -> str:
             continue
         if isinstance(value, dict):
             words.append(f"{key} per layer")
-        elif isinstance(value, str) and key not in result.sizes:
-            words.append(value)
         else:
-            words.append(f"{key} {setting(value)}")
+            words.append(said(key, value, key in result.sizes))
     return ", ".join(words)
+
+
+def said(key: str, value: JSON, in_full: bool = False) -> str:
+    """A setting in words: its value alone if that is a name that says enough.
+
+    Args:
+        key: Its name.
+        value: Not empty.
+        in_full: Whether its name is said in any case.
+    """
+    in_full = in_full or key in _NAMED or value in _ANYTHING
+    if isinstance(value, str) and not in_full:
+        return value
+    return f"{key} {setting(value)}"
+
+
+def command(result: Result, without: Collection[str], *added: str) -> str:
+    """The command of a run with other settings.
+
+    Args:
+        result: Of the run.
+        without: Groups and keys that are left out, with all that is below them.
+        added: What is typed in their place.
+
+    Raises:
+        ThinetError: If it cannot be read.
+    """
+    try:
+        words = shlex.split(result.run.command)
+    except ValueError as error:
+        raise ThinetError(
+            f"the command in the result of {result.run.name} is damaged ({error}): repeat the run "
+            "with resume=off."
+        ) from error
+    kept = (
+        word
+        for word in words
+        if word.lstrip("+~").partition("=")[0].partition(".")[0] not in without
+    )
+    return shlex.join([*kept, *added])
 
 
 def setting(value: JSON) -> str:

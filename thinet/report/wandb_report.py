@@ -35,6 +35,7 @@ COLUMNS = (
     "run:displayName", "config:criterion.value.name", "config:ratio.value", "config:seed.value",
 )  # fmt: skip
 COSTS = ("summary:model/flops", "summary:model/params")
+FIGURES = ("accuracy", "distillation_terms", "distillation_gradients", "widths")
 AXIS = "compression_rate"
 
 
@@ -130,7 +131,7 @@ def make_report(
         )
         for one in kinds
     ]  # fmt: skip
-    media = wr.MediaBrowser(title="Figures", media_keys=["figures/accuracy", "figures/widths"])
+    media = wr.MediaBrowser(title="Figures", media_keys=[f"figures/{name}" for name in FIGURES])
     titles, leads = " and ".join(one.title for one in kinds), "; ".join(one.lead for one in kinds)
     (own, project), _ = max(runs.items(), key=lambda item: len(item[1]))
     count = sum(map(len, runs.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from thinet.base.messages import say
 from thinet.engine.engine import Engine
 from thinet.engine.lesson import Lesson
 from thinet.models.features import find_feature
-from thinet.report.sections.distillation import KEY, DistillationDetails
+from thinet.report.sections.distillation import KEY, DistillationDetails, Terms
 from thinet.run.result import Measurement
 from thinet.run.settings import Settings, fill
 from thinet.run.setup import Setup
@@ -76,9 +76,9 @@ class Distilling:
                 teacher=whom,
                 student=setup.source.name,
                 sampler=self.batches.sampler,
-                terms=asdict(self.lesson),
+                terms=Terms(**{one.name: getattr(self.lesson, one.name) for one in fields(Terms)}),
                 epochs=epochs,
-                alone=None if alone is None else alone.figures(),
+                alone=alone,
             )
         }
 

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.report.conftest import measurement, pruned, scanned, scratch, toy, trained, write_run
+from tests.report.conftest import (
+    distilled,
+    measurement,
+    pruned,
+    scanned,
+    scratch,
+    toy,
+    trained,
+    write_run,
+)
 from thinet.report.axes import AXES, FLOPS, PARAMS, Axis
 from thinet.report.chart import look
 from thinet.report.many.points import (
@@ -145,6 +154,26 @@ def test_networks_of_other_models_share_the_absolute_cost(read: Any) -> None:
     assert [level.text for level in found.levels] == [
         "baseline a 98.89 %", "full precision b 95.00 %",
     ]  # fmt: skip
+
+
+def test_levels_of_teachers_bear_their_names(read: Any) -> None:
+    """Not that of the student, which is what the run made."""
+    entries = read(*(
+        distilled(name=name, reference=measurement(top1), settings={"teacher": teacher})
+        for name, top1, teacher in (("a", 0.95, "resnet56"), ("b", 0.97, "outputs/my run"))
+    ))  # fmt: skip
+    found = chart(entries, FLOPS)
+    assert [level.text for level in found.levels] == [
+        "teacher resnet56 95.00 %", "teacher my run 97.00 %",
+    ]  # fmt: skip
+    assert [line.name for line in found.lines] == ["teacher resnet56", "teacher outputs/my run"]
+
+
+def test_no_more_than_all_is_removed(read: Any) -> None:
+    """One point alone, close to the end of the axis."""
+    found = chart(read(distilled()), FLOPS)
+    low, high = found.x_limits
+    assert low < 98 < high <= 101.5
 
 
 def test_other_references_share_the_absolute_cost_too(read: Any) -> None:

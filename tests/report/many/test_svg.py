@@ -10,7 +10,7 @@ import pytest
 
 from thinet.report import chart as charts
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
-from thinet.report.many.svg import SHAPES, drawing
+from thinet.report.many.svg import BOTTOM, HEIGHT, LETTERS, SHAPES, drawing
 from thinet.report.style import CYCLE, DASHES, MARKERS
 
 
@@ -88,3 +88,13 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 def test_both_drawings_know_every_look() -> None:
     assert (len(CYCLE), len(DASHES)) == (charts.COLORS, charts.DASHES)
     assert len(MARKERS) == len(SHAPES) == charts.SHAPES
+
+
+def test_names_of_levels_that_lie_close_stand_below_each_other() -> None:
+    levels = (Level(99.4, "a"), Level(20, "b"), Level(99.2, "c"), Level(99, "d"))
+    names = drawing(make((10, 10), (80, 90), levels=levels)).level_names
+    assert len(names) == 4
+    ordered = sorted(names)
+    assert all(low + LETTERS <= high + 0.2 for low, high in pairwise(ordered))
+    assert names[1] == max(names), "the one far below keeps its place"
+    assert max(names) <= HEIGHT - BOTTOM

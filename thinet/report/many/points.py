@@ -11,12 +11,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from thinet.base.records import JSON
 from thinet.report import numbers
 from thinet.report.axes import FLOPS, Axis, axes
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
 from thinet.report.many.runs import NAMES, Entry, evaluations, settings_of, varied
+from thinet.report.table import said
 from thinet.run.result import Result
 
 Lines = dict[str, dict[str, list[Entry]]]
@@ -118,8 +120,7 @@ def _name(one: Entry, differ: Sequence[str]) -> str:
     for key in differ:
         value = one.value(key)
         if value is not None and key not in one.sizes:
-            plain = key in NAMES or isinstance(one.settings.get(key), str)
-            words.append(value if plain else f"{key} {value}")
+            words.append(value if key in NAMES else said(key, one.settings.get(key)))
     return ", ".join(words) or one.names["method"]
 
 
@@ -230,17 +231,24 @@ def scale(found: Sequence[Point], axis: Axis, absolute: bool) -> Scale:
 
 def levels(entries: Sequence[Entry]) -> tuple[Level, ...]:
     """The references of models that were made: the mean over seeds, one for each network."""
-    several = len({one.names["model"] for one in entries}) > 1
+    several = len({_of_reference(one) for one in entries}) > 1
     known: dict[tuple[str, ...], dict[str, float]] = {}
     for one in entries:
         result = one.result
         if result and result.model and result.reference.top1 is not None:
             if not math.isfinite(result.reference.top1):
                 continue
-            words = (result.reference_is, *([one.names["model"]] if several else []))
+            words = (result.reference_is, *([_of_reference(one)] if several else []))
             known.setdefault(words, {})[str(one.seed)] = result.reference.top1
     means = {words: 100 * statistics.fmean(of_it.values()) for words, of_it in known.items()}
     return tuple(Level(y, f"{' '.join(words)} {y:.2f} %") for words, y in means.items())
+
+
+def _of_reference(one: Entry) -> str:
+    """The network that a run is compared with: its own, or the one that a setting names."""
+    is_what = one.result.reference_is if one.result else ""
+    named = one.settings.get(is_what)
+    return Path(named).name if isinstance(named, str) and named else one.names["model"]
 
 
 def _mark(point: Point, axis: Axis, absolute: bool) -> Mark:

@@ -97,7 +97,8 @@ def gather(folders: Iterable[str | Path]) -> list[Entry]:
         raise ThinetError(
             "none of the folders holds a finished run: give run folders, for example outputs/*."
         )
-    return [replace(one, number=place) for place, one in enumerate(_tell_apart(entries), 1)]
+    told = _complete(_tell_apart(entries))
+    return [replace(one, number=place) for place, one in enumerate(told, 1)]
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
@@ -187,6 +188,22 @@ def evaluations(entries: Iterable[Entry]) -> list[Evaluation]:
     """How the test images of the finished runs were evaluated, in a fixed order."""
     known = {one.evaluated for one in entries}
     return [one for one in EVALUATIONS.values() if one in known] or [*EVALUATIONS.values()][:1]
+
+
+def _complete(entries: Sequence[Entry]) -> list[Entry]:
+    """Say what goes without saying where it does not for others: ``distill none`` beside ``kd``.
+
+    A result does not tell the usual option of a group; its configuration does.
+    """
+    keys = settings_of(entries)
+    found = []
+    for one in entries:
+        config = one.result.config if one.result else {}
+        parts = {key: config.get(key) for key in keys if one.value(key) is None}
+        options = {key: part.get("name") for key, part in parts.items() if isinstance(part, dict)}
+        usual = {key: name for key, name in options.items() if isinstance(name, str)}
+        found.append(replace(one, settings={**one.settings, **usual}))
+    return found
 
 
 def settings_of(entries: Iterable[Entry]) -> list[str]:

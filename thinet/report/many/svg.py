@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thinet.report import style
 from thinet.report.chart import Chart, Line, Look, Mark, ticks
 
 WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+LETTERS = 13
+"""Height of a line of text."""
 SHAPES = (
     "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0-4 0Z", "M-3.6-3.6H3.6V3.6H-3.6Z", "M0-5L5 0L0 5L-5 0Z",
     "M0-5L4.8 3.6H-4.8Z", "M0 5L4.8-3.6H-4.8Z",
@@ -50,7 +53,8 @@ class DrawnLine:
 class Drawing:
     """One drawing; all positions are in the units of its ``viewBox``.
 
-    ``levels_left`` says at which end of the levels there is room for their names.
+    ``levels_left`` says at which end of the levels there is room for their names, and
+    ``level_names`` how far down these stand, below their lines and never upon each other.
     """
 
     title: str
@@ -61,6 +65,7 @@ class Drawing:
     front: str
     levels: tuple[tuple[float, str], ...]
     levels_left: bool
+    level_names: tuple[float, ...]
     size: tuple[int, int] = (WIDTH, HEIGHT)
     box: tuple[int, int, int, int] = (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
@@ -97,6 +102,12 @@ def drawing(chart: Chart) -> Drawing:
         _path([place(mark) for mark in chart.front]),
         tuple((y_of(level.y), level.text) for level in chart.levels),
         _crowd(chart, right=True) > _crowd(chart, right=False),
+        tuple(
+            round(LETTERS + y, 1)
+            for y in style.spread(
+                [y_of(level.y) for level in chart.levels], LETTERS, TOP, HEIGHT - BOTTOM - LETTERS
+            )
+        ),
     )
 
 

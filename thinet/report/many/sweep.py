@@ -23,6 +23,7 @@ from thinet.report.many.runs import (
     varied,
 )
 from thinet.report.sections import families
+from thinet.report.table import said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,6 +153,5 @@ def shared(entries: Sequence[Entry]) -> list[str]:
     for key in keys:
         values = [one.value(key) for one in entries]
         if key not in differ and values and values[0] is not None and None not in values:
-            plain = key in NAMES or isinstance(entries[0].settings.get(key), str)
-            same.append(values[0] if plain else f"{key} {values[0]}")
+            same.append(values[0] if key in NAMES else said(key, entries[0].settings.get(key)))
     return same

@@ -101,6 +101,10 @@ class Section(Generic[D]):
         """Figures that are drawn from the result alone."""
         return ()
 
+    def logged(self, folder: Path) -> Sequence[Plot]:
+        """Figures that are drawn from what was logged in the run's folder, if it was."""
+        return ()
+
     def pictures(self, figures: Path) -> Sequence[Picture]:
         """Figures that lie in the run's folder of figures already."""
         return ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from thinet.report.sections.sensitivity.records import (
     Tried,
     rows_of,
 )
-from thinet.report.table import Table, subject
+from thinet.report.table import Table, command, subject
 from thinet.run.result import Result
 from thinet.widths.ratio import SUGGESTION
 
@@ -148,9 +147,4 @@ def feed_back(result: Result) -> str:
     details = result.details.get(KEY)
     if not isinstance(details, dict) or "folder" not in details:
         raise ThinetError(f"{result.run.name} has no suggestion: give a run of method=sensitivity.")
-    words = [
-        word
-        for word in shlex.split(result.run.command)
-        if word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_FED_BACK
-    ]
-    return shlex.join([*words, f"ratio=@{Path(str(details['folder'])) / SUGGESTION}"])
+    return command(result, NOT_FED_BACK, f"ratio=@{Path(str(details['folder'])) / SUGGESTION}")
