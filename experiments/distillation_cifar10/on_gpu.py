@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 import thinet
 from experiments.cifar import Data, Images, noise, parsed, split
@@ -49,10 +50,10 @@ def work(options: argparse.Namespace) -> Iterator[Named]:
         yield from ((Task("kernels", STUDENT, name, seed, beta), name) for name in others)
 
 
-def labour(options: argparse.Namespace, data: Data, tasks: Any) -> None:
+def labour(options: argparse.Namespace, teacher: nn.Module, data: Data, tasks: Any) -> None:
     """Take tasks until there are none."""
     torch.set_num_threads(1)
-    study = Study(options, thinet.load(options.teacher), data)
+    study = Study(options, teacher.to(memory_format=torch.channels_last), data)
     while True:
         try:
             task, name = tasks.get(timeout=5)
@@ -88,16 +89,14 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     data = read(options)
-    if options.smoke:
-        thinet.save(teacher_and_data(options)[0], options.out / "teacher")
-        options.teacher = options.out / "teacher"
+    teacher = teacher_and_data(options)[0] if options.smoke else thinet.load(options.teacher)
     print(f"images after {time.monotonic() - began:.0f} s", flush=True)
     context = multiprocessing.get_context("fork")
     tasks = context.Queue()
     for one in work(options):
         tasks.put(one)
     crew = [
-        context.Process(target=labour, args=(options, data, tasks))
+        context.Process(target=labour, args=(options, teacher, data, tasks))
         for _ in range(options.processes)
     ]
     for process in crew:

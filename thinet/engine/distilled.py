@@ -120,8 +120,9 @@ class Distilled(Objective):
 
     def _loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
-        logits, own = self.student.answer(images)
+        # First the teacher: while it computes, the student's activations need no memory yet.
         taught, theirs = self._teach(images)
+        logits, own = self.student.answer(images)
         smoothing = self.training.label_smoothing
         found = {
             CROSS_ENTROPY: F.cross_entropy(logits, labels, label_smoothing=smoothing),

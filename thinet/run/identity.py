@@ -183,7 +183,7 @@ def _weights(content: Config) -> list[tuple[str, Path]]:
 
 def _is_usual(value: Any, usual: Any) -> bool:
     """Whether it is the value, or the option without settings of its own, that is usual."""
-    return bool(value == usual or value == {"name": usual})
+    return bool(value == usual or _set(value) == {"name": usual})
 
 
 def _is_unset(value: Any) -> bool:
