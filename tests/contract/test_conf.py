@@ -23,6 +23,7 @@ from thinet.run.setup import Setup
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
+PERSONS = ("reid", "cckd_resnet18_msmt17")
 GROUPS = {
     "baseline", "criterion", "dataset", "distill", "experiment", "finetune", "logger", "method",
     "model", "paths", "reconstruction", "sampler", "schedule", "trainer",
@@ -35,8 +36,9 @@ def options_of(group: str) -> list[str]:
 
 
 def given(file: Path) -> list[str]:
-    """What a recipe leaves to the user, ``<like this>``."""
-    return ["model.weights=none"] if 'weights: "<' in file.read_text() else []
+    """What a recipe leaves to the user, ``<like this>``, and what files would tell."""
+    found = ["model.weights=none"] if 'weights: "<' in file.read_text() else []
+    return found + (["dataset.num_classes=7"] if file.stem in PERSONS else [])
 
 
 def named(file: Path) -> str:
@@ -87,7 +89,7 @@ def test_a_model_is_built_for_its_own_image_size(option, compose):
     setup, method = build(check(compose(f"model={option}", *chosen, *data)))
     size, source = setup.image_size, setup.source
     assert size == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
-    assert bool(method.request.paper) == (option not in LIBRARIES)
+    assert bool(method.request.paper) == (option not in {*LIBRARIES, "mobilenet_v2"})
     with torch.device("meta"):
         network = build_network(source.target, **source.arguments, num_classes=7, image_size=size)
         assert network.eval()(torch.empty(1, 3, size, size)).shape == (1, 7)
@@ -146,7 +148,8 @@ def test_an_experiment_can_be_overridden(file, compose):
 @pytest.mark.parametrize("finetune", options_of("finetune"))
 @pytest.mark.parametrize("dataset", options_of("dataset"))
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
-    setup, method = build(check(compose(f"dataset={dataset}", f"finetune={finetune}")))
+    more = ["dataset.num_classes=7"] if dataset in PERSONS else []
+    setup, method = build(check(compose(f"dataset={dataset}", f"finetune={finetune}", *more)))
     assert setup.data.batch_size >= 1
     assert setup.source.phase.epochs >= 1
     assert method.finetuning.final.epochs >= (finetune != "none")

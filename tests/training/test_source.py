@@ -23,9 +23,9 @@ def fits(monkeypatch):
     """The keys of everything that is trained."""
     keys, original = [], Engine.fit
 
-    def fit(self, network, phases, training, key, folder):
+    def fit(self, network, phases, training, key, folder, **more):
         keys.append(key)
-        return original(self, network, phases, training, key, folder)
+        return original(self, network, phases, training, key, folder, **more)
 
     monkeypatch.setattr(Engine, "fit", fit)
     return keys

@@ -67,6 +67,11 @@ class CifarResNet(nn.Module):
 # Fully convolutional up to the pool, so the builders take any image size.
 
 
+def resnet14(num_classes: int, image_size: int) -> CifarResNet:
+    """CIFAR-style ResNet-14."""
+    return CifarResNet(2, num_classes)
+
+
 def resnet20(num_classes: int, image_size: int) -> CifarResNet:
     """CIFAR-style ResNet-20."""
     return CifarResNet(3, num_classes)

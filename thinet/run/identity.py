@@ -105,7 +105,8 @@ def part_read(config: Config) -> dict[str, Any]:
     """
     reads = config["method"].get("reads") or ()
     found = {key: config[key] for key in config if key in _COMMON or key in reads}
-    without = {"recipe"} | (set() if "calibration" in reads else {"calibration_per_class"})
+    without = {"recipe", "evaluate"}
+    without |= set() if "calibration" in reads else {"calibration_per_class"}
     found["dataset"] = _without(found["dataset"], without)
     if "data" in found["dataset"]:
         found["dataset"]["data"] = _without(found["dataset"]["data"], without)
@@ -223,7 +224,7 @@ def baseline_fingerprint(config: Config, weights: Path | None) -> str:
     content = {key: config[key] for key in _BASELINE}
     model = _without(content["model"], {"paper_layers"})
     # What the baseline takes from the recipe is in its own group; the rest is fine-tuning.
-    without = ("calibration_per_class", "num_workers", "recipe", "max_unreadable")
+    without = ("calibration_per_class", "num_workers", "recipe", "max_unreadable", "evaluate")
     dataset = _without(content["dataset"], without)
     dataset["data"] = _without(dataset.get("data", {}), without)
     trainer = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)

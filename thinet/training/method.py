@@ -78,7 +78,8 @@ class Train(Method[Progress, Cost]):
             save(network, session.folder / MODEL, spec)
         session.save()
         details = self.distilling.details(setup)
-        return Outcome(found, None, details, tuple(engine.digests(network)), "model")
+        whose = "baseline" if self.distilling.is_usual else "model"
+        return Outcome(found, None, details, tuple(engine.digests(network)), whose)
 
     def _train(self, session: Session[Progress]) -> nn.Module:
         """By the recipe of the baseline, from the weights that are given."""
