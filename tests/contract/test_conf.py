@@ -38,7 +38,7 @@ def options_of(group: str) -> list[str]:
 def given(file: Path) -> list[str]:
     """What a recipe leaves to the user, ``<like this>``, and what files would tell."""
     found = ["model.weights=none"] if 'weights: "<' in file.read_text() else []
-    return found + (["dataset.num_classes=7"] if file.stem in PERSONS else [])
+    return found + (["dataset.num_classes=700"] if file.stem in PERSONS else [])
 
 
 def named(file: Path) -> str:
@@ -148,7 +148,7 @@ def test_an_experiment_can_be_overridden(file, compose):
 @pytest.mark.parametrize("finetune", options_of("finetune"))
 @pytest.mark.parametrize("dataset", options_of("dataset"))
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
-    more = ["dataset.num_classes=7"] if dataset in PERSONS else []
+    more = ["dataset.num_classes=700"] if dataset in PERSONS else []
     setup, method = build(check(compose(f"dataset={dataset}", f"finetune={finetune}", *more)))
     assert setup.data.batch_size >= 1
     assert setup.source.phase.epochs >= 1
