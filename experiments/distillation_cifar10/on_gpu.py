@@ -21,7 +21,7 @@ import thinet
 from experiments.cifar import Data, Images, noise, parsed, split
 from experiments.distillation_cifar10.arms import FIVE, THREE, arms
 from experiments.distillation_cifar10.run import (
-    HERE,
+    GPU,
     PEERS,
     RECIPE,
     STUDENT,
@@ -80,7 +80,7 @@ def read(options: argparse.Namespace) -> Data:
 def main(words: Sequence[str] | None = None) -> None:
     """Fork processes that share the GPU, and end them in time."""
     began = time.monotonic()
-    parser = make_parser(__doc__, HERE / "gpu")
+    parser = make_parser(__doc__, GPU)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--processes", type=int, default=6)
     parser.set_defaults(epochs=8, images=45_000, batch=128, gpu=True)

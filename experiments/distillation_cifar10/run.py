@@ -42,6 +42,8 @@ from thinet.metrics import cost
 from thinet.models.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
+GPU = HERE / "h200"
+"""Results of :mod:`experiments.distillation_cifar10.on_gpu`."""
 SHAPE = (3, 32, 32)
 CLASSES = 10
 BETA = 100.0
@@ -219,13 +221,19 @@ def teacher_and_data(options: argparse.Namespace) -> tuple[nn.Module, Data]:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Tables and figure of what there is."""
+    """Tables and figures of what there is, on a CPU and on a GPU."""
     rows = read_rows(options.out / "results.csv")
     text = tables(rows, read_rows(options.out / "costs.csv"))
     draw(rows, options.out / "figure.png")
-    print(text)
     if options.out == HERE:
+        whole = read_rows(GPU / "results.csv")
+        draw(whole, GPU / "figure.png")
+        text = (
+            f"### Whole epochs, on an H200\n\n{tables(whole, [])}\n\n"
+            f"### Reduced, on two cores\n\n{text}"
+        )
         splice(HERE / "README.md", text)
+    print(text)
 
 
 def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:

@@ -149,7 +149,11 @@ def tables(rows: Sequence[Row], costly: Sequence[Row]) -> str:
             any(row["part"] == "kernels" for row in rows),
         ),
         ("(b) ResNet-56 pruned to half the FLOPs", lambda: pruned(rows), True),
-        ("The choice of beta (validation alone)", lambda: betas(rows), True),
+        (
+            "The choice of beta (validation alone)",
+            lambda: betas(rows),
+            any(row["part"] == "beta" for row in rows),
+        ),
         ("(c) What a step costs", lambda: costs(costly), bool(costly)),
     ]
     text = f"The teacher on the test images: {said}.\n"
