@@ -23,6 +23,7 @@ def test_two_processes_keep_the_filters_of_one_and_end_alike(process, tiny, tmp_
     assert base.returncode == 0, base.stderr
     (model,) = (tmp_path / "base").glob("*/model/model.safetensors")
     common += (f"model.weights={model}", "schedule=oneshot", "dataset.calibration_per_class=5")
+    common += ("distill=cckd",)
     runs = {"one": ("trainer=cpu",), "two": ("trainer=ddp_cpu", "trainer.devices=2")}
     found = {}
     for name, trainer in runs.items():

@@ -39,7 +39,8 @@ def test_its_runs_are_valid(line, compose, tmp_path, monkeypatch):
     overrides = [word.split(",")[0] if "-m" in words else word for word in words]
     overrides = [word for word in overrides if word not in flags and word != "dataset.root=MINE"]
     overrides = ["model.weights=none" if "weights=MINE" in word else word for word in overrides]
-    config = check(compose(*overrides, "trainer=cpu", "++dataset.num_classes=10"))
+    overrides = ["model@teacher=resnet56" if word == "teacher=MINE" else word for word in overrides]
+    config = check(compose(*overrides, "trainer=cpu", "++dataset.num_classes=100"))
     setup, method = build(config)
     plan = method.plan(setup, method.remembers())
     assert getattr(plan, "rows", plan) or needs_network(method.request)
