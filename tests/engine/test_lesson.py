@@ -31,5 +31,11 @@ def test_the_usual_ones_and_the_ends_do():
         Lesson(**changed)
 
 
+def test_a_projection_of_nothing_is_refused():
+    with pytest.raises(ThinetError, match="which has no weight"):
+        Lesson(project=8)
+    Lesson(project=8, beta=1)
+
+
 def test_kernels_are_those_of_the_losses():
     assert lesson.KERNELS == losses.KERNELS

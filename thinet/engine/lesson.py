@@ -65,6 +65,11 @@ class Lesson:
             if value is not None and (not is_whole(value) or not 1 <= value <= most):
                 kind = f"a whole number from 1 to {most}, or null"
                 raise _wrong(name, value, kind, example)
+        if self.project is not None and not self.beta:
+            raise ThinetError(
+                f"distill.project={self.project} projects features for the correlation congruence, "
+                "which has no weight: type distill=cckd, or distill.project=null."
+            )
         if not isinstance(self.normalize, bool):
             raise _wrong("normalize", self.normalize, "true or false", "true")
         if self.feature is not None and (not isinstance(self.feature, str) or not self.feature):
