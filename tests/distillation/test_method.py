@@ -205,6 +205,94 @@ def test_what_makes_no_sense_is_one_sentence(arguments, words, make_run):
         assert word in str(found.value), found.value
 
 
+def test_a_run_killed_after_its_last_stage_is_finished(make_run, monkeypatch):
+    """By then the network before the cut, its teacher, is gone."""
+    from thinet.pruning.alternation import Pruning
+
+    final = Pruning._final
+    monkeypatch.setattr(Pruning, "_final", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        make_run("schedule=oneshot", "distill=cckd").run()
+    monkeypatch.setattr(Pruning, "_final", final)
+    assert make_run("schedule=oneshot", "distill=cckd").run().model.top1 is not None
+
+
+@pytest.mark.parametrize("way", ["saved", "file"])
+def test_a_teacher_of_no_numbers_is_one_sentence(way, teacher, make_run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = teacher / MODEL / "model.safetensors"
+    state = load_file(path)
+    state["features.0.weight"][0] = torch.nan
+    save_file(state, path)
+    given = teacher if way == "saved" else tmp_path / "without_suffix.safetensors"
+    if way == "file":
+        given.write_bytes(path.read_bytes())
+    with pytest.raises(ThinetError, match=r"features\.0\.weight .*NaN"):
+        make_run("model.build.widths=[6,8]", "method=distill", f"teacher={given}")
+
+
+def test_sentences_about_a_teachers_file_name_its_key(make_run, tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"nothing")
+    with pytest.raises(ThinetError) as found:
+        make_run(*DISTILL[:2], f"teacher={file}")
+    assert "teacher=<file>" in str(found.value)
+    assert "model.weights" not in str(found.value)
+
+
+def test_a_feature_that_nothing_has_made_is_refused(make_run):
+    with pytest.raises(ThinetError, match="no weights of the student"):
+        make_run(*DISTILL, "distill.feature=features.0")
+
+
+def test_superclasses_have_images_enough(make_run):
+    with pytest.raises(ThinetError, match=r"sampler\.clusters=5000"):
+        make_run(*DISTILL, "sampler=superclass_uniform", "sampler.clusters=5000").run()
+
+
+def test_a_named_feature_is_read_in_a_teacher_of_another_normalisation(teacher, make_run):
+    from thinet.engine.lesson import Lesson
+    from thinet.training.learning import pupil
+    from thinet.training.teacher import prepare_teacher
+
+    changed(teacher, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    run = make_run(*DISTILL[:2], f"teacher={teacher}")
+    found = prepare_teacher(run.setup, run.engine, run.folder)
+    lesson = Lesson(beta=1.0, feature="features.3")
+    read = pupil(found, run.engine, lesson, named=False).feature
+    assert read.module == "network.features.3"
+
+
+def test_a_library_builds_the_teacher_that_is_named(compose):
+    cfg = compose(
+        "method=distill", "model=torchvision", "model.name=resnet18", "model@teacher=torchvision",
+        "teacher.name=resnet50",
+    )  # fmt: skip
+    assert cfg.teacher.build.architecture == "resnet50"
+    assert cfg.model.build.architecture == "resnet18"
+
+
+def test_who_teaches_nobody_makes_no_other_run(compose, tmp_path):
+    from thinet.run.identity import fingerprint
+
+    alone = compose("method=prune")
+    assert fingerprint(compose("method=prune", "model@teacher=resnet20")) == fingerprint(alone)
+    taught = compose("distill=kd", "teacher=a/b")
+    assert fingerprint(taught) == fingerprint(compose("distill=kd", "teacher=./a/b/"))
+    assert fingerprint(taught) != fingerprint(compose("distill=kd", "teacher=a/c"))
+
+
+def test_a_file_at_home_is_looked_at(compose, tmp_path, monkeypatch):
+    from thinet.run.identity import fingerprint
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.safetensors").write_bytes(b"1")
+    before = fingerprint(compose("distill=kd", "teacher='~/w.safetensors'"))
+    (tmp_path / "w.safetensors").write_bytes(b"12")
+    assert fingerprint(compose("distill=kd", "teacher='~/w.safetensors'")) != before
+
+
 def test_train_needs_somebody_to_learn_from(make_run):
     with pytest.raises(ThinetError, match="no teacher"):
         make_run("method=train", "distill=kd")

@@ -23,7 +23,7 @@ WIDTHS = ["ratio=0.4", "ratio={features.0:0.5}", "target=flops:0.5", "allocation
 LAYERS = ["layers=all", "round_to=4"]
 RECOVERY = ["schedule=oneshot", "finetune.stage.lr=0.5", "finetune.final.epochs=9",
             "finetune.optimizer.momentum=0.8"]  # fmt: skip
-LEARNING = ["distill=kd", "sampler=class_uniform", "model@teacher=resnet20"]
+LEARNING = ["distill=kd", "sampler=class_uniform"]
 READ = {
     "prune": CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING,
     "scratch": WIDTHS + LAYERS + RECOVERY + LEARNING,

@@ -85,9 +85,16 @@ def _check_learning(config: Config) -> list[str]:
         problems += _check_weights("teacher.weights", teacher["weights"])
     elif isinstance(teacher, str):
         if not Path(teacher).expanduser().is_file() and saved_folder(teacher) is None:
+            nobody = teacher.lower() in ("none", "null")
+            name = teacher if teacher.isidentifier() else "<name>"
             problems.append(
                 f"teacher={teacher} is neither the folder of a finished run or saved network nor a "
-                f"file of weights: for a network by its name type model@teacher={teacher}."
+                f"file of weights: "
+                + (
+                    "type teacher=null."
+                    if nobody
+                    else f"for a network by its name type model@teacher={name}."
+                )
             )
     elif teacher is not None:
         problems.append(f"teacher={teacher} is no path: type teacher=<folder of a finished run>.")
@@ -176,9 +183,11 @@ def _check_run(config: Config) -> list[str]:
 
 def _check_weights(key: str, given: Any) -> list[str]:
     weights = str(given)
-    is_file = "/" in weights or weights.endswith((".safetensors", ".pth", ".pt", ".ckpt"))
-    if is_file and not Path(weights).is_file() and saved_folder(weights) is None:
-        wrong = f"holds no {SPEC}" if Path(weights).is_dir() else "does not exist"
+    named = weights.lower() == "none" or weights.upper() == "DEFAULT"
+    named = named or weights.upper().startswith("IMAGENET1K_")
+    path = Path(weights).expanduser()
+    if not named and not path.is_file() and saved_folder(weights) is None:
+        wrong = f"holds no {SPEC}" if path.is_dir() else "does not exist"
         return [
             f"{key}={weights} {wrong}: give an existing .safetensors or .pth file, the "
             f"folder of a finished run, or {key}=none to train from scratch."

@@ -124,7 +124,7 @@ def _saved_model(path: str, own: Config) -> dict[str, Any]:
     """What ``conf/model`` would say of a saved network, or of weights for the run's own model."""
     folder = saved_folder(path)
     if folder is None:
-        return {**own, "weights": path}
+        return {**own, "name": Path(path).stem, "weights": path}
     spec = read_spec(folder)
     if spec.builder is None:
         raise ThinetError(

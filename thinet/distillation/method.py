@@ -56,7 +56,8 @@ class Distill(Method[Progress, Plan]):
     """Train a student by labels and by a teacher.
 
     Student and control begin with the same weights and see the same images for as many epochs, in
-    the same order if the batches are shuffled: the recipe is that of the baseline.
+    the same order if the batches are shuffled: the recipe is that of the baseline. The control's
+    batches always are, so that with another sampler the difference is that of both together.
 
     Attributes:
         distilling: What is learnt, and in which batches.

@@ -54,12 +54,12 @@ class Lesson:
     def __post_init__(self) -> None:
         if not is_number(self.alpha) or not 0 <= self.alpha <= 1:
             raise _wrong("alpha", self.alpha, "a fraction in [0, 1]", "0.1")
-        for name, example in (("temperature", "4"), ("gamma", "0.4")):
+        for name, least, most, example in (
+            ("temperature", 0.01, 1000, "4"), ("gamma", 1e-6, 1000, "0.4"), ("beta", 0, 1e6, "10")
+        ):  # fmt: skip
             value = getattr(self, name)
-            if not is_number(value) or not 0 < value <= 1000:
-                raise _wrong(name, value, "a positive number of at most 1000", example)
-        if not is_number(self.beta) or self.beta < 0:
-            raise _wrong("beta", self.beta, "a number of at least 0", "10")
+            if not is_number(value) or not least <= value <= most:
+                raise _wrong(name, value, f"a number from {least:g} to {most:g}", example)
         for name, most, example in (("order", 20, "2"), ("project", 2**16, "128")):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or not 1 <= value <= most):

@@ -82,12 +82,13 @@ class Prune(Method[Progress, Plan | None]):
             plan = self._find_plan(session, network)
         left = plan.stages[len(session.state.steps) :]
         session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
-        learning = self._learning(session, network)
+        # After the last stage the teacher is gone, and nothing is left to learn.
+        learning = self._learning(session) if left else Learning()
         return Pruning(
             self.choosing, self.finetuning.training, session, plan, learning, self.distilling
         ).run(network)
 
-    def _learning(self, session: Session[Progress], network: nn.Module) -> Learning:
+    def _learning(self, session: Session[Progress]) -> Learning:
         """The teacher is the network before any cut, which is kept until the last stage."""
         setup, teacher = session.setup, None
         if self.distilling.needs_teacher and setup.teacher is None:

@@ -111,7 +111,17 @@ def part_read(config: Config) -> dict[str, Any]:
     if "data" in found["dataset"]:
         found["dataset"]["data"] = _without(found["dataset"]["data"], without)
     found["method"] = _without(found["method"], ABOUT_METHODS)
+    if "teacher" in found:
+        found["teacher"] = _teacher_of(config)
     return found
+
+
+def _teacher_of(config: Config) -> Any:
+    """The teacher, if anything is learnt from it; a path as it is usually written."""
+    teacher = config.get("teacher")
+    asked = config["distill"]["name"] != "none"
+    asked = asked or config["sampler"]["name"] == "superclass_uniform"
+    return None if not asked else str(Path(teacher)) if isinstance(teacher, str) else teacher
 
 
 def record_of(config: Config) -> dict[str, Any]:
@@ -132,7 +142,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     unless = config["method"].get("unless") or {}
     found = {}
     for key in (*(config["method"].get("reads") or ()), *_USUAL):
-        value = config.get(key)
+        value = _teacher_of(config) if key == "teacher" else config.get(key)
         if isinstance(value, Mapping) and key not in _MAPPINGS:
             value = value.get("name")
         told = _is_unset(config.get(unless.get(key, "")))
@@ -210,7 +220,7 @@ def _without(node: Config, keys: Collection[str]) -> dict[str, Any]:
 def weights_file(weights: Any) -> Path | None:
     """The file that ``model.weights`` names, itself or by the folder of a saved network."""
     folder = saved_folder(str(weights))
-    file = Path(str(weights)) if folder is None else folder / WEIGHTS
+    file = Path(str(weights)).expanduser() if folder is None else folder / WEIGHTS
     return file if file.is_file() else None
 
 

@@ -9,10 +9,11 @@ from functools import partial
 from torch import Tensor
 
 from thinet.artifacts.store import dump_state
+from thinet.base.errors import ThinetError
 from thinet.base.messages import say
 from thinet.datasets.class_sampler import ClassUniform, SuperclassUniform
 from thinet.datasets.sampler import MakeBatches
-from thinet.datasets.sampler_checks import check_batches, cluster_count
+from thinet.datasets.sampler_checks import check_batches, cluster_count, images_per_class
 from thinet.engine.distilled import Pupil
 from thinet.engine.engine import Engine
 from thinet.models.features import embedded
@@ -62,13 +63,26 @@ class Batches:
             ThinetError: If they cannot be put into such batches.
         """
         data = setup.data
-        if self.sampler != CLASSES or not data.is_read:
+        if self.is_usual or not data.is_read:
             return
         labels = data.plain_training().labels
         assert data.num_classes is not None
         world = setup.devices.devices * setup.devices.num_nodes
+        if self.sampler == SUPERCLASSES:
+            self._check_superclasses(setup, len(labels), world)
+            return
         k = check_batches(labels, data.num_classes, data.batch_size, self.k, world, data.classes)
         say(f"batches: {k} images of each of {data.batch_size // k} classes")
+
+    def _check_superclasses(self, setup: Setup, images: int, world: int) -> None:
+        size, classes = setup.data.batch_size, setup.data.num_classes or 0
+        clusters = cluster_count(self.clusters, classes, size, self.k, world)
+        k = images_per_class(self.k, size, clusters, world, "superclass")
+        if clusters * k > images:
+            raise ThinetError(
+                f"sampler.clusters={clusters} makes superclasses of fewer than sampler.k={k} of "
+                f"the {images} training images: type sampler.clusters=auto."
+            )
 
     def make(
         self, setup: Setup, engine: Engine, teacher: Pupil | None = None
@@ -91,12 +105,15 @@ class Batches:
         network, feature, data = teacher.network, teacher.feature, setup.data
         assert feature is not None
         assert data.num_classes is not None
+        source = setup.teacher or setup.source
         clusters = cluster_count(
             self.clusters, data.num_classes, data.batch_size, self.k, engine.world
         )
         content = {
-            "weights": hashlib.sha256(dump_state(network)).hexdigest(), "feature": feature.module
-        }  # fmt: skip
+            "weights": hashlib.sha256(dump_state(network)).hexdigest(),
+            "feature": feature.module,
+            "network": f"{source.target} {dict(source.arguments)} {network.__class__.__name__}",
+        }
 
         def features_of(images: Tensor) -> Tensor:
             return embedded(network, feature, images)[1]

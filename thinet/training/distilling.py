@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thinet.base.errors import ThinetError
+from thinet.base.errors import ThinetError, first_line
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
 from thinet.engine.lesson import Lesson
-from thinet.models.features import find_feature
+from thinet.models.features import embedded, find_feature
 from thinet.report.sections.distillation import KEY, DistillationDetails, Terms
 from thinet.run.result import Measurement
 from thinet.run.settings import Settings, fill
@@ -93,6 +93,7 @@ class Distilling:
             ThinetError: In one sentence, if it cannot be done.
         """
         self.batches.check(setup)
+        self.show(setup)
         if not self.needs_teacher:
             return
         student, images = on_paper(setup)
@@ -101,7 +102,7 @@ class Distilling:
             _compare_outputs(setup, teacher, images)
         lesson = self.lesson or Lesson()
         if lesson.beta or lesson.feature is not None or self.batches.needs_teacher:
-            _find(student, images, lesson.feature)
+            _find(student, images, lesson.feature, learnt=True)
             name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
             _find(teacher, _like(teacher, images), name)
 
@@ -136,10 +137,19 @@ class Distilling:
         say(f"teacher: {whom}; the loss is {terms}")
 
 
-def _find(network: nn.Module, images: torch.Tensor, name: str | None) -> None:
-    """Whether the features can be read; where that takes numbers it is found out later."""
-    with suppress(NotImplementedError):
-        find_feature(network, images, name)
+def _find(network: nn.Module, images: torch.Tensor, name: str | None, learnt: bool = False) -> None:
+    """Whether the features can be read; where that takes numbers it is found out later.
+
+    Raises:
+        ThinetError: If they cannot be; or, if they are to be learnt, no parameter makes them.
+    """
+    with suppress(NotImplementedError), evaluating(network):
+        feature = find_feature(network, images, name)
+        if learnt and not embedded(network, feature, images)[1].requires_grad:
+            raise ThinetError(
+                f"distill.feature={feature.module} reads what no weights of the student have made, "
+                "so nothing can be learnt there: name a later module, or type distill.feature=null."
+            )
 
 
 def _like(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -156,8 +166,16 @@ def _compare_outputs(setup: Setup, teacher: nn.Module, images: torch.Tensor) -> 
         ThinetError: Saying which.
     """
     assert setup.teacher is not None
-    with torch.no_grad(), evaluating(teacher):
-        found = teacher(_like(teacher, images))
+    try:
+        with torch.no_grad(), evaluating(teacher):
+            found = teacher(_like(teacher, images))
+    except NotImplementedError:  # an operation that cannot be done on paper
+        return
+    except Exception as error:  # networks complain in every way there is
+        raise ThinetError(
+            f"the teacher {setup.teacher.name} does not run on images of "
+            f"{setup.image_size} pixels ({first_line(error)[:120]}): give another teacher."
+        ) from error
     classes = found.shape[-1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None
     if classes != setup.data.num_classes:
         what = "no logits (N, classes)" if classes is None else f"{classes} classes"

@@ -20,6 +20,7 @@ from thinet.engine.objective import Objective, Supervised
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Accuracy, Training
 from thinet.models.features import Feature, find_feature
+from thinet.training.teacher import Renormalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +92,9 @@ def _feature(
     network: nn.Module, images: torch.Tensor, lesson: Lesson, named: bool
 ) -> Feature | None:
     name = lesson.feature
-    if name is not None and not named and name not in dict(network.named_modules()):
-        name = None
+    if name is not None and not named:
+        inner = f"network.{name}" if isinstance(network, Renormalised) else name
+        name = inner if inner in dict(network.named_modules()) else None
     try:
         return find_feature(network, images, name)
     except ThinetError as error:

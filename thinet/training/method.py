@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from thinet.artifacts.store import save
+from thinet.base.errors import ThinetError
 from thinet.metrics import Cost, cost
 from thinet.report.terminal import print_costs
 from thinet.run.method import Method
@@ -53,8 +54,18 @@ class Train(Method[Progress, Cost]):
         return cls(Distilling.read(settings))
 
     def plan(self, setup: Setup, progress: Progress) -> Cost:
-        """What the network costs."""
+        """What the network costs.
+
+        Raises:
+            ThinetError: If it cannot learn as it is told to, or nothing is to be trained.
+        """
         self.distilling.check(setup)
+        nothing = not setup.source.phase.epochs or setup.source.train == "never"
+        if nothing and not self.distilling.is_usual:
+            raise ThinetError(
+                "method=train with a teacher or batches by class trains by the recipe of baseline, "
+                "which trains nothing: type for example baseline.train=auto baseline.epochs=8."
+            )
         network, images = on_paper(setup)
         return cost(network, tuple(images.shape[1:]))
 

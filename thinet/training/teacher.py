@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from thinet.base.errors import ThinetError
 from thinet.engine.engine import Engine
 from thinet.run.setup import NetworkSource, Setup
 from thinet.training.source import initial_network, on_paper, prepare_network
+
+_BY_NAME = "model@teacher"
 
 
 class Renormalised(nn.Module):
@@ -66,15 +69,16 @@ def find_teacher(setup: Setup) -> nn.Module:
     source = setup.teacher
     if source is None:
         raise ThinetError(
-            "there is no teacher to learn from: type teacher=<folder of a finished run>, "
-            "teacher=<weights of this model>, or model@teacher=<name of a model>."
+            "there is no teacher to learn from, or to group images by: type teacher=<folder of a "
+            "finished run>, teacher=<weights of this model>, or model@teacher=<name of a model>."
         )
     folder, own = saved_folder(source.weights), taught(setup, source)
     if folder is not None:
         _compare(setup, source.weights, folder)
-        return load(folder)
-    if Path(source.weights).suffix and Path(source.weights).expanduser().is_file():
-        network, report = initial_network(own, "teacher")
+        return _finite(load(folder), source.weights)
+    if Path(source.weights).expanduser().is_file():
+        with _about_teacher(source):
+            network, report = initial_network(own, "teacher")
         if report.replaced_head and source.train == "never":
             raise ThinetError(
                 f"teacher={source.weights} was trained for other classes than the "
@@ -96,13 +100,39 @@ def prepare_teacher(setup: Setup, engine: Engine, folder: Path) -> nn.Module:
     assert source is not None
     own, saved = taught(setup, source), saved_folder(source.weights)
     if saved is None:
-        return prepare_network(own, engine, folder, "teacher")
+        with _about_teacher(source):
+            return prepare_network(own, engine, folder, "teacher")
     spec = read_spec(saved)
     network: nn.Module = load(saved)
     given = (tuple(setup.data.mean), tuple(setup.data.std))
     if spec.mean is None or spec.std is None or (tuple(spec.mean), tuple(spec.std)) == given:
         return network
     return Renormalised(network, spec.mean, spec.std, given)
+
+
+@contextmanager
+def _about_teacher(source: NetworkSource) -> Iterator[None]:
+    """Sentences about weights and models name the keys of the teacher."""
+    try:
+        yield
+    except ThinetError as error:
+        key = "teacher" if source.train == "never" else "teacher.weights"
+        text = str(error).replace("model.weights", key).replace("type model=", f"type {_BY_NAME}=")
+        raise ThinetError(text) from error
+
+
+def _finite(network: nn.Module, name: str) -> nn.Module:
+    """A network whose weights are numbers.
+
+    Raises:
+        ThinetError: Naming one that is not.
+    """
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ThinetError(
+                f"{key} of teacher={name} holds NaN or infinite values: give another teacher."
+            )
+    return network
 
 
 def _compare(setup: Setup, name: str, folder: Path) -> None:

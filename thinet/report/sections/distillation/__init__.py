@@ -142,6 +142,8 @@ class Distillation(Section[DistillationDetails]):
             _row(f"student {found.student}, distilled", final),
         )
         note = "Student and control begin with the same weights"
+        if self.found.sampler != "uniform":
+            note += ", the control in shuffled batches"
         heads = ("", "top-1", "top-5", "FLOPs", "parameters", "latency")
         title = "Teacher, student by labels alone, student distilled"
         note = ", ".join(filter(None, (note, of)))
