@@ -15,10 +15,9 @@ from thinet.engine.lesson import Lesson
     [
         ("alpha", -0.1), ("alpha", 1.1), ("alpha", True), ("alpha", "x"), ("alpha", float("nan")),
         ("temperature", 0), ("temperature", -1), ("temperature", float("inf")), ("gamma", 0),
-        ("beta", -1), 
-        ("beta", 1e7),
-        ("temperature", 1e-9),  ("beta", "much"), ("beta", float("inf")), ("order", 0), ("order", 1.5),
-        ("order", 21), ("project", 0), ("normalize", 1), ("feature", ""), ("feature", 3),
+        ("temperature", 1e-9), ("beta", -1), ("beta", 1e7), ("beta", "much"),
+        ("beta", float("inf")), ("order", 0), ("order", 1.5), ("order", 21),
+        ("project", 0), ("normalize", 1), ("feature", ""), ("feature", 3),
         ("kernel", "cosine"), ("precision", "16"),
     ],
 )  # fmt: skip

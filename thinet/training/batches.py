@@ -105,6 +105,7 @@ class Batches:
         network, feature, data = teacher.network, teacher.feature, setup.data
         assert feature is not None
         assert data.num_classes is not None
+        self._check_superclasses(setup, len(data.plain_training().labels), engine.world)
         source = setup.teacher or setup.source
         clusters = cluster_count(
             self.clusters, data.num_classes, data.batch_size, self.k, engine.world
