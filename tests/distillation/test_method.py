@@ -283,6 +283,14 @@ def test_who_teaches_nobody_makes_no_other_run(compose, tmp_path):
     assert fingerprint(taught) != fingerprint(compose("distill=kd", "teacher=a/c"))
 
 
+def test_how_a_saved_teacher_is_read_counts(compose, teacher):
+    from thinet.run.identity import fingerprint
+
+    before = fingerprint(compose("distill=kd", f"teacher={teacher}"))
+    changed(teacher, mean=[0.5, 0.4, 0.3])
+    assert fingerprint(compose("distill=kd", f"teacher={teacher}")) != before
+
+
 def test_a_file_at_home_is_looked_at(compose, tmp_path, monkeypatch):
     from thinet.run.identity import fingerprint
 

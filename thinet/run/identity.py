@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from thinet.artifacts.names import WEIGHTS, saved_folder
+from thinet.artifacts.names import SPEC, WEIGHTS, saved_folder
 from thinet.base.errors import ThinetError
 from thinet.base.evaluation import CLASSIFICATION
 from thinet.base.records import Config
@@ -178,18 +178,22 @@ def fingerprint(cfg: DictConfig) -> str:
     content["dataset"] = _without(content["dataset"], {"max_unreadable"})
     if "data" in content["dataset"]:
         content["dataset"]["data"] = _without(content["dataset"]["data"], {"max_unreadable"})
-    for key, weights in _weights(content):  # another file under the same name is another run
-        content[key] = [weights.stat().st_size, weights.stat().st_mtime_ns]
-    return _digest(content)
-
-
-def _weights(content: Config) -> list[tuple[str, Path]]:
-    """Files of weights, of the model and of its teacher."""
     teacher = content.get("teacher")
     given = teacher.get("weights") if isinstance(teacher, Mapping) else teacher
     named = (("weights", content["model"]["weights"]), ("teacher_weights", given))
-    found = ((key, weights_file(name)) for key, name in named if name is not None)
-    return [(key, file) for key, file in found if file is not None]
+    for key, name in named:  # another file under the same name is another run
+        stats = [file.stat() for file in _files(name)]
+        if stats:
+            content[key] = [[one.st_size, one.st_mtime_ns] for one in stats]
+    return _digest(content)
+
+
+def _files(weights: Any) -> list[Path]:
+    """The file of weights that is named, and what says how they are to be read."""
+    file = None if weights is None else weights_file(weights)
+    if file is None:
+        return []
+    return [file, file.with_name(SPEC)] if saved_folder(str(weights)) is not None else [file]
 
 
 def _is_usual(value: Any, usual: Any) -> bool:
@@ -240,5 +244,6 @@ def baseline_fingerprint(config: Config, weights: Path | None) -> str:
     trainer = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
     content |= {"model": model, "dataset": dataset, "trainer": trainer}
     if weights is not None:
-        content["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        files = _files(content["model"]["weights"]) or [weights]
+        content["weights"] = [hashlib.sha256(one.read_bytes()).hexdigest() for one in files]
     return _digest(content)
