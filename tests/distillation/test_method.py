@@ -40,9 +40,9 @@ def test_teacher_control_and_student(make_run):
     details = outcome.details["distillation"]
     assert isinstance(details, DistillationDetails)
     assert (details.teacher, details.student) == ("vgg_small", "vgg_tiny")
-    assert details.terms["beta"] == 100
-    assert details.alone["flops"] == outcome.model.flops
-    assert details.alone["top1"] is not None
+    assert details.terms.beta == 100
+    assert details.alone.flops == outcome.model.flops
+    assert details.alone.top1 is not None
     student = thinet.load(run.folder / MODEL)
     assert thinet.cost(student, (3, 8, 8)).flops == outcome.model.flops
     assert run.engine.evaluate(student, "test").top1 == outcome.model.top1
@@ -50,7 +50,7 @@ def test_teacher_control_and_student(make_run):
     assert spec.metrics == outcome.model.figures()
     assert spec.lineage == (run.setup.name,)
     control = thinet.load(run.setup.source.cache)
-    assert run.engine.evaluate(control, "test").top1 == details.alone["top1"]
+    assert run.engine.evaluate(control, "test").top1 == details.alone.top1
     assert not torch.equal(control.features[0].weight, student.features[0].weight)
 
 
@@ -62,7 +62,7 @@ def test_with_all_weight_on_labels_it_is_its_own_control(make_run):
     student = thinet.load(run.folder / MODEL).state_dict()
     for name, tensor in control.items():
         torch.testing.assert_close(student[name], tensor, rtol=1e-4, atol=1e-6)
-    assert outcome.details["distillation"].alone["top1"] == outcome.model.top1
+    assert outcome.details["distillation"].alone.top1 == outcome.model.top1
 
 
 def test_given_weights_are_trained_on_by_both(make_run, tmp_path):
@@ -121,7 +121,7 @@ def test_every_method_that_trains_is_taught(what, lesson, make_run, tmp_path):
     alone.run()
     run = make_run(*TAUGHT[what], f"distill={lesson}", folder=tmp_path / "taught")
     outcome = run.run()
-    assert outcome.details["distillation"].terms["alpha"] == 0.1
+    assert outcome.details["distillation"].terms.alpha == 0.1
     assert outcome.details["distillation"].teacher == ""
     assert weights_of(run.folder / MODEL) != weights_of(alone.folder / MODEL)
     assert run.setup.name != alone.setup.name

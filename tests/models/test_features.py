@@ -153,7 +153,8 @@ def test_networks_of_timm(name, module, length):
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=7)
     images = torch.empty(1, 3, 224, 224, device="meta")
-    assert find_feature(network, images) == Feature(module, length)
+    found = find_feature(network, images)
+    assert (found.module, found.length) == (module, length)
 
 
 def test_a_distilled_network_of_timm_has_two_heads():
@@ -304,7 +305,7 @@ def test_a_users_own_network(case, device):
     network = make_net().to(device)
     images = torch.randn(2, 3, 4, 4, device=device)
     feature = find_feature(network, images)
-    assert feature == Feature(module, 6)
+    assert (feature.module, feature.length) == (module, 6)
     assert embedded(network, feature, images)[1].shape == (2, 6)
 
 
@@ -340,7 +341,7 @@ def test_a_module_by_name():
     network = torchvision.models.resnet18(num_classes=7).eval()
     images = torch.randn(2, 3, 64, 64)
     feature = find_feature(network, images, "layer4")
-    assert feature == Feature("layer4", 256)
+    assert feature == Feature("layer4", 256, pooled=True)
     maps = []
     network.layer3.register_forward_hook(lambda _, __, output: maps.append(output))
     vectors = embedded(network, feature, images)[1]

@@ -146,7 +146,7 @@ def test_what_is_left_of_the_steps(keep, make_run):
 
 PLACES = {"Engine": Engine, "RunState": RunState, "steps": steps, "alternation": alternation}
 POINTS = [
-    "Engine.fit", "Engine.evaluate", "RunState.save", "steps._commit", "steps._clean_up",
+    "Engine.train", "Engine.evaluate", "RunState.save", "steps._commit", "steps._clean_up",
     "steps.write_bytes_atomic", "steps.log_step", "alternation.run_steps",
     "alternation.prune_groups_",
     "alternation.evaluate_fully", "alternation.measure", "alternation.write_bytes_atomic",
@@ -227,7 +227,7 @@ def test_repeated_kills_everywhere_end_in_the_same_bits(
      ("steps.log_step", 2, "before"), ("steps.log_step", 2, "after"),
      ("alternation.run_steps", 1, "before"), ("alternation.run_steps", 1, "after"),
      ("alternation.evaluate_fully", 1, "before"), ("alternation.save", 1, "before"),
-     ("alternation.save", 1, "after"), ("Engine.fit", 4, "after")],
+     ("alternation.save", 1, "after"), ("Engine.train", 4, "after")],
 )  # fmt: skip
 def test_a_kill_at_each_critical_moment(
     point, number, moment, make_run, uninterrupted, tmp_path, monkeypatch
@@ -248,14 +248,14 @@ def test_finished_stages_are_not_repeated(make_run, uninterrupted, monkeypatch):
         arm(patch, ["RunState.save"], 0, 3)
         with pytest.raises(KilledError):
             make_run().run()
-    passed = arm(monkeypatch, ["Engine.fit", "alternation.prune_groups_"], 0, 0)
+    passed = arm(monkeypatch, ["Engine.train", "alternation.prune_groups_"], 0, 0)
     make_run().run()
-    assert passed == ["alternation.prune_groups_", "Engine.fit"]
+    assert passed == ["alternation.prune_groups_", "Engine.train"]
 
 
 def test_a_cut_is_not_repeated(make_run, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch:
-        arm(patch, ["Engine.fit"], 3, 0)
+        arm(patch, ["Engine.train"], 3, 0)
         with pytest.raises(KilledError):
             make_run().run()
     passed = arm(monkeypatch, ["alternation.prune_groups_"], 0, 0)
@@ -291,7 +291,7 @@ def test_the_state_of_another_configuration_is_refused(make_run):
 
 
 def test_oneshot_without_fine_tuning(make_run, monkeypatch):
-    passed = arm(monkeypatch, ["Engine.fit"], 0, 0)
+    passed = arm(monkeypatch, ["Engine.train"], 0, 0)
     overrides = ["schedule=oneshot", "finetune.final.epochs=0",
                  "reconstruction.recalibrate_bn=false",
                  "baseline.epochs=0"]  # fmt: skip

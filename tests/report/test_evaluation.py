@@ -117,8 +117,8 @@ def test_runs_that_classify_have_no_columns_of_the_other_kind(tmp_path: Path) ->
     header = table.read_text().splitlines()[0].split(",")
     assert not {"rank1", "mAP", "evaluate"} & set(header)
     place = header.index("top1_reference")
-    assert header[place : place + 7] == [
-        "top1_reference", "top1", "top1_drop", "top5_reference", "top5", "top1_cut",
+    assert header[place : place + 8] == [
+        "top1_reference", "top1", "top1_drop", "top5_reference", "top5", "top1_alone", "top1_cut",
         "top1_recalibrated",
     ]  # fmt: skip
 
