@@ -103,7 +103,11 @@ class Batches:
 
     def _find(self, setup: Setup, engine: Engine, teacher: Pupil) -> list[int]:
         network, feature, data = teacher.network, teacher.feature, setup.data
-        assert feature is not None
+        if feature is None:
+            raise ThinetError(
+                "sampler=superclass_uniform groups images by the teacher's features, which cannot "
+                "be read: type distill.feature=<module>, or sampler=class_uniform."
+            )
         assert data.num_classes is not None
         self._check_superclasses(setup, len(data.plain_training().labels), engine.world)
         source = setup.teacher or setup.source

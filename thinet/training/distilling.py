@@ -93,7 +93,6 @@ class Distilling:
             ThinetError: In one sentence, if it cannot be done.
         """
         self.batches.check(setup)
-        self.show(setup)
         if not self.needs_teacher:
             return
         student, images = on_paper(setup)
@@ -105,6 +104,7 @@ class Distilling:
             _find(student, images, lesson.feature, learnt=True)
             name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
             _find(teacher, _like(teacher, images), name)
+        self.show(setup)
 
     def begin(
         self, setup: Setup, engine: Engine, folder: Path, teacher: nn.Module | None = None
