@@ -8,7 +8,7 @@ from typing import Any
 
 from thinet.base.errors import ThinetError
 from thinet.datasets.images import FileImages
-from thinet.datasets.layout import data_root
+from thinet.datasets.layout import data_root, read_lines
 from thinet.datasets.module import ImageData, Parts
 
 ARCHIVE = "indoorCVPR_09.tar"
@@ -81,13 +81,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         ThinetError: If it is missing, or a line is something else.
     """
-    try:
-        text = os.fsdecode(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ThinetError(f"{path} is missing: {LAYOUT}.") from error
-    except OSError as error:
-        raise ThinetError(f"{path} cannot be read ({error}): download it again.") from error
-    entries = [line.strip() for line in text.split("\n") if line.strip()]
+    entries = read_lines(path, LAYOUT)
     for entry in entries:
         name, _, file = entry.partition("/")
         if not (name and file) or ".." in (name, file) or "/" in file:

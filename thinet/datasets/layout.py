@@ -22,6 +22,21 @@ VERIFIED = 200
 """Files of a part that are decoded before work starts."""
 
 
+def read_lines(path: Path, layout: str) -> list[str]:
+    """The lines of a published list without the spaces around them; blank ones are left out.
+
+    Raises:
+        ThinetError: If it is missing or cannot be read; ``layout`` says what was expected.
+    """
+    try:
+        text = os.fsdecode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ThinetError(f"{path} is missing: {layout}.") from error
+    except OSError as error:
+        raise ThinetError(f"{path} cannot be read ({error}): download it again.") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def data_root(root: str | Path | None, layout: str = EXPECTED) -> Path:
     """The folder ``dataset.root`` names.
 

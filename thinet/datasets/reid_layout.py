@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thinet.base.errors import ThinetError
-from thinet.datasets.layout import data_root, is_image
+from thinet.datasets.layout import data_root, is_image, read_lines
 
 LAYOUTS = ("auto", "market1501", "msmt17")
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -203,15 +203,9 @@ def _read_list(path: Path, images: Path) -> list[Shot]:
     Raises:
         ThinetError: If it is missing or empty, a line is something else or names no file.
     """
-    try:
-        text = os.fsdecode(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ThinetError(f"{path} is missing: {LAYOUT}.") from error
-    except OSError as error:
-        raise ThinetError(f"{path} cannot be read ({error}): download it again.") from error
     shots: list[Shot] = []
     present: dict[str, set[str]] = {}
-    for line in filter(None, map(str.strip, text.split("\n"))):
+    for line in read_lines(path, LAYOUT):
         entry, _, person = line.rpartition(" ")
         place, _, name = entry.rpartition("/")
         if not (name and _NUMBER.fullmatch(person)) or ".." in place.split("/") or entry[0] == "/":

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from torch import nn
 
 from thinet.artifacts.store import save
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
-from thinet.engine.settings import Accuracy
 from thinet.metrics import Cost, cost
 from thinet.run.method import Method
 from thinet.run.result import MODEL, Measurement, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
-from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
 from thinet.training.distilling import Distilling
-from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully, measure_baseline
 from thinet.training.source import (
-    BASELINE_KEY,
-    initial_network,
     network_spec,
     on_paper,
     prepare_network,
 )
-from thinet.training.start import restore
+from thinet.training.student import train_own
 from thinet.training.teacher import prepare_teacher, taught
 
 
@@ -117,14 +109,7 @@ class Distill(Method[Progress, Plan]):
         if not self.only_distilled:
             self._train_alone(session)
         learning = self.distilling.begin(setup, engine, session.folder, teacher)
-        if session.state.steps:
-            network = restore(session, last_good(session))
-        else:
-            network, _ = initial_network(setup, "student")
-        steps = [
-            Step("distilled", lambda network, folder: _train(session, learning, network, folder))
-        ]
-        network = run_steps(session, steps, network, Keeping())
+        network = train_own(session, learning, "distilled", "student")
         model = evaluate_fully(setup, engine, network)
         if session.writes:
             save(network, session.folder / MODEL, network_spec(setup, metrics=model.figures()))
@@ -150,17 +135,6 @@ class Distill(Method[Progress, Plan]):
         progress.alone = measure_baseline(own, session.engine, network)
         session.save()
         say(f"student alone: {_top1(progress.alone)}")
-
-
-def _train(
-    session: Session[Progress], learning: Learning, network: nn.Module, folder: Path
-) -> Done:
-    source = session.setup.source
-    found: Accuracy = learning.fit(
-        session.engine, network, [source.phase], source.training, BASELINE_KEY, folder / "fit",
-        "student",
-    )  # fmt: skip
-    return Done(network, {"top1": found.top1, "top5": found.top5}, source.phase.epochs)
 
 
 def _top1(found: Measurement) -> str:

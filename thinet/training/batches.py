@@ -69,12 +69,12 @@ class Batches:
         assert data.num_classes is not None
         world = setup.devices.devices * setup.devices.num_nodes
         if self.sampler == SUPERCLASSES:
-            self._check_superclasses(setup, len(labels), world)
+            self._count_superclasses(setup, len(labels), world)
             return
         k = check_batches(labels, data.num_classes, data.batch_size, self.k, world, data.classes)
         say(f"batches: {k} images of each of {data.batch_size // k} classes")
 
-    def _check_superclasses(self, setup: Setup, images: int, world: int) -> None:
+    def _count_superclasses(self, setup: Setup, images: int, world: int) -> int:
         size, classes = setup.data.batch_size, setup.data.num_classes or 0
         clusters = cluster_count(self.clusters, classes, size, self.k, world)
         k = images_per_class(self.k, size, clusters, world, "superclass")
@@ -83,6 +83,7 @@ class Batches:
                 f"sampler.clusters={clusters} makes superclasses of fewer than sampler.k={k} of "
                 f"the {images} training images: type sampler.clusters=auto."
             )
+        return clusters
 
     def make(
         self, setup: Setup, engine: Engine, teacher: Pupil | None = None
@@ -108,12 +109,9 @@ class Batches:
                 "sampler=superclass_uniform groups images by the teacher's features, which cannot "
                 "be read: type distill.feature=<module>, or sampler=class_uniform."
             )
-        assert data.num_classes is not None
-        self._check_superclasses(setup, len(data.plain_training().labels), engine.world)
         source = setup.teacher or setup.source
-        clusters = cluster_count(
-            self.clusters, data.num_classes, data.batch_size, self.k, engine.world
-        )
+        images = len(data.plain_training().labels)
+        clusters = self._count_superclasses(setup, images, engine.world)
         content = {
             "weights": hashlib.sha256(dump_state(network)).hexdigest(),
             "feature": feature.module,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-from torch import nn
 
 from thinet.artifacts.store import save
 from thinet.base.errors import ThinetError
@@ -16,17 +13,14 @@ from thinet.run.result import MODEL, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
-from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
 from thinet.training.distilling import Distilling
 from thinet.training.measurement import evaluate_fully, measure_baseline
 from thinet.training.source import (
-    BASELINE_KEY,
-    initial_network,
     network_spec,
     on_paper,
     prepare_network,
 )
-from thinet.training.start import restore
+from thinet.training.student import train_own
 
 
 @dataclass
@@ -81,7 +75,8 @@ class Train(Method[Progress, Cost]):
             network = prepare_network(setup, engine, session.folder)
             found = measure_baseline(setup, engine, network)
         else:
-            network = self._train(session)
+            learning = self.distilling.begin(setup, engine, session.folder)
+            network = train_own(session, learning, "training", "model")
             found = evaluate_fully(setup, engine, network)
         session.state.reference = found
         if session.writes:
@@ -91,21 +86,3 @@ class Train(Method[Progress, Cost]):
         details = self.distilling.details(setup)
         whose = "baseline" if self.distilling.is_usual else "model"
         return Outcome(found, None, details, tuple(engine.digests(network)), whose)
-
-    def _train(self, session: Session[Progress]) -> nn.Module:
-        """By the recipe of the baseline, from the weights that are given."""
-        setup, engine, source = session.setup, session.engine, session.setup.source
-        learning = self.distilling.begin(setup, engine, session.folder)
-
-        def train(network: nn.Module, folder: Path) -> Done:
-            found = learning.fit(
-                engine, network, [source.phase], source.training, BASELINE_KEY, folder / "fit",
-                "model",
-            )  # fmt: skip
-            return Done(network, {"top1": found.top1, "top5": found.top5}, source.phase.epochs)
-
-        if session.state.steps:
-            network = restore(session, last_good(session))
-        else:
-            network, _ = initial_network(setup, "model")
-        return run_steps(session, [Step("training", train)], network, Keeping())
