@@ -1,0 +1,192 @@
+"""Convolutions and linear layers that binarise their input and their weights, for training."""
+
+from __future__ import annotations
+
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thinet.quantization.quantizer import ConstantScales, Quantizer, quantized
+from thinet.quantization.weights import binarize_weight
+
+Shape = tuple[int, ...]
+
+
+class BinaryLayer:
+    """What both kinds of layer share; see :class:`thinet.metrics.DeclaresCost`.
+
+    Attributes:
+        quantizer: Of the input.
+        norm: BatchNorm in front of the quantiser, or None where the network has one there.
+        constant: Scales of ``scale=constant``, or None.
+        binary_weights: Whether weights are binary already, or the input alone is: the first of two
+            steps of training.
+    """
+
+    quantizer: Quantizer
+    norm: nn.Module | None
+    constant: ConstantScales | None
+    binary_weights: bool
+    weight: Any
+    bias: Any
+
+    def _begin(self, quantizer: Quantizer, norm: nn.Module | None) -> None:
+        self.quantizer, self.norm, self.binary_weights = quantizer, norm, True
+        fixed = quantizer.scale == "constant"
+        self.constant = ConstantScales(quantizer.order) if fixed else None
+
+    def computed_weight(self) -> Tensor:
+        """The weight that is computed with: alpha times -1 or +1, or the latent one."""
+        if not self.binary_weights:
+            latent: Tensor = self.weight
+            return latent
+        return binarize_weight(self.weight, self.quantizer.clip)
+
+    def binary_ops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """1-bit multiply-accumulates: K for each weight at each position."""
+        positions = torch.Size(output_shape).numel() // len(self.weight)
+        return self.quantizer.order * positions * int(self.weight.numel())
+
+    def float_macs(self, input_shape: Shape, output_shape: Shape) -> int:
+        """K + 1 for each output: K binary sums are scaled and added, and the filter's factor."""
+        return (self.quantizer.order + 1) * torch.Size(output_shape).numel()
+
+    def parameter_bits(self) -> int:
+        """One a weight and 32 a factor; biases and BatchNorm have 32."""
+        others = [self.bias, *(self.norm.parameters() if self.norm is not None else ())]
+        rest = sum(one.numel() for one in others if one is not None)
+        return int(self.weight.numel()) + 32 * (len(self.weight) + rest)
+
+
+class BinaryConv2d(BinaryLayer, nn.Conv2d):
+    """A convolution whose input is binarised with order K and whose weights have one bit.
+
+    Zero padding adds nothing: the input is binarised before it is padded. With ``scale=patch`` the
+    scales are means over what a filter sees, padding included (as XNOR-Net's map K counts it), and
+    padded places still add nothing.
+
+    Args:
+        quantizer: Of the input.
+        norm: BatchNorm in front of it, or None.
+        args: As of :class:`torch.nn.Conv2d`, with ``groups=1``.
+        kwargs: As ``args``.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, norm: nn.Module | None, *args: Any, **kwargs: Any
+    ) -> None:
+        nn.Conv2d.__init__(self, *args, **kwargs)
+        self._begin(quantizer, norm)
+
+    @classmethod
+    def like(cls, layer: nn.Conv2d, quantizer: Quantizer, norm: nn.Module | None) -> Self:
+        """With the weights of ``layer``, which become the latent ones."""
+        with torch.device("meta"):
+            made = cls(
+                quantizer, norm, layer.in_channels, layer.out_channels,
+                _pair(layer.kernel_size), _pair(layer.stride),
+                layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+                _pair(layer.dilation), bias=layer.bias is not None,
+                padding_mode=layer.padding_mode,
+            )  # fmt: skip
+        return _taking_over(made, layer, quantizer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, O, h, w)``."""
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.quantizer.scale == "patch":
+            return self._by_patch(x)
+        x = quantized(x, self.quantizer, self.constant)
+        made: Tensor = self._conv_forward(x, self.computed_weight(), self.bias)
+        return made
+
+    def _by_patch(self, x: Tensor) -> Tensor:
+        """The paper's Algorithm 2: every column of the unfolded input has scales of its own."""
+        kernel, stride, dilation = (
+            _pair(one) for one in (self.kernel_size, self.stride, self.dilation)
+        )
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        sides = self._reversed_padding_repeated_twice
+        inside = x.new_ones(1, 1, *x.shape[2:])
+        x, inside = F.pad(x, sides, mode=mode), F.pad(inside, sides, mode=mode)
+        columns = F.unfold(x, kernel, dilation, 0, stride)
+        there = F.unfold(inside, kernel, dilation, 0, stride)  # (1, kh kw, P)
+        columns = quantized(columns, self.quantizer, None)
+        size = len(there[0])
+        columns = (columns.unflatten(1, (-1, size)) * there.unsqueeze(1)).flatten(1, 2)
+        made: Tensor = self.computed_weight().flatten(1) @ columns
+        height = _positions(x.shape[2], kernel[0], stride[0], dilation[0])
+        made = made.unflatten(2, (height, -1))
+        return made if self.bias is None else made + self.bias.view(-1, 1, 1)
+
+
+class BinaryLinear(BinaryLayer, nn.Linear):
+    """A linear layer whose input is binarised with order K and whose weights have one bit.
+
+    With ``scale=patch`` every row has scales of its own, which of inputs ``(N, in)`` is the same as
+    ``scale=sample``.
+
+    Args:
+        quantizer: Of the input.
+        norm: BatchNorm in front of it, over all rows, or None.
+        args: As of :class:`torch.nn.Linear`.
+        kwargs: As ``args``.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, norm: nn.Module | None, *args: Any, **kwargs: Any
+    ) -> None:
+        nn.Linear.__init__(self, *args, **kwargs)
+        self._begin(quantizer, norm)
+
+    @classmethod
+    def like(cls, layer: nn.Linear, quantizer: Quantizer, norm: nn.Module | None) -> Self:
+        """With the weights of ``layer``, which become the latent ones."""
+        with torch.device("meta"):
+            made = cls(
+                quantizer, norm, layer.in_features, layer.out_features, layer.bias is not None
+            )
+        return _taking_over(made, layer, quantizer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, ..., in)`` to ``(N, ..., out)``."""
+        if self.norm is not None:
+            x = self.norm(x.flatten(0, -2)).reshape(x.shape)
+        if self.quantizer.scale == "patch":
+            columns = x.flatten(0, -2).unsqueeze(2)
+            x = quantized(columns, self.quantizer, None).reshape(x.shape)
+        else:
+            x = quantized(x, self.quantizer, self.constant)
+        return F.linear(x, self.computed_weight(), self.bias)
+
+
+def binary_layers(network: nn.Module) -> dict[str, BinaryConv2d | BinaryLinear]:
+    """The binary layers of a network, by module path."""
+    return {
+        path: module
+        for path, module in network.named_modules()
+        if isinstance(module, (BinaryConv2d, BinaryLinear))
+    }
+
+
+L = TypeVar("L", BinaryConv2d, BinaryLinear)
+
+
+def _taking_over(made: L, layer: nn.Conv2d | nn.Linear, quantizer: Quantizer) -> L:
+    made.weight, made.bias = layer.weight, layer.bias
+    if quantizer.scale == "constant":  # made where the weights are, not on "meta"
+        made.constant = ConstantScales(quantizer.order).to(layer.weight.device)
+    made.train(layer.training)
+    return made
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)
+
+
+def _positions(size: int, kernel: int, stride: int, dilation: int) -> int:
+    return (size - dilation * (kernel - 1) - 1) // stride + 1
