@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class BinaryLayer:
 
     def binary_ops(self, input_shape: Shape, output_shape: Shape) -> int:
         """1-bit multiply-accumulates: K for each weight at each position."""
-        positions = torch.Size(output_shape).numel() // len(self.weight)
+        positions: int = torch.Size(output_shape).numel() // len(self.weight)
         return self.quantizer.order * positions * int(self.weight.numel())
 
     def float_macs(self, input_shape: Shape, output_shape: Shape) -> int:
@@ -81,7 +81,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         self._begin(quantizer, norm)
 
     @classmethod
-    def like(cls, layer: nn.Conv2d, quantizer: Quantizer, norm: nn.Module | None) -> Self:
+    def like(cls, layer: nn.Conv2d, quantizer: Quantizer, norm: nn.Module | None) -> BinaryConv2d:
         """With the weights of ``layer``, which become the latent ones."""
         with torch.device("meta"):
             made = cls(
@@ -143,7 +143,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self._begin(quantizer, norm)
 
     @classmethod
-    def like(cls, layer: nn.Linear, quantizer: Quantizer, norm: nn.Module | None) -> Self:
+    def like(cls, layer: nn.Linear, quantizer: Quantizer, norm: nn.Module | None) -> BinaryLinear:
         """With the weights of ``layer``, which become the latent ones."""
         with torch.device("meta"):
             made = cls(
