@@ -119,6 +119,9 @@ class Objective(ABC):
         """Teachers: on the device, in ``eval()`` mode, without gradients, in no checkpoint."""
         return ()
 
+    def settle(self) -> None:  # noqa: B027  # most have no bounds
+        """Called after each batch's updates, to bring parameters back within their bounds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Supervised(Objective):

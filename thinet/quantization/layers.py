@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thinet.quantization.quantizer import ConstantScales, Quantizer, quantized
+from thinet.quantization.quantizer import ConstantScales, quantized
+from thinet.quantization.settings import Quantizer
 from thinet.quantization.weights import binarize_weight
 
 Shape = tuple[int, ...]
@@ -46,8 +47,8 @@ class BinaryLayer:
 
     def binary_ops(self, input_shape: Shape, output_shape: Shape) -> int:
         """1-bit multiply-accumulates: K for each weight at each position."""
-        positions: int = torch.Size(output_shape).numel() // len(self.weight)
-        return self.quantizer.order * positions * int(self.weight.numel())
+        positions = torch.Size(output_shape).numel() // len(self.weight)
+        return int(self.quantizer.order * positions * self.weight.numel())
 
     def float_macs(self, input_shape: Shape, output_shape: Shape) -> int:
         """K + 1 for each output: K binary sums are scaled and added, and the filter's factor."""
