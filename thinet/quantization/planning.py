@@ -6,7 +6,7 @@ BatchNorm, with no ReLU between.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,30 +15,26 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from thinet.base.errors import ThinetError
 from thinet.base.values import shown
 from thinet.models.shift import Shift
+from thinet.quantization.reasons import (
+    FIRST,
+    LAST,
+    NARROW,
+    NARROWEST,
+    firm_reasons,
+    has_hooks,
+    soft_reasons,
+)
 from thinet.quantization.tracing import Event, Trace, Value, traced
 from thinet.surgery import check_network
 
-NARROWEST = 16
-"""Input channels of a binary layer, at least.
-
-K binary passes and K + 1 floating-point scalings replace c k k multiplications an output (HORQ
-keeps "layers with few channels" as they are, since nothing is gained there): of a 1x1 convolution
-with 16 inputs and order 2 that is 4.6 times less by the paper's formula, with 3 inputs 1.0 times.
-"""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Of weights that can become binary."""
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-# In eval() mode these compute with the weights of the layers inside, which they do not call.
-_TAKING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-_FIRST, _LAST = "it is the first layer", "it is the last layer"
-_NARROW = f"it has fewer than {NARROWEST} input channels"
-_FOREIGN = "other code reads its weight"
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def plan_conversion(
     trace = traced(network, images)
     order = [path for path in trace.inputs if path in modules]
     order += [path for path in modules if path not in trace.inputs]
-    firm, soft = _firm_reasons(network, modules, trace), _soft_reasons(network, modules, trace)
+    firm, soft = firm_reasons(network, modules, trace), soft_reasons(network, modules, trace)
     for path in sorted(named & firm.keys(), key=order.index):
         raise ThinetError(
             f"layer {path} cannot become binary: {firm[path]}; leave it out of layers."
@@ -118,26 +114,6 @@ def plan_conversion(
     decisions = tuple(Decision(path, _kind(modules[path]), why) for path, why in reasons.items())
     norms, removed = _signed(network, trace, binary)
     return Conversion(decisions, binary, norms, removed)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module carries what would be lost with it."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks or "forward" in vars(module)
-    )  # fmt: skip
-
-
-def unfit(module: nn.Module) -> str:
-    """Why a layer cannot become binary, whatever its place in a network; empty if it can."""
-    if parametrize.is_parametrized(module) or module._parameters.get("weight") is None:
-        return "its weight is computed from other tensors"
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        name = type(module).__name__
-        return f"{name} is no plain Conv2d or Linear"
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return "its convolution is grouped"
-    return "it has hooks, which a new layer would lose" if has_hooks(module) else ""
 
 
 def _check_whole(network: nn.Module) -> None:
@@ -178,69 +154,14 @@ def _asked(layers: str | Sequence[str], paths: Sequence[str]) -> tuple[Set[str],
 
 
 def _listed(layers: object) -> list[str]:
-    several = isinstance(layers, (Sequence, Set)) and not isinstance(layers, bytes)
-    return list(layers) if several else []
-
-
-def _firm_reasons(
-    network: nn.Module, modules: Mapping[str, nn.Module], trace: Trace
-) -> dict[str, str]:
-    """What no setting overrules."""
-    taken = {
-        child
-        for module in network.modules() if isinstance(module, _TAKING)
-        for child in module.children()
-    }  # fmt: skip
-    users: dict[int, set[int]] = defaultdict(set)
-    for module in network.modules():
-        for parameter in module._parameters.values():
-            users[id(parameter)].add(id(module))
-    found = {}
-    for path, module in modules.items():
-        weight = module._parameters.get("weight")
-        if unfit(module):
-            found[path] = unfit(module)
-        elif len(users[id(weight)]) > 1:
-            found[path] = "its weight is shared with another layer"
-        elif module in taken or path in trace.foreign:
-            found[path] = _FOREIGN
-        elif path not in trace.inputs:
-            found[path] = "it does not run in eval() mode"
-    return found
-
-
-def _soft_reasons(
-    network: nn.Module, modules: Mapping[str, nn.Module], trace: Trace
-) -> dict[str, str]:
-    """What a layer's own name in ``layers`` overrules."""
-    kept = _full_precision(network, modules)
-    found = {}
-    for path, module in modules.items():
-        inputs = module.in_features if isinstance(module, nn.Linear) else module.in_channels
-        reasons = {
-            _FIRST: path in trace.first, _LAST: path in trace.last,
-            "its network wants it in full precision": path in kept,
-            _NARROW: int(inputs) < NARROWEST,  # type: ignore[arg-type]
-        }  # fmt: skip
-        found[path] = next((reason for reason, holds in reasons.items() if holds), "")
-    return found
-
-
-def _full_precision(network: nn.Module, modules: Mapping[str, nn.Module]) -> set[str]:
-    """Layers that match the globs in a ``full_precision`` of any module around them."""
-    found = set()
-    for outer, module in network.named_modules():
-        patterns = getattr(type(module), "full_precision", ())
-        begin = f"{outer}." if outer else ""
-        for pattern in patterns if isinstance(patterns, tuple) else ():
-            inside = (path for path in modules if path.startswith(begin))
-            found |= {path for path in inside if fnmatchcase(path.removeprefix(begin), pattern)}
-    return found
+    if isinstance(layers, (Sequence, Set)) and not isinstance(layers, bytes):
+        return list(layers)
+    return []
 
 
 def _nothing_left(reasons: Mapping[str, str], layers: str | Sequence[str]) -> ThinetError:
     """A sentence with the reason that most layers have."""
-    inner = [reason for reason in reasons.values() if reason not in (_FIRST, _LAST)]
+    inner = [reason for reason in reasons.values() if reason not in (FIRST, LAST)]
     if not reasons:
         return ThinetError(
             "the network has no convolution and no linear layer: there is nothing to binarise, "
@@ -252,11 +173,11 @@ def _nothing_left(reasons: Mapping[str, str], layers: str | Sequence[str]) -> Th
             "them to binarise them, layers=[...], or choose a deeper network."
         )
     ((reason, count),) = Counter(inner).most_common(1)
-    if reason == _NARROW:
+    if reason == NARROW:
         return ThinetError(
             f"all layers are too narrow: {count} between the first and the last one have fewer "
             f"than {NARROWEST} input channels; choose a wider network, or name the layers, "
-            f"layers=[{next(path for path in reasons if reasons[path] == _NARROW)},...]."
+            f"layers=[{next(path for path in reasons if reasons[path] == NARROW)},...]."
         )
     return ThinetError(
         f"no layer is left to binarise with layers={shown(layers)} ({reason}: {count} of "
