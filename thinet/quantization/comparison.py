@@ -54,10 +54,10 @@ def _rows(
     for one in conversion.decisions:
         cost, module = costs.get(one.layer), network.get_submodule(one.layer)
         layer = layers.get(one.layer)
+        own = list(module.parameters(recurse=False))
         if layer is not None:
-            weights, bits = layer.weights, layer.parameter_bits()
+            weights, bits = torch.Size(layer.weight_shape).numel(), layer.parameter_bits()
         else:
-            own = list(module.parameters(recurse=False))
             weights = max((tensor.numel() for tensor in own if tensor.dim() > 1), default=0)
             bits = sum(8 * tensor.numel() * tensor.element_size() for tensor in own)
         rows.append(

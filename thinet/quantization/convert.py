@@ -17,8 +17,8 @@ from thinet.base.messages import say
 from thinet.base.values import shown
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear
 from thinet.quantization.planning import Conversion, plan_conversion
-from thinet.quantization.quantizer import Quantizer
 from thinet.quantization.reasons import unfit
+from thinet.quantization.settings import Quantizer
 from thinet.quantization.tracing import DoesNotRunError
 from thinet.surgery import check_network, evaluating
 

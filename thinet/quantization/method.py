@@ -13,11 +13,11 @@ from thinet.artifacts.store import Transform, read_state, save
 from thinet.base.messages import say
 from thinet.metrics import Cost, cost, latencies_ms
 from thinet.quantization.comparison import compare
-from thinet.quantization.convert import binarized, conversion_transform
+from thinet.quantization.convert import binarized, conversion_transform, described
 from thinet.quantization.layers import binary_layers
-from thinet.quantization.packed import PACKED, packed
+from thinet.quantization.packed import packed
 from thinet.quantization.planning import Conversion, plan_conversion
-from thinet.quantization.quantizer import Quantizer
+from thinet.quantization.settings import Quantizer
 from thinet.quantization.training import BinaryTraining, Bounded, Stage
 from thinet.report.sections.quantization import KEY
 from thinet.run.method import Method
@@ -31,6 +31,9 @@ from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully
 from thinet.training.source import build_network, network_spec, on_paper, rebuilt_network
 from thinet.training.start import restore, start
+
+PACKED = Transform("thinet.quantization.packed.packed")
+"""What is done to a trained network before it is saved."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Binarize(Method[Progress, Plan]):
 
     def show(self, plan: Plan) -> None:
         """Print what becomes binary, what does not and why, and the costs."""
-        say(plan.conversion.words())
+        say(described(plan.conversion, self.quantizer))
         before, after = plan.before, plan.after
         say(
             f"operations of an image: {before.flops / 1e6:,.2f} MFLOPs before; "
@@ -156,7 +159,7 @@ class Binarize(Method[Progress, Plan]):
         found = session.engine.train(bounded, key, folder / "fit", learning.batches)
         what = "activations and weights" if stage.binary_weights else "activations"
         said = f"binary {what}: validation top-1 {100 * found.top1:.2f} %"
-        figures = {"top1": found.top1, "top5": found.top5}
+        figures: dict[str, float | None] = {"top1": found.top1, "top5": found.top5}
         return Done(network, figures, stage.phase.epochs, said)
 
     def _finished(

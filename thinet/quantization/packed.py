@@ -21,7 +21,7 @@ from thinet.quantization.layers import (
     Shape,
     binary_layers,
 )
-from thinet.quantization.residual import SCALES
+from thinet.quantization.settings import SCALES
 from thinet.quantization.weights import filter_scales, pack_signs, unpack_bits
 
 
@@ -33,7 +33,7 @@ class PackedLayer(BinarisesInput):
         scales: The factors alpha, ``(O,)``, in the type that the layer computes in: a factor that
             is rounded to it before it takes a sign is the same number as one rounded after.
         form: ``uint8 (2,)``: the order, and the place of the scale in
-            :data:`thinet.quantization.residual.SCALES`, so that a file says itself what it is of.
+            :data:`thinet.quantization.settings.SCALES`, so that a file says itself what it is of.
     """
 
     bits: Tensor
