@@ -257,14 +257,13 @@ def _images_of(batch: Any) -> Tensor:
 
 def _planned_blind(network: nn.Module, layers: str | Sequence[str]) -> Conversion:
     """Plan with images of common sizes, as no others are known."""
-    inputs = [
-        module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
-        for module in network.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    shapes: list[tuple[int, ...]]
-    shapes = [(1, channels, size, size) for channels in inputs[:1] for size in _SIZES]
-    shapes += [(1, channels) for channels in inputs[:1]]
+    kinds = (nn.Conv2d, nn.Linear)
+    first = next((one for one in network.modules() if isinstance(one, kinds)), None)
+    shapes: list[tuple[int, ...]] = [(1, 3, size, size) for size in _SIZES]
+    if isinstance(first, nn.Conv2d):
+        shapes = [(1, first.in_channels, size, size) for size in _SIZES]
+    elif isinstance(first, nn.Linear):
+        shapes.insert(0, (1, first.in_features))
     for shape in shapes:
         try:
             return plan_conversion(network, torch.empty(shape, device="meta"), layers)
