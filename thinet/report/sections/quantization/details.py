@@ -82,3 +82,64 @@ class QuantizationDetails:
     factor: float
     speeds: tuple[Speed, ...] = ()
     deployed_difference: float | None = None
+
+    @property
+    def binary(self) -> tuple[LayerBits, ...]:
+        """The layers that compute with bits."""
+        return tuple(one for one in self.layers if one.binary)
+
+    @property
+    def floating(self) -> tuple[LayerBits, ...]:
+        """The layers that stay in floating point."""
+        return tuple(one for one in self.layers if not one.binary)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where some of the bits of a network's parameters are.
+
+    Attributes:
+        name: For people.
+        bits: As they are saved.
+        full: As the same took in full precision; 0 for what there was none of.
+    """
+
+    name: str
+    bits: int
+    full: int
+
+
+WEIGHTS, FACTORS, FLOATING, OTHERS = (
+    "weights of binary layers",
+    "factors and BatchNorms of binary layers",
+    "layers in floating point",
+    "other BatchNorms and the rest",
+)
+
+
+def parts(found: QuantizationDetails, bits: int, full: int) -> list[Part]:
+    """Where the bits of the parameters are, before and after.
+
+    Args:
+        found: The details.
+        bits: Of all parameters of the binary network; 0 if nobody counted.
+        full: Of all parameters in full precision; 0 if nobody counted.
+
+    Returns:
+        Those that either network has. Biases of binary layers count among their factors after and
+        among the rest before: the details do not tell them apart.
+    """
+    weights = sum(one.weights for one in found.binary)
+    factors = sum(one.bits - one.weights for one in found.binary)
+    floating = sum(one.bits for one in found.floating)
+    known = (
+        Part(WEIGHTS, weights, 32 * weights),
+        Part(FACTORS, factors, 0),
+        Part(FLOATING, floating, floating),
+        Part(
+            OTHERS,
+            max(bits - weights - factors - floating, 0),
+            max(full - 32 * weights - floating, 0),
+        ),
+    )
+    return [one for one in known if one.bits or one.full]
