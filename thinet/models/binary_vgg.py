@@ -20,6 +20,7 @@ def vgg_binary(
     widths: Sequence[int] = (128, 256, 512),
     prelu: bool = False,
     shift: bool = False,
+    stem_stride: int = 1,
 ) -> VggGap:
     """Groups of two 3x3 convolutions, then BatchNorm, average pooling and one linear layer.
 
@@ -32,18 +33,20 @@ def vgg_binary(
         widths: Filters of both convolutions in each group.
         prelu: ReActNet's RPReLU instead of ReLU.
         shift: Learnable shifts in front of convolutions, ReActNet's RSign.
+        stem_stride: Of the first convolution; 2 makes all others four times cheaper.
 
     Raises:
         ThinetError: If halving once a group leaves nothing of the image.
     """
-    check_size("vgg_binary", image_size, smallest=2 ** len(widths))
+    check_size("vgg_binary", image_size, smallest=stem_stride * 2 ** len(widths))
     layers: list[nn.Module] = []
     channels = 3
     for width in widths:
         for last in (False, True):
             if layers:
                 layers += normalised(channels, shift)
-            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            stride = stem_stride if not layers else 1
+            layers.append(nn.Conv2d(channels, width, 3, stride, padding=1))
             if last:
                 layers.append(nn.MaxPool2d(2))
             if channels != 3:  # nothing but BatchNorm between the first and the second
