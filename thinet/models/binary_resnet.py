@@ -40,8 +40,9 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the convolution gives, rectified, plus the shortcut."""
-        made: Tensor = self.act(self.conv(self.norm(x)))
-        return made + self.downsample(x)
+        branch: Tensor = self.act(self.conv(self.norm(x)))
+        shortcut: Tensor = self.downsample(x)
+        return branch + shortcut
 
 
 class BinaryResNet(nn.Module):
