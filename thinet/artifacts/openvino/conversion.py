@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -64,16 +64,17 @@ def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    batches = [-1, *input_shape]
     network, images = shared_copy(network).eval(), torch.zeros(2, *input_shape)
     lowering = {path: one for path, one in network.named_modules() if isinstance(one, Lowers)}
     replay = _replay(network, images, lowering.values())
-    calls: list[str] = []
+    lowered = _Lowered()
     frontend = FrontEndManager().load_by_framework("pytorch")
     modules: dict[Any, Any] = {}
     for path, module in lowering.items():
         name = f"thinet::module_{len(modules)}"
         modules[module] = ModuleExtension(module, name, evaluate=replay)
-        frontend.add_extension(ConversionExtension(name, _conversion(path, module, calls)))
+        frontend.add_extension(ConversionExtension(name, lowered.conversion(path, module)))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -81,13 +82,16 @@ def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 network, example_input=images, module_extensions=modules,
                 trace_kwargs={"check_trace": False},
             )  # fmt: skip
-            graph = frontend.convert(frontend.load(decoder))
-            graph.reshape([-1, *input_shape])
-    except ThinetError:
-        raise
+            model = frontend.load(decoder)
+            model.set_partial_shape(model.get_inputs()[0], openvino().PartialShape(batches))
+            graph = frontend.convert(model)
     except Exception as error:  # the frontend raises nearly anything
+        if lowered.error is not None:
+            error = lowered.error
+        if isinstance(error, ThinetError):
+            raise error from None
         raise ThinetError(f"the network cannot be converted ({first_line(error)}).") from error
-    return Converted(graph, tuple(calls))
+    return Converted(graph, lowered.name())
 
 
 @torch.no_grad()
@@ -106,18 +110,35 @@ def _replay(
     return lambda module, _: made[module].pop(0)
 
 
-def _conversion(path: str, module: Lowers, calls: list[str]) -> Callable[[Any], list[Any]]:
-    def convert(context: Any) -> list[Any]:
-        given = context.get_input(0)
-        made = module.lowered(given)
-        call = f"call.{len(calls)}"
-        given.add_names({f"{call}.given"})
-        made.output(0).add_names({f"{call}.made"})
-        _name_nodes(made, given.get_node(), call)
-        calls.append(path)
-        return list(made.outputs())
+@dataclass
+class _Lowered:
+    """What was done during a conversion: for each call the module's path, its input and output."""
 
-    return convert
+    calls: list[tuple[str, Any, Any]] = field(default_factory=list)
+    error: Exception | None = None  # the frontend swallows it
+
+    def conversion(self, path: str, module: Lowers) -> Callable[[Any], list[Any]]:
+        """Of the module at ``path``."""
+
+        def convert(context: Any) -> list[Any]:
+            given = context.get_input(0)
+            try:
+                made = module.lowered(given)
+            except Exception as error:
+                self.error = error
+                raise
+            _name_nodes(made, given.get_node(), f"call.{len(self.calls)}")
+            self.calls.append((path, given, made.output(0)))
+            return list(made.outputs())
+
+        return convert
+
+    def name(self) -> tuple[str, ...]:
+        """Name the tensors of all calls; before that the frontend has a use of its own for names."""
+        for index, (_, given, made) in enumerate(self.calls):
+            given.add_names({f"call.{index}.given"})
+            made.add_names({f"call.{index}.made"})
+        return tuple(path for path, *_ in self.calls)
 
 
 def _name_nodes(last: Any, first: Any, call: str) -> None:
