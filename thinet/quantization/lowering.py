@@ -170,7 +170,10 @@ def _linear(layer: Any, x: Any) -> Any:
     width = opset.fixed_size(x, axes - 1)
     geometry = _point()
     convolve, fill = _binary_convolution(layer.signs()[..., None, None], geometry, [0] * 4, None)
-    outputs, between = len(layer.factors()), [opset.fixed_size(x, axis) for axis in range(1, axes - 1)]
+    outputs, between = (
+        len(layer.factors()),
+        [opset.fixed_size(x, axis) for axis in range(1, axes - 1)],
+    )
 
     def product(residual: Any) -> Any:
         flat = ops.reshape(residual, [-1, width, 1, 1], special_zero=False)
