@@ -5,6 +5,8 @@ The public functions are loaded when they are first used, so that ``import thine
     result = thinet.prune(model, batches, ratio=0.5)   # any classifier; it is left as it was
     thinet.save(result, "slim/")                       # safetensors and JSON
     net = thinet.load("slim/", network=model)
+    binary = thinet.binarize(model, order=2)           # one bit a weight, two an activation; to train
+    run = thinet.deploy("slim/", threads=2)            # in OpenVINO: run(images) gives logits
     thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
 """
 
@@ -14,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thinet.artifacts.openvino import deploy
     from thinet.artifacts.store import load, save
     from thinet.base.errors import ThinetError
     from thinet.metrics import cost
@@ -21,12 +24,13 @@ if TYPE_CHECKING:
     from thinet.quantization.convert import binarize
 
 __version__ = "0.1.0"
-__all__ = ["ThinetError", "binarize", "cost", "load", "prune", "save"]
+__all__ = ["ThinetError", "binarize", "cost", "deploy", "load", "prune", "save"]
 
 _HOMES = {
     "ThinetError": "thinet.base.errors",
     "binarize": "thinet.quantization.convert",
     "cost": "thinet.metrics",
+    "deploy": "thinet.artifacts.openvino",
     "load": "thinet.artifacts.store",
     "prune": "thinet.pruning.prune",
     "save": "thinet.artifacts.store",

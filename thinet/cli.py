@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument("--onnx", dest="kind", action="store_const", const="onnx")
     kind.add_argument("--pt2", dest="kind", action="store_const", const="pt2")
+    kind.add_argument("--openvino", dest="kind", action="store_const", const="openvino")
     export.set_defaults(run=_export)
     return parser
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thinet.artifacts.store import load, read_spec
+from thinet.artifacts.openvino.files import export_openvino, image_size
+from thinet.artifacts.openvino.package import openvino
+from thinet.artifacts.store import load
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.values import folder_path, shown
 
@@ -25,7 +27,8 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
 
     Args:
         folder: A folder written by :func:`thinet.save`; the exported file goes there.
-        kind: ``onnx`` or ``pt2`` (``torch.export``).
+        kind: ``onnx``, ``pt2`` (``torch.export``) or ``openvino``, which is compared layer by layer:
+            see :mod:`thinet.artifacts.openvino.checking`.
         network: See :func:`thinet.load`.
 
     Returns:
@@ -35,15 +38,12 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
         ThinetError: If a package is missing or the outputs differ; then no file is left.
     """
     folder = folder_path(folder)
-    if kind not in ("onnx", "pt2"):
-        raise ThinetError(f"kind={shown(kind)} is unknown: choose onnx or pt2.")
-    loaded = load(folder, network)
-    shape = read_spec(folder).input_shape
-    if not shape:
-        raise ThinetError(
-            f"{folder} does not say how large its images are: save the network again with "
-            "thinet.save(result, folder)."
-        )
+    if kind not in ("onnx", "pt2", "openvino"):
+        raise ThinetError(f"kind={shown(kind)} is unknown: choose onnx, pt2 or openvino.")
+    if kind == "openvino":
+        openvino()
+        return export_openvino(folder, load(folder, network))
+    loaded, shape = load(folder, network), image_size(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

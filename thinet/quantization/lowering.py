@@ -171,14 +171,15 @@ def _linear(layer: Any, x: Any) -> Any:
     width = opset.fixed_size(x, axes - 1)
     geometry = _point()
     convolve, fill = _binary_convolution(layer.signs()[..., None, None], geometry, [0] * 4, None)
-    outputs = len(layer.factors())
+    outputs, between = (
+        len(layer.factors()),
+        [opset.fixed_size(x, axis) for axis in range(1, axes - 1)],
+    )
 
     def product(residual: Any) -> Any:
         flat = ops.reshape(residual, [-1, width, 1, 1], special_zero=False)
         made = convolve(opset.binarised(opset.filled(flat, fill)))
-        if axes == 2:
-            return ops.reshape(made, [-1, outputs], special_zero=False)
-        return ops.reshape(made, [0] * (axes - 1) + [outputs], special_zero=True)
+        return ops.reshape(made, [-1, *between, outputs], special_zero=False)
 
     over = (axes - 1,) if layer.quantizer.scale == "patch" else tuple(range(1, axes))
     return _finished(layer, _recursion(layer, x, over, product), (-1,))

@@ -5,6 +5,7 @@ Nodes and outputs of graphs are ``Any`` here, as the package has no types of its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,9 +100,10 @@ def rank(x: Any) -> int:
 
 
 def mean_size(x: Any, axes: Sequence[int]) -> Any:
-    """The mean of ``|x|``; axes stay as 1."""
-    ops = operations()
-    return ops.reduce_mean(ops.abs(x), np.array(axes, np.int64), keep_dims=True)
+    """The mean of ``|x|``; axes stay as 1. The sizes are summed without being written anywhere."""
+    ops, count = operations(), math.prod(fixed_size(x, axis) for axis in axes)
+    total = ops.reduce_l1(x, np.array(axes, np.int64), keep_dims=True)
+    return ops.divide(total, constant(float(count)))
 
 
 def signed(scale: Any, x: Any) -> Any:

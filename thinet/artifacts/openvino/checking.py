@@ -7,6 +7,7 @@ between are run on what the graph's layers gave.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,19 +97,21 @@ def _batch_difference(network: nn.Module, found: Converted, images: Tensor, thre
 
 def observed(found: Converted, images: Tensor, threads: int) -> tuple[list[Call], Tensor]:
     """What goes in and out of each call of a lowered module, and the logits."""
-    graph = found.graph.clone()
+    graph, names = found.graph.clone(), []
     for index in range(len(found.calls)):
-        graph.add_outputs([f"call.{index}.given", f"call.{index}.made"])
-    made = _run(graph, images, threads)
-    pairs = zip(made[1::2], made[2::2], strict=True)
-    calls = [Call(path, *pair) for path, pair in zip(found.calls, pairs, strict=True)]
-    return calls, made[0]
+        names += [f"call.{index}.given", f"call.{index}.made"]
+    graph.add_outputs(names)
+    logits, *made = _run(graph, images, threads, names)
+    pairs = zip(made[::2], made[1::2], strict=True)
+    return [Call(path, *pair) for path, pair in zip(found.calls, pairs, strict=True)], logits
 
 
-def _run(graph: Any, images: Tensor, threads: int) -> list[Tensor]:
+def _run(graph: Any, images: Tensor, threads: int, names: Sequence[str] = ()) -> list[Tensor]:
+    """The logits and the tensors of some names, of which several may be one."""
     model = compiled(graph, tuple(images.shape), threads)
     found = model.create_infer_request().infer(images.numpy())
-    return [torch.from_numpy(found[place].copy()) for place in model.outputs]
+    places = [model.output(0), *(model.output(name) for name in names)]
+    return [torch.from_numpy(found[place].copy()) for place in places]
 
 
 def forced(network: nn.Module, images: Tensor, calls: list[Call]) -> Tensor:

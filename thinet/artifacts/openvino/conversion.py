@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +25,8 @@ class Lowers(Protocol):
 
     def lowered(self, given: Any) -> Any:
         """Its output as a node of the graph, made from the output of a node that it is given.
+
+        All axes of that one but the first have lengths that are known.
 
         Raises:
             ThinetError: If it has no such equivalent.
@@ -64,60 +66,107 @@ def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    batches = [-1, *input_shape]
     network, images = shared_copy(network).eval(), torch.zeros(2, *input_shape)
     lowering = {path: one for path, one in network.named_modules() if isinstance(one, Lowers)}
-    replay = _replay(network, images, lowering.values())
-    calls: list[str] = []
+    try:
+        replay = _Replay(network, images, lowering.values())
+    except Exception as error:  # whatever the network's own code raises
+        raise ThinetError(
+            f"the network does not run on images of the shape {tuple(input_shape)} "
+            f"({first_line(error)}): pass the input_shape that it was made for."
+        ) from error
+    lowered = _Lowered(replay)
     frontend = FrontEndManager().load_by_framework("pytorch")
     modules: dict[Any, Any] = {}
     for path, module in lowering.items():
         name = f"thinet::module_{len(modules)}"
         modules[module] = ModuleExtension(module, name, evaluate=replay)
-        frontend.add_extension(ConversionExtension(name, _conversion(path, module, calls)))
+        frontend.add_extension(ConversionExtension(name, lowered.conversion(path, module)))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             decoder = TorchScriptPythonDecoder(
-                network, example_input=images, module_extensions=modules,
+                network, example_input=images, module_extensions=modules, shared_memory=False,
                 trace_kwargs={"check_trace": False},
             )  # fmt: skip
-            graph = frontend.convert(frontend.load(decoder))
-            graph.reshape([-1, *input_shape])
-    except ThinetError:
-        raise
-    except Exception as error:  # the frontend raises nearly anything
+            model = frontend.load(decoder)
+            model.set_partial_shape(model.get_inputs()[0], openvino().PartialShape(batches))
+            graph = frontend.convert(model)
+    except Exception:  # the frontend raises nearly anything
+        if lowered.error is not None:
+            error = lowered.error
+        if isinstance(error, ThinetError):
+            raise error from None
         raise ThinetError(f"the network cannot be converted ({first_line(error)}).") from error
-    return Converted(graph, tuple(calls))
+    return Converted(graph, lowered.name())
 
 
-@torch.no_grad()
-def _replay(
-    network: nn.Module, images: Tensor, modules: Iterable[Any]
-) -> Callable[[nn.Module, Tensor], Tensor]:
-    """What gives the outputs of modules again, call by call: the tracer may not look into them."""
-    made: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
-    hooks = [
-        module.register_forward_hook(lambda own, _, result: made[own].append(result))
-        for module in made
-    ]
-    network(images)
-    for hook in hooks:
-        hook.remove()
-    return lambda module, _: made[module].pop(0)
+class _Replay:
+    """The calls of some modules in a pass: the tracer may not look into what they do.
+
+    Attributes:
+        shapes: Of the inputs of each module's calls, without the batch.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: nn.Module, images: Tensor, modules: Iterable[Any]) -> None:
+        self.shapes: dict[Any, list[tuple[int, ...]]] = {module: [] for module in modules}
+        self._made: dict[Any, list[Tensor]] = {module: [] for module in self.shapes}
+        hooks = [module.register_forward_hook(self._note) for module in self.shapes]
+        network(images)
+        for hook in hooks:
+            hook.remove()
+
+    def _note(self, module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        self.shapes[module].append(tuple(given[0].shape[1:]))
+        self._made[module].append(made)
+
+    def __call__(self, module: nn.Module, _: Tensor) -> Tensor:
+        """The outputs once more, call by call."""
+        return self._made[module].pop(0)
 
 
-def _conversion(path: str, module: Lowers, calls: list[str]) -> Callable[[Any], list[Any]]:
-    def convert(context: Any) -> list[Any]:
-        given = context.get_input(0)
-        made = module.lowered(given)
-        call = f"call.{len(calls)}"
-        given.add_names({f"{call}.given"})
-        made.output(0).add_names({f"{call}.made"})
-        _name_nodes(made, given.get_node(), call)
-        calls.append(path)
-        return list(made.outputs())
+@dataclass
+class _Lowered:
+    """What was done during a conversion: for each call the module's path, its input and output."""
 
-    return convert
+    replay: _Replay
+    calls: list[tuple[str, Any, Any]] = field(default_factory=list)
+    error: Exception | None = None  # the frontend swallows it
+
+    def conversion(self, path: str, module: Lowers) -> Callable[[Any], list[Any]]:
+        """Of the module at ``path``."""
+
+        def convert(context: Any) -> list[Any]:
+            given = _with_sizes(context.get_input(0), self.replay.shapes[module].pop(0))
+            try:
+                made = module.lowered(given)
+            except Exception as error:
+                self.error = error
+                raise
+            _name_nodes(made, given.get_node(), f"call.{len(self.calls)}")
+            self.calls.append((path, given, made.output(0)))
+            return list(made.outputs())
+
+        return convert
+
+    def name(self) -> tuple[str, ...]:
+        """Name the tensors of all calls; before that the frontend has a use of its own for names."""
+        for index, (_, given, made) in enumerate(self.calls):
+            given.add_names({f"call.{index}.given"})
+            made.add_names({f"call.{index}.made"})
+        return tuple(path for path, *_ in self.calls)
+
+
+def _with_sizes(given: Any, shape: tuple[int, ...]) -> Any:
+    """``given``, all axes of which but the first are known to be as long as in torch."""
+    found = given.get_partial_shape()
+    if found.rank.is_static and all(one.is_static for one in list(found)[1:]):
+        return given
+    from openvino import opset13
+
+    return opset13.reshape(given, [-1, *shape], special_zero=False).output(0)
 
 
 def _name_nodes(last: Any, first: Any, call: str) -> None:

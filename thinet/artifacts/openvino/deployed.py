@@ -94,7 +94,7 @@ class Deployed:
                 f"images of the type {images.dtype} are not understood: pass float32, normalised "
                 "as in training."
             )
-        if images.ndim != 4 or not len(images) or images.shape[1:] != self.input_shape:
+        if images.ndim < 2 or not len(images) or images.shape[1:] != self.input_shape:
             raise ThinetError(
                 f"images of the shape {tuple(images.shape)} do not fit: pass (N, {shape})."
             )
