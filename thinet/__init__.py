@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from thinet.base.errors import ThinetError
     from thinet.metrics import cost
     from thinet.pruning.prune import prune
+    from thinet.quantization.convert import binarize
 
 __version__ = "0.1.0"
-__all__ = ["ThinetError", "cost", "load", "prune", "save"]
+__all__ = ["ThinetError", "binarize", "cost", "load", "prune", "save"]
 
 _HOMES = {
     "ThinetError": "thinet.base.errors",
+    "binarize": "thinet.quantization.convert",
     "cost": "thinet.metrics",
     "load": "thinet.artifacts.store",
     "prune": "thinet.pruning.prune",
