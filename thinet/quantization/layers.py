@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thinet.quantization.lowering import Deployable
 from thinet.quantization.quantizer import ConstantScales, Quantizer, quantized
 from thinet.quantization.weights import binarize_weight
 
 Shape = tuple[int, ...]
 
 
-class BinarisesInput:
+class BinarisesInput(Deployable):
     """What binary layers share, in training and packed; see :class:`thinet.metrics.DeclaresCost`.
 
     Attributes:

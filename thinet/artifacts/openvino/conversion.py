@@ -1,0 +1,153 @@
+"""From a network to a graph of OpenVINO.
+
+Float modules are converted by OpenVINO's own PyTorch frontend; a module that has an equivalent of
+its own there, such as a binary layer, says what it is: :class:`Lowers`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from thinet.artifacts.openvino.package import openvino
+from thinet.base.errors import ThinetError, first_line
+from thinet.surgery import shared_copy
+
+
+@runtime_checkable
+class Lowers(Protocol):
+    """A module that says itself which operations of OpenVINO it is made of."""
+
+    def lowered(self, given: Any) -> Any:
+        """Its output as a node of the graph, made from the output of a node that it is given.
+
+        Raises:
+            ThinetError: If it has no such equivalent.
+        """
+
+    def rounding(self, given: Tensor) -> Tensor:
+        """By how much outputs may differ, since rounding decides which of two values they have.
+
+        0 where it decides nothing; of a shape that broadcasts with the output's.
+        """
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph whose batch may have any size.
+
+    Attributes:
+        graph: An ``openvino.Model``.
+        calls: The paths of lowered modules in the order of their calls. The tensors that call i
+            reads and makes are named ``call.i.given`` and ``call.i.made``, and its nodes
+            ``call.i/...``.
+    """
+
+    graph: Any
+    calls: tuple[str, ...]
+
+
+@torch.no_grad()
+def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
+    """The graph of a network in float32 on the CPU, unchecked.
+
+    Raises:
+        ThinetError: If it cannot be converted.
+    """
+    openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    batches = [-1, *input_shape]
+    network, images = shared_copy(network).eval(), torch.zeros(2, *input_shape)
+    lowering = {path: one for path, one in network.named_modules() if isinstance(one, Lowers)}
+    replay = _replay(network, images, lowering.values())
+    lowered = _Lowered()
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    modules: dict[Any, Any] = {}
+    for path, module in lowering.items():
+        name = f"thinet::module_{len(modules)}"
+        modules[module] = ModuleExtension(module, name, evaluate=replay)
+        frontend.add_extension(ConversionExtension(name, lowered.conversion(path, module)))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            decoder = TorchScriptPythonDecoder(
+                network, example_input=images, module_extensions=modules,
+                trace_kwargs={"check_trace": False},
+            )  # fmt: skip
+            model = frontend.load(decoder)
+            model.set_partial_shape(model.get_inputs()[0], openvino().PartialShape(batches))
+            graph = frontend.convert(model)
+    except Exception as error:  # the frontend raises nearly anything
+        if lowered.error is not None:
+            error = lowered.error
+        if isinstance(error, ThinetError):
+            raise error from None
+        raise ThinetError(f"the network cannot be converted ({first_line(error)}).") from error
+    return Converted(graph, lowered.name())
+
+
+@torch.no_grad()
+def _replay(
+    network: nn.Module, images: Tensor, modules: Iterable[Any]
+) -> Callable[[nn.Module, Tensor], Tensor]:
+    """What gives the outputs of modules again, call by call: the tracer may not look into them."""
+    made: dict[nn.Module, list[Tensor]] = {module: [] for module in modules}
+    hooks = [
+        module.register_forward_hook(lambda own, _, result: made[own].append(result))
+        for module in made
+    ]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return lambda module, _: made[module].pop(0)
+
+
+@dataclass
+class _Lowered:
+    """What was done during a conversion: for each call the module's path, its input and output."""
+
+    calls: list[tuple[str, Any, Any]] = field(default_factory=list)
+    error: Exception | None = None  # the frontend swallows it
+
+    def conversion(self, path: str, module: Lowers) -> Callable[[Any], list[Any]]:
+        """Of the module at ``path``."""
+
+        def convert(context: Any) -> list[Any]:
+            given = context.get_input(0)
+            try:
+                made = module.lowered(given)
+            except Exception as error:
+                self.error = error
+                raise
+            _name_nodes(made, given.get_node(), f"call.{len(self.calls)}")
+            self.calls.append((path, given, made.output(0)))
+            return list(made.outputs())
+
+        return convert
+
+    def name(self) -> tuple[str, ...]:
+        """Name the tensors of all calls; before that the frontend has a use of its own for names."""
+        for index, (_, given, made) in enumerate(self.calls):
+            given.add_names({f"call.{index}.given"})
+            made.add_names({f"call.{index}.made"})
+        return tuple(path for path, *_ in self.calls)
+
+
+def _name_nodes(last: Any, first: Any, call: str) -> None:
+    """Let the names of the nodes behind ``first`` up to ``last`` tell which call they belong to."""
+    open_, seen = [last], {first.get_name()}
+    while open_:
+        node = open_.pop()
+        if node.get_name() in seen:
+            continue
+        seen.add(node.get_name())
+        node.set_friendly_name(f"{call}/{node.get_name()}")
+        open_.extend(one.get_node() for one in node.input_values())

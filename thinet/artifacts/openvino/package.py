@@ -1,0 +1,37 @@
+"""The package of OpenVINO, imported when it is first needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+from thinet.base.errors import ThinetError
+
+_REPORTING = "openvino_telemetry"
+
+
+def has_openvino() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def openvino() -> Any:
+    """The package, which tells its vendor that it was imported unless it cannot.
+
+    Raises:
+        ThinetError: If it is not installed.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    if not has_openvino():
+        raise ThinetError("openvino is not installed: type pip install 'thinet[openvino]'.")
+    before = sys.modules.get(_REPORTING)
+    sys.modules[_REPORTING] = None  # type: ignore[assignment]  # importing it fails, as if missing
+    try:
+        import openvino as found
+    finally:
+        del sys.modules[_REPORTING]
+        if before is not None:
+            sys.modules[_REPORTING] = before
+    return found
