@@ -55,6 +55,13 @@ class BinarisesInput(Deployable):
         rest = sum(one.numel() for one in others if one is not None)
         return self._weights() + 32 * (int(self.weight_shape[0]) + int(rest))
 
+    def why_not_pruned(self) -> str:
+        """See :class:`thinet.surgery.refusals.RefusesPruning`."""
+        return (
+            "it is binary, and which filters matter shows in weights of full precision: prune "
+            "the network first and binarise what is left"
+        )
+
     def _weights(self) -> int:
         return int(torch.Size(self.weight_shape).numel())
 

@@ -26,11 +26,12 @@ class ConstantScales(nn.Module):
         self.register_buffer("scales", torch.ones(order))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """``(K,)``: in training those of the batch, of all processes together."""
-        if not self.training:
-            return self.scales
+        return self._moved(x) if self.training else self.scales
+
+    @torch.no_grad()
+    def _moved(self, x: Tensor) -> Tensor:
         order = len(self.scales)
         axes = tuple(range(x.dim()))
         found = residual_scales(x, order, axes).flatten().to(self.scales)
