@@ -97,7 +97,8 @@ def _graph(
         modules[module] = ModuleExtension(module, name, evaluate=lowered.replay)
         frontend.add_extension(ConversionExtension(name, lowered.conversion(path, module)))
     decoder = TorchScriptPythonDecoder(
-        network, example_input=images, module_extensions=modules, trace_kwargs={"check_trace": False},
+        network, example_input=images, module_extensions=modules,
+        trace_kwargs={"check_trace": False},
         shared_memory=False,  # training the network further must not change the graph
     )  # fmt: skip
     model = frontend.load(decoder)
