@@ -27,7 +27,7 @@ def export(folder: str | Path, kind: str, network: nn.Module | None = None) -> t
 
     Args:
         folder: A folder written by :func:`thinet.save`; the exported file goes there.
-        kind: ``onnx``, ``pt2`` (``torch.export``) or ``openvino``, which is compared layer by layer:
+        kind: ``onnx``, ``pt2`` (``torch.export``) or ``openvino``, which is compared by layers:
             see :mod:`thinet.artifacts.openvino.checking`.
         network: See :func:`thinet.load`.
 

@@ -7,7 +7,7 @@ its own there, such as a binary layer, says what it is: :class:`Lowers`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,19 +54,12 @@ class Converted:
     calls: tuple[str, ...]
 
 
-@torch.no_grad()
 def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     """The graph of a network in float32 on the CPU, unchecked.
 
     Raises:
         ThinetError: If it cannot be converted.
     """
-    openvino()
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    batches = [-1, *input_shape]
     network, images = shared_copy(network).eval(), torch.zeros(2, *input_shape)
     lowering = {path: one for path, one in network.named_modules() if isinstance(one, Lowers)}
     try:
@@ -77,29 +70,41 @@ def converted(network: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             f"({first_line(error)}): pass the input_shape that it was made for."
         ) from error
     lowered = _Lowered(replay)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            graph = _graph(network, images, lowering, lowered)
+    except Exception as error:  # the frontend raises nearly anything
+        cause = lowered.error or error
+        if isinstance(cause, ThinetError):
+            raise cause from None
+        raise ThinetError(f"the network cannot be converted ({first_line(cause)}).") from error
+    return Converted(graph, lowered.name())
+
+
+def _graph(
+    network: nn.Module, images: Tensor, lowering: Mapping[str, Lowers], lowered: _Lowered
+) -> Any:
+    package = openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
     frontend = FrontEndManager().load_by_framework("pytorch")
     modules: dict[Any, Any] = {}
     for path, module in lowering.items():
         name = f"thinet::module_{len(modules)}"
-        modules[module] = ModuleExtension(module, name, evaluate=replay)
+        modules[module] = ModuleExtension(module, name, evaluate=lowered.replay)
         frontend.add_extension(ConversionExtension(name, lowered.conversion(path, module)))
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            decoder = TorchScriptPythonDecoder(
-                network, example_input=images, module_extensions=modules, shared_memory=False,
-                trace_kwargs={"check_trace": False},
-            )  # fmt: skip
-            model = frontend.load(decoder)
-            model.set_partial_shape(model.get_inputs()[0], openvino().PartialShape(batches))
-            graph = frontend.convert(model)
-    except Exception:  # the frontend raises nearly anything
-        if lowered.error is not None:
-            error = lowered.error
-        if isinstance(error, ThinetError):
-            raise error from None
-        raise ThinetError(f"the network cannot be converted ({first_line(error)}).") from error
-    return Converted(graph, lowered.name())
+    decoder = TorchScriptPythonDecoder(
+        network, example_input=images, module_extensions=modules,
+        trace_kwargs={"check_trace": False},
+        shared_memory=False,  # training the network further must not change the graph
+    )  # fmt: skip
+    model = frontend.load(decoder)
+    shape = package.PartialShape([-1, *images.shape[1:]])
+    model.set_partial_shape(model.get_inputs()[0], shape)
+    return frontend.convert(model)
 
 
 class _Replay:
@@ -152,7 +157,7 @@ class _Lowered:
         return convert
 
     def name(self) -> tuple[str, ...]:
-        """Name the tensors of all calls; before that the frontend has a use of its own for names."""
+        """Name the tensors of all calls, when the frontend has no use of its own for names."""
         for index, (_, given, made) in enumerate(self.calls):
             given.add_names({f"call.{index}.given"})
             made.add_names({f"call.{index}.made"})

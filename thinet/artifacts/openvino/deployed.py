@@ -38,7 +38,7 @@ class Deployed:
         graph: Any,
         input_shape: tuple[int, ...],
         threads: int | None,
-        difference: float | None,
+        difference: float | None = None,
     ) -> None:
         self.input_shape = input_shape
         self.threads = threads_of(threads)
@@ -140,6 +140,7 @@ def compiled(graph: Any, shape: tuple[int, ...], threads: int) -> Any:
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": "1",
                 "INFERENCE_NUM_THREADS": str(threads),
+                "ENABLE_CPU_PINNING": "NO",  # or all processes of a machine share its first cores
             },
         )  # fmt: skip
     except Exception as error:
