@@ -5,7 +5,7 @@ The public functions are loaded when they are first used, so that ``import thine
     result = thinet.prune(model, batches, ratio=0.5)   # any classifier; it is left as it was
     thinet.save(result, "slim/")                       # safetensors and JSON
     net = thinet.load("slim/", network=model)
-    binary = thinet.binarize(model, order=2)           # one bit a weight, two an activation; to train
+    binary = thinet.binarize(model, order=2)           # a bit a weight, two an activation: train it
     run = thinet.deploy("slim/", threads=2)            # in OpenVINO: run(images) gives logits
     thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
 """

@@ -24,8 +24,8 @@ def read_data(root: Path) -> Data:
 
     def part(train: bool) -> Images:
         some = found.read_part(train)
-        pixels = F.pad(some.pixels, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous()
-        return Images(pixels, some.labels)
+        pixels = F.pad(some.images, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous()
+        return Images(pixels, torch.from_numpy(some.labels))
 
     return split(part(True), part(False))
 

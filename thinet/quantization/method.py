@@ -168,17 +168,17 @@ class Binarize(Method[Progress, Plan]):
         setup, engine = session.setup, session.engine
         network = packed_equal(network.cpu().eval(), setup.data.examples())
         model = evaluate_fully(setup, engine, network)
-        transforms = (transform, PACKED)
-        if session.writes:
-            spec = network_spec(setup, transforms=transforms, metrics=model.figures())
-            save(network.cpu(), session.folder / MODEL, spec)
-        engine.barrier()
         # Side by side: the baseline's first figure was taken minutes or days ago.
         full, shape = build_network(setup).eval(), tuple(setup.data.input_shape)
         before, after = latencies_ms([full.to(engine.device), network.to(engine.device)], shape)
         reference = session.state.reference = replace(session.reference, latency_ms=before)
         model = replace(model, latency_ms=after)
         full, network = full.cpu(), network.cpu()
+        transforms = (transform, PACKED)
+        if session.writes:
+            spec = network_spec(setup, transforms=transforms, metrics=model.figures())
+            save(network, session.folder / MODEL, spec)
+        engine.barrier()
         details = engine.decide(
             lambda: compare(full, network, self.quantizer_name, plan.conversion, setup)
         )

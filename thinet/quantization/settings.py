@@ -49,7 +49,6 @@ def check_order(order: int) -> None:
     """
     whole = isinstance(order, int) and not isinstance(order, bool)
     if not whole or not 1 <= order <= HIGHEST:
-        raise ThinetError(
-            f"order={shown(order)} is not a whole number from 1 to {HIGHEST}: type for example "
-            "order=2."
+        raise SettingError(
+            f"order={shown(order)} is not a whole number from 1 to {HIGHEST}", "order", "2"
         )
