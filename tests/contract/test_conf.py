@@ -25,8 +25,9 @@ FILES = sorted(CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
 PERSONS = ("reid", "cckd_resnet18_msmt17")
 GROUPS = {
-    "baseline", "criterion", "dataset", "distill", "experiment", "finetune", "logger", "method",
-    "model", "paths", "reconstruction", "sampler", "schedule", "trainer",
+    "baseline", "binary_training", "criterion", "dataset", "distill", "experiment", "finetune",
+    "logger", "method", "model", "paths", "quantizer", "reconstruction", "sampler", "schedule",
+    "trainer",
 }  # fmt: skip
 LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 

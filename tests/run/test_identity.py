@@ -24,14 +24,17 @@ LAYERS = ["layers=all", "round_to=4"]
 RECOVERY = ["schedule=oneshot", "finetune.stage.lr=0.5", "finetune.final.epochs=9",
             "finetune.optimizer.momentum=0.8"]  # fmt: skip
 LEARNING = ["distill=kd", "sampler=class_uniform"]
+BINARY = ["quantizer=xnor", "quantizer.clip=2.0", "binary_training=one_step",
+          "binary_training.weights.lr=0.5"]  # fmt: skip
 READ = {
     "prune": CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING,
     "scratch": WIDTHS + LAYERS + RECOVERY + LEARNING,
     "sensitivity": CHOICE + LAYERS,
     "train": LEARNING,
     "distill": LEARNING,
+    "binarize": LAYERS[:1] + BINARY + LEARNING,
 }
-EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING
+EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY
 CASES = [(method, override) for method in METHODS for override in EVERYTHING]
 
 
