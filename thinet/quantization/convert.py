@@ -18,7 +18,7 @@ from thinet.base.values import shown
 from thinet.quantization.planning import Conversion, plan_conversion
 from thinet.quantization.quantizer import Quantizer
 from thinet.quantization.replacing import replaced
-from thinet.quantization.running import DoesNotRunError
+from thinet.quantization.running import DoesNotRunError, copied
 from thinet.surgery import check_network, evaluating, without_autocast
 
 TRANSFORM = "thinet.quantization.convert.binarized"
@@ -113,7 +113,7 @@ def binarize(
         first = next(batches)
         batches = chain([first], batches)
         conversion = plan_conversion(network, first, layers)
-    made = _copied(network)
+    made = copied(network, copy.deepcopy)
     transform = conversion_transform(conversion, quantizer)
     binarized(made, **transform.arguments)  # type: ignore[arg-type]
     say(described(conversion, quantizer))
@@ -185,16 +185,6 @@ def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[
                 norm.momentum = momentum
 
 
-def _copied(network: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(network)
-    except Exception as error:  # whatever the network holds
-        raise ThinetError(
-            f"the network cannot be copied ({first_line(error)[:200]}): if it uses "
-            "nn.utils.weight_norm, replace that by nn.utils.parametrizations.weight_norm."
-        ) from error
-
-
 def _batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
     """The images of each batch; at least one."""
     if isinstance(images, Tensor):
@@ -227,11 +217,11 @@ def _planned_blind(network: nn.Module, layers: str | Sequence[str]) -> Conversio
     """Plan with images of common sizes, as no others are known."""
     kinds = (nn.Conv2d, nn.Linear)
     first = next((one for one in network.modules() if isinstance(one, kinds)), None)
-    shapes: list[tuple[int, ...]] = [(1, 3, size, size) for size in _SIZES]
+    shapes: list[tuple[int, ...]] = [(2, 3, size, size) for size in _SIZES]
     if isinstance(first, nn.Conv2d):
-        shapes = [(1, first.in_channels, size, size) for size in _SIZES]
+        shapes = [(2, first.in_channels, size, size) for size in _SIZES]
     elif isinstance(first, nn.Linear):
-        shapes.insert(0, (1, first.in_features))
+        shapes.insert(0, (2, first.in_features))
     for shape in shapes:
         try:
             return plan_conversion(network, torch.empty(shape, device="meta"), layers)

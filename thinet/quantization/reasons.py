@@ -72,6 +72,8 @@ def firm_reasons(
             found[path] = "it does not run in eval() mode"
         elif not _batched(module, trace.axes[path]):
             found[path] = "it reads something that is no batch"
+        elif not all(one is not None and one.fed for one in trace.inputs[path]):
+            found[path] = "what it reads does not depend on the images"
     return found
 
 

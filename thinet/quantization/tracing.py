@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -205,24 +206,15 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def traced(network: nn.Module, images: Tensor) -> Trace:
-    """Run a copy of the network on one image of the shape of ``images``.
-
-    On the ``meta`` device, which takes neither arithmetic nor memory; a network that does not run
-    there runs on zeros where it is.
-
-    Args:
-        network: Left as it was.
-        images: ``(N, ...)``, on any device.
-
-    Raises:
-        DoesNotRunError: If the network does not run on such images.
-    """
+    """Run a copy of the network; see :func:`thinet.quantization.running.on_one_image`."""
     return on_one_image(network, images, _passed)
 
 
 def _passed(copy: nn.Module, images: Tensor) -> Trace:
     tracer = _Tracer(copy)
     for path, module in copy.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks: what happens inside counts for the module around it
         module.register_forward_pre_hook(_begins(tracer, path), with_kwargs=True)
         module.register_forward_hook(lambda *_: tracer.end())
     tracer.value(images).fed = True

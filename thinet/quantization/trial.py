@@ -28,7 +28,7 @@ def missed(
     expected = {*binary, *removed}
 
     def run(copy: nn.Module, image: Tensor) -> set[str]:
-        replaced(copy, Quantizer(), binary, norms, removed)
+        replaced(copy, Quantizer(order=1), binary, norms, removed)
         called: set[str] = set()
         for path in expected:
             copy.get_submodule(path).register_forward_hook(
