@@ -163,6 +163,13 @@ class Act(nn.BatchNorm2d):
         return self.act(super().forward(x))
 
 
+class Inner(nn.BatchNorm2d):
+    """BatchNorm with a functional activation inside."""
+
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
 class Functional(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -211,6 +218,7 @@ BETWEEN = {
     "a change of a view": ([Functional(lambda x: (x[:, 2:].abs_(), x)[1])], True, ()),
     "relu in a norm": ([Act()], False, ("between.0.act",)),
     "relu in a norm in place": ([Act(inplace=True)], False, ("between.0.act",)),
+    "functional relu in a norm": ([Inner(16)], True, ()),
     "relu read by others": ([Also()], True, ()),
     "relu changed by others": ([Also(lambda x: x.mul_(2))], True, ()),
     "relu whose shape others read": ([Also(lambda x: x.shape)], False, ("between.0.relu",)),
@@ -259,6 +267,16 @@ def test_a_relu_stays_if_a_layer_in_floating_point_reads_it():
     assert (both.binary, both.norms, both.removed) == (("layer", "beside"), (), ("between.1",))
     one = plan_conversion(network, IMAGES, ["layer"])
     assert (one.binary, one.norms, one.removed) == (("layer",), ("layer",), ())
+
+
+def test_a_relu_that_is_part_of_the_output_stays():
+    class Features(Chain):
+        def forward(self, images):
+            x = self.between(self.stem(images))
+            return self.head(self.layer(x).mean((2, 3))), [x[:, :4]]
+
+    found = plan_conversion(Features(bn(), nn.ReLU()), IMAGES)
+    assert (found.norms, found.removed) == (("layer",), ())
 
 
 def test_a_relu_with_a_hook_of_its_owner_stays():
