@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from unittest import mock
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from thinet.base.errors import ThinetError
 from thinet.models.shift import Shift
+from thinet.quantization import running
 from thinet.quantization.convert import binarized
 from thinet.quantization.planning import plan_conversion
+from thinet.surgery import shared_copy
 
 IMAGES = torch.empty(1, 3, 16, 16)
 FIRST, LAST = "it is the first layer", "it is the last layer"
@@ -159,6 +163,13 @@ class Act(nn.BatchNorm2d):
         return self.act(super().forward(x))
 
 
+class Inner(nn.BatchNorm2d):
+    """BatchNorm with a functional activation inside."""
+
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
 class Functional(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -207,6 +218,7 @@ BETWEEN = {
     "a change of a view": ([Functional(lambda x: (x[:, 2:].abs_(), x)[1])], True, ()),
     "relu in a norm": ([Act()], False, ("between.0.act",)),
     "relu in a norm in place": ([Act(inplace=True)], False, ("between.0.act",)),
+    "functional relu in a norm": ([Inner(16)], True, ()),
     "relu read by others": ([Also()], True, ()),
     "relu changed by others": ([Also(lambda x: x.mul_(2))], True, ()),
     "relu whose shape others read": ([Also(lambda x: x.shape)], False, ("between.0.relu",)),
@@ -225,7 +237,16 @@ def test_what_stands_between(case):
     assert found.removed == removed
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert network.training
+    with mock.patch.object(running, "shared_copy", with_numbers):
+        assert plan_conversion(network, IMAGES) == found
     assert plan_conversion(network.to("meta"), IMAGES) == found
+
+
+def with_numbers(network, device=None):
+    """As of a network that does not run without."""
+    if device is not None:
+        raise NotImplementedError
+    return shared_copy(network)
 
 
 def test_a_relu_that_is_used_twice_stays():
@@ -246,6 +267,16 @@ def test_a_relu_stays_if_a_layer_in_floating_point_reads_it():
     assert (both.binary, both.norms, both.removed) == (("layer", "beside"), (), ("between.1",))
     one = plan_conversion(network, IMAGES, ["layer"])
     assert (one.binary, one.norms, one.removed) == (("layer",), ("layer",), ())
+
+
+def test_a_relu_that_is_part_of_the_output_stays():
+    class Features(Chain):
+        def forward(self, images):
+            x = self.between(self.stem(images))
+            return self.head(self.layer(x).mean((2, 3))), [x[:, :4]]
+
+    found = plan_conversion(Features(bn(), nn.ReLU()), IMAGES)
+    assert (found.norms, found.removed) == (("layer",), ())
 
 
 def test_a_relu_with_a_hook_of_its_owner_stays():
@@ -301,8 +332,96 @@ def test_odd_layers_stay_with_a_reason():
         "heads.0": LAST,
         "heads.1": LAST,
     }
+    with mock.patch.object(running, "shared_copy", with_numbers):
+        assert plan_conversion(Odd(), IMAGES) == found
     with torch.device("meta"):
         assert plan_conversion(Odd(), IMAGES) == found
+
+
+class Held(Chain):
+    """Layers in a plain list, which is not looked into when modules are replaced."""
+
+    def __init__(self):
+        super().__init__(bn(), nn.ReLU(), nn.Conv2d(16, 16, 3))
+        self.held = [self.between[1], self.layer]
+
+    def forward(self, images):
+        x = self.between[2](self.held[0](self.between[0](self.stem(images))))
+        return self.head(self.held[1](x).mean((2, 3)))
+
+
+class Direct(Chain):
+    def forward(self, images):
+        return self.head(self.layer.forward(self.between(self.stem(images))).mean((2, 3)))
+
+
+class Read(Chain):
+    def forward(self, images):
+        x = self.stem(images)
+        x = self.layer(x) + F.conv2d(x, self.layer.weight.data)
+        return self.head(self.between(x).mean((2, 3)))
+
+
+class Single(Chain):
+    """Runs a layer image by image, without an axis for them."""
+
+    def forward(self, images):
+        x = torch.stack([self.layer(one) for one in self.stem(images)])
+        return self.head(self.between(x).mean((2, 3)))
+
+
+class Position(Chain):
+    def forward(self, images):
+        x = self.stem(images)
+        x = x + self.layer(torch.ones(2, 16, 3, 3, device=x.device)).mean(0)
+        return self.head(self.between(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Direct, "other code reads its weight"),
+        (Read, "other code reads its weight"),
+        (Single, "it reads something that is no batch"),
+        (Position, "what it reads does not depend on the images"),
+    ],
+)
+def test_layers_in_odd_use_stay(kind, reason):
+    found = plan_conversion(kind(nn.Conv2d(16, 16, 3)), IMAGES)
+    assert found.binary == ("between.0",)
+    assert reasons(found)["layer"] == reason
+
+
+def test_what_is_held_beside_its_name_stays():
+    found = plan_conversion(Held(), IMAGES)
+    assert (found.binary, found.norms, found.removed) == (("between.2",), ("between.2",), ())
+    assert reasons(found)["layer"] == "its network holds it in a place beside its name"
+
+
+def test_wrappers_and_scripted_parts_are_looked_through():
+    network = Chain(bn(), nn.ReLU(), torch.jit.script(nn.Sequential(nn.Conv2d(16, 16, 3))))
+    found = plan_conversion(network, IMAGES)
+    assert (found.binary, found.norms, found.removed) == (("layer",), ("layer",), ())
+    found = plan_conversion(nn.DataParallel(Chain(bn(), nn.ReLU())), IMAGES)
+    assert (found.binary, found.removed) == (("module.layer",), ("module.between.1",))
+
+
+def test_a_network_that_cannot_be_copied_is_one_sentence():
+    network = Chain()
+    prune.l1_unstructured(network.layer, "weight", 0.5)
+    with pytest.raises(ThinetError, match=r"cannot be copied .* call prune\.remove first"):
+        plan_conversion(network, IMAGES)
+    prune.remove(network.layer, "weight")
+    assert plan_conversion(network, IMAGES).binary == ("layer",)
+
+
+def test_a_network_that_needs_two_images_gets_them():
+    class Two(Chain):
+        def forward(self, images):
+            assert len(images) > 1
+            return super().forward(images)
+
+    assert plan_conversion(Two(), torch.empty(3, 3, 16, 16)).binary == ("layer",)
 
 
 def test_a_network_that_needs_numbers_is_planned_alike():

@@ -15,12 +15,11 @@ from thinet.artifacts.spec import Transform
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.messages import say
 from thinet.base.values import shown
-from thinet.quantization.layers import BinaryConv2d, BinaryLinear
 from thinet.quantization.planning import Conversion, plan_conversion
-from thinet.quantization.reasons import unfit
+from thinet.quantization.replacing import replaced
+from thinet.quantization.running import DoesNotRunError, copied
 from thinet.quantization.settings import Quantizer
-from thinet.quantization.tracing import DoesNotRunError
-from thinet.surgery import check_network, evaluating
+from thinet.surgery import check_network, evaluating, without_autocast
 
 TRANSFORM = "thinet.quantization.convert.binarized"
 _SIZES = (224, 32, 28, 64, 299, 256, 384, 96, 512)
@@ -60,26 +59,11 @@ def binarized(
     beyond = sorted(set(norms) - set(binary))
     if beyond:
         raise ThinetError(f"norms has {shown(beyond[0])}, which is not among the binary layers.")
-    modules = dict(network.named_modules())
-    replaced: dict[nn.Module, nn.Module] = {}
-    for path in dict.fromkeys(binary):
-        layer = _found(modules, path, "layer")
-        reason = unfit(layer)
-        if reason:
-            raise ThinetError(f"layer {shown(path)} cannot become binary: {reason}.")
-        replaced[layer] = _binary(layer, quantizer, path in norms)
-    for path in dict.fromkeys(removed):
-        relu = _found(modules, path, "ReLU")
-        if type(relu) is not nn.ReLU:
-            raise ThinetError(f"{shown(path)} is a {type(relu).__name__} and not a ReLU.")
-        replaced[relu] = nn.Identity().train(relu.training)
-    for module in modules.values():
-        for name, child in module._modules.items():  # a module may have several names
-            if child in replaced:
-                module._modules[name] = replaced[child]
-    return network
+    return replaced(network, quantizer, binary, norms, removed)
 
 
+@torch.inference_mode(False)  # where nothing could be trained
+@without_autocast
 def binarize(
     network: nn.Module,
     order: int = 2,
@@ -129,7 +113,7 @@ def binarize(
         first = next(batches)
         batches = chain([first], batches)
         conversion = plan_conversion(network, first, layers)
-    made = copy.deepcopy(network)
+    made = copied(network, copy.deepcopy)
     transform = conversion_transform(conversion, quantizer)
     binarized(made, **transform.arguments)  # type: ignore[arg-type]
     say(described(conversion, quantizer))
@@ -201,32 +185,6 @@ def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[
                 norm.momentum = momentum
 
 
-def _binary(layer: nn.Module, quantizer: Quantizer, norm: bool) -> nn.Module:
-    """A binary layer with the weights of ``layer``."""
-    if isinstance(layer, nn.Conv2d):
-        weight = layer.weight
-        made = (
-            nn.BatchNorm2d(layer.in_channels, device=weight.device, dtype=weight.dtype)
-            if norm
-            else None
-        )
-        return BinaryConv2d.like(layer, quantizer, made)
-    assert isinstance(layer, nn.Linear)  # by unfit
-    weight = layer.weight
-    before = (
-        nn.BatchNorm1d(layer.in_features, device=weight.device, dtype=weight.dtype)
-        if norm
-        else None
-    )
-    return BinaryLinear.like(layer, quantizer, before)
-
-
-def _found(modules: dict[str, nn.Module], path: str, what: str) -> nn.Module:
-    if not path or path not in modules:
-        raise ThinetError(f"the network has no {what} called {shown(path)!r}.")
-    return modules[path]
-
-
 def _batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
     """The images of each batch; at least one."""
     if isinstance(images, Tensor):
@@ -259,11 +217,11 @@ def _planned_blind(network: nn.Module, layers: str | Sequence[str]) -> Conversio
     """Plan with images of common sizes, as no others are known."""
     kinds = (nn.Conv2d, nn.Linear)
     first = next((one for one in network.modules() if isinstance(one, kinds)), None)
-    shapes: list[tuple[int, ...]] = [(1, 3, size, size) for size in _SIZES]
+    shapes: list[tuple[int, ...]] = [(2, 3, size, size) for size in _SIZES]
     if isinstance(first, nn.Conv2d):
-        shapes = [(1, first.in_channels, size, size) for size in _SIZES]
+        shapes = [(2, first.in_channels, size, size) for size in _SIZES]
     elif isinstance(first, nn.Linear):
-        shapes.insert(0, (1, first.in_features))
+        shapes.insert(0, (2, first.in_features))
     for shape in shapes:
         try:
             return plan_conversion(network, torch.empty(shape, device="meta"), layers)

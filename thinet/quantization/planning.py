@@ -21,6 +21,7 @@ from thinet.base.values import shown
 from thinet.models.shift import Shift
 from thinet.quantization.reasons import (
     FIRST,
+    HELD,
     LAST,
     NARROW,
     NARROWEST,
@@ -29,6 +30,7 @@ from thinet.quantization.reasons import (
     soft_reasons,
 )
 from thinet.quantization.tracing import Event, Trace, Value, traced
+from thinet.quantization.trial import missed
 from thinet.surgery import check_network
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -97,23 +99,44 @@ def plan_conversion(
     trace = traced(network, images)
     order = [path for path in trace.inputs if path in modules]
     order += [path for path in modules if path not in trace.inputs]
+    modules = {path: modules[path] for path in order}
     firm, soft = firm_reasons(network, modules, trace), soft_reasons(network, modules, trace)
-    for path in sorted(named & firm.keys(), key=order.index):
-        raise ThinetError(
-            f"layer {path} cannot become binary: {firm[path]}; leave it out of layers."
-        )
-    reasons = {}
-    for path in order:
-        outside = "" if path in wanted else "it is not among layers"
-        soften = "" if path in named else soft.get(path, "")
-        reasons[path] = firm.get(path) or outside or soften
-    binary = tuple(path for path, reason in reasons.items() if not reason)
-    if not binary:
-        raise _nothing_left(reasons, layers)
-    _check_weights(modules, binary)
+    unreached: set[str] = set()
+    while True:  # usually once
+        firm |= dict.fromkeys(unreached & modules.keys(), HELD)
+        reasons = _reasons(modules, wanted, named, firm, soft)
+        binary = tuple(path for path, reason in reasons.items() if not reason)
+        if not binary:
+            raise _nothing_left(reasons, layers)
+        _check_weights(modules, binary)
+        norms, removed = _signed(network, trace, binary, unreached)
+        gone = missed(network, images, binary, norms, removed)
+        if not gone:
+            break
+        unreached |= gone
     decisions = tuple(Decision(path, _kind(modules[path]), why) for path, why in reasons.items())
-    norms, removed = _signed(network, trace, binary)
     return Conversion(decisions, binary, norms, removed)
+
+
+def _reasons(
+    modules: Mapping[str, nn.Module],
+    wanted: Set[str],
+    named: Set[str],
+    firm: Mapping[str, str],
+    soft: Mapping[str, str],
+) -> dict[str, str]:
+    """Of all layers; empty for those that become binary."""
+    for path in modules:
+        if path in named and path in firm:
+            raise ThinetError(
+                f"layer {path} cannot become binary: {firm[path]}; leave it out of layers."
+            )
+    found = {}
+    for path in modules:
+        outside = "" if path in wanted else "it is not among layers"
+        advised = "" if path in named else soft.get(path, "")
+        found[path] = firm.get(path) or outside or advised
+    return found
 
 
 def _check_whole(network: nn.Module) -> None:
@@ -201,13 +224,13 @@ def _check_weights(modules: Mapping[str, nn.Module], binary: Sequence[str]) -> N
 
 
 def _signed(
-    network: nn.Module, trace: Trace, binary: Sequence[str]
+    network: nn.Module, trace: Trace, binary: Sequence[str], kept: Set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where a BatchNorm is missing in front, and which ReLUs go."""
+    """Where a BatchNorm is missing in front, and which ReLUs go, those in ``kept`` left out."""
     chosen = set(binary)
     removed: dict[str, Event] = {}
     for path, module in network.named_modules():
-        if type(module) is nn.ReLU and not has_hooks(module):
+        if type(module) is nn.ReLU and path not in kept and not has_hooks(module):
             event = _rectifying(trace, path)
             if event is not None and _feeds(event, chosen):
                 removed[path] = event

@@ -22,6 +22,7 @@ with 16 inputs and order 2 that is 4.6 times less by the paper's formula, with 3
 _TAKING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 FIRST, LAST = "it is the first layer", "it is the last layer"
 NARROW = f"it has fewer than {NARROWEST} input channels"
+HELD = "its network holds it in a place beside its name"
 _FOREIGN = "other code reads its weight"
 
 
@@ -69,6 +70,10 @@ def firm_reasons(
             found[path] = _FOREIGN
         elif path not in trace.inputs:
             found[path] = "it does not run in eval() mode"
+        elif not _batched(module, trace.axes[path]):
+            found[path] = "it reads something that is no batch"
+        elif not all(one is not None and one.fed for one in trace.inputs[path]):
+            found[path] = "what it reads does not depend on the images"
     return found
 
 
@@ -89,13 +94,18 @@ def soft_reasons(
     return found
 
 
+def _batched(module: nn.Module, axes: set[int]) -> bool:
+    """Whether it reads ``(N, C, H, W)`` or ``(N, ..., C)``: scales are those of an image."""
+    return axes == {4} if isinstance(module, nn.Conv2d) else min(axes, default=0) >= 2
+
+
 def _full_precision(network: nn.Module, modules: Mapping[str, nn.Module]) -> set[str]:
     """Layers that match the globs in a ``full_precision`` of any module around them."""
     found = set()
     for outer, module in network.named_modules():
         patterns = getattr(type(module), "full_precision", ())
         begin = f"{outer}." if outer else ""
-        for pattern in patterns if isinstance(patterns, tuple) else ():
+        for pattern in map(str, patterns if isinstance(patterns, tuple) else ()):
             inside = (path for path in modules if path.startswith(begin))
             found |= {path for path in inside if fnmatchcase(path.removeprefix(begin), pattern)}
     return found

@@ -6,9 +6,8 @@ they are views of, and what is done in place is seen.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from thinet.base.errors import ThinetError, first_line
-from thinet.surgery import evaluating, shared_copy, without_autocast
+from thinet.quantization.running import on_one_image, run_alone
 
 # Operations that multiply, and where their two factors stand among the arguments.
 _PRODUCTS = {
@@ -26,10 +24,6 @@ _PRODUCTS = {
     "addmm": (1, 2), "baddbmm": (1, 2), "_addmm_activation": (1, 2), "addmv": (1, 2),
 }  # fmt: skip
 _COPIES = {"clone", "_to_copy", "contiguous", "lift_fresh"}  # the same numbers once more
-
-
-class DoesNotRunError(ThinetError):
-    """A network that does not run on images of the shape that was given."""
 
 
 @dataclass(eq=False)
@@ -85,12 +79,14 @@ class Trace:
 
     Attributes:
         inputs: What each module read in each of its calls, by path; in order of execution.
+        axes: The numbers of axes that those inputs had.
         first: Paths of modules that weigh the images themselves.
         last: Paths of modules whose outputs no other layer reads.
         foreign: Paths of modules whose parameters other code reads.
     """
 
     inputs: dict[str, list[Value | None]] = field(default_factory=dict)
+    axes: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     first: set[str] = field(default_factory=set)
     last: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)
@@ -110,6 +106,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for one in module._parameters.values():
                 if one is not None:
                     self._owners[id(one)].add(path)
+        self._places: dict[int, set[str]] = {}  # the same by storage, where one has one of its own
+        shared = Counter(self._key(one) for one in network.parameters())
+        for one in network.parameters():
+            if shared[self._key(one)] == 1:
+                self._places[self._key(one)] = self._owners[id(one)]
 
     def begin(self, path: str, module: nn.Module, given: Any) -> None:
         """A module is called."""
@@ -117,6 +118,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = next((one for one in _tensors(given)), None)
         value = None if first is None else self.value(first)
         self.trace.inputs.setdefault(path, []).append(value)
+        if first is not None:
+            self.trace.axes[path].add(first.dim())
 
     def end(self) -> None:
         """The module that was called last has ended."""
@@ -188,7 +191,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_owners(self, given: list[Tensor]) -> None:
         here = self._stack[-1].path if self._stack else None
         for one in given:
-            owners = self._owners.get(id(one), set())
+            owners = self._owners.get(id(one)) or self._places.get(self._key(one), set())
             if here not in owners:
                 self.trace.foreign |= owners
 
@@ -202,64 +205,24 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return key
 
 
-@without_autocast
 def traced(network: nn.Module, images: Tensor) -> Trace:
-    """Run a copy of the network on one image of the shape of ``images``.
-
-    On the ``meta`` device, which takes neither arithmetic nor memory; a network that does not run
-    there runs on zeros where it is.
-
-    Args:
-        network: Left as it was.
-        images: ``(N, ...)``, on any device.
-
-    Raises:
-        ThinetError: If the network does not run on such images.
-    """
-    parameter = next(network.parameters(), torch.zeros(()))
-    shape, dtype = (1, *images.shape[1:]), parameter.dtype
-    try:
-        return _passed(shared_copy(network, "meta"), torch.empty(shape, device="meta", dtype=dtype))
-    except Exception as error:  # its code makes tensors on a device, or looks at their values
-        if parameter.is_meta:
-            raise _refusal(shape, error) from error
-    try:
-        zeros = torch.zeros(shape, device=parameter.device, dtype=dtype)
-        return _passed(shared_copy(network), zeros)
-    except Exception as error:  # whatever the network's own code raises
-        raise _refusal(shape, error) from error
+    """Run a copy of the network; see :func:`thinet.quantization.running.on_one_image`."""
+    return on_one_image(network, images, _passed)
 
 
 def _passed(copy: nn.Module, images: Tensor) -> Trace:
     tracer = _Tracer(copy)
     for path, module in copy.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks: what happens inside counts for the module around it
         module.register_forward_pre_hook(_begins(tracer, path), with_kwargs=True)
         module.register_forward_hook(lambda *_: tracer.end())
-    devices = [images.device] if images.device.type == "cuda" else []
-    buffers = {key: one.clone() for key, one in copy.named_buffers()}  # some write in eval() too
-    with (
-        torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices),
-        evaluating(copy), _plain_attention(),
-    ):  # fmt: skip
-        tracer.value(images).fed = True
-        with tracer:
-            output = torch.func.functional_call(copy, buffers, (images,))
-    return tracer.finish(output)
+    tracer.value(images).fed = True
+    return tracer.finish(run_alone(copy, images, tracer))
 
 
 def _begins(tracer: _Tracer, path: str) -> Callable[..., None]:
     return lambda module, args, kwargs: tracer.begin(path, module, (args, kwargs))
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without torch's shortcut for transformers, which the ``meta`` device does not have."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -276,10 +239,3 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
         if argument.alias_info is not None and argument.alias_info.is_write:
             found += _tensors(given)
     return found
-
-
-def _refusal(shape: tuple[int, ...], error: Exception) -> ThinetError:
-    return DoesNotRunError(
-        f"the network does not run on images of shape {shape} ({first_line(error)[:200]}): give "
-        "images of the shape that it was made for."
-    )
