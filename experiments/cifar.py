@@ -155,13 +155,16 @@ class Pictures(ImageData):
         batch: Images a step.
         seed: Of order and augmentation.
         workers: Processes that load images.
+        flip: Whether half of the training images are mirrored.
     """
 
-    def __init__(self, data: Data, batch: int, seed: int = 0, workers: int = 0) -> None:
+    def __init__(
+        self, data: Data, batch: int, seed: int = 0, workers: int = 0, flip: bool = True
+    ) -> None:
         side = data.train.pixels.shape[-1]
         super().__init__(
             image_size=side, batch_size=batch, num_workers=workers, seed=seed,
-            resize="none", crop="pad", flip=True,
+            resize="none", crop="pad", flip=flip,
         )  # fmt: skip
         self._data = data
 
@@ -183,6 +186,7 @@ def make_engine(
     steps: int | None = None,
     gpu: bool = False,
     workers: int = 8,
+    flip: bool = True,
 ) -> Engine:
     """What trains and measures, on one device.
 
@@ -193,9 +197,10 @@ def make_engine(
         steps: Of an epoch; None for all.
         gpu: Whether on a GPU, which waits for images unless several processes load them.
         workers: Those processes.
+        flip: Whether half of the training images are mirrored.
     """
     silence_lightning()
-    pictures = Pictures(data, batch, seed, workers=workers if gpu else 0)
+    pictures = Pictures(data, batch, seed, workers if gpu else 0, flip)
     pictures.setup()
     device = "gpu" if gpu else "cpu"
     return Engine(pictures, Devices(device, progress="off", max_steps_per_epoch=steps), seed=seed)

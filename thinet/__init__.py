@@ -5,6 +5,7 @@ The public functions are loaded when they are first used, so that ``import thine
     result = thinet.prune(model, batches, ratio=0.5)   # any classifier; it is left as it was
     thinet.save(result, "slim/")                       # safetensors and JSON
     net = thinet.load("slim/", network=model)
+    binary = thinet.binarize(model, order=2)           # one bit a weight, two an activation; to train
     run = thinet.deploy("slim/", threads=2)            # in OpenVINO: run(images) gives logits
     thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
 """
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from thinet.base.errors import ThinetError
     from thinet.metrics import cost
     from thinet.pruning.prune import prune
+    from thinet.quantization.convert import binarize
 
 __version__ = "0.1.0"
-__all__ = ["ThinetError", "cost", "deploy", "load", "prune", "save"]
+__all__ = ["ThinetError", "binarize", "cost", "deploy", "load", "prune", "save"]
 
 _HOMES = {
     "ThinetError": "thinet.base.errors",
+    "binarize": "thinet.quantization.convert",
     "cost": "thinet.metrics",
     "deploy": "thinet.artifacts.openvino",
     "load": "thinet.artifacts.store",

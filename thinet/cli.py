@@ -127,9 +127,15 @@ def _row(path: Path) -> list[str]:
         return [state["status"], str(len(steps)) if isinstance(steps, list) else "-", *"---"]
     result = read_result(path.with_name(RESULT))
     made = result.model is not None
-    axis = next((one for one in axes([result]) if not one.measured), None)
-    removed = axis.removed(result) if axis else None
-    left = f"{numbers.percent(1 - removed)} {axis.name}" if axis and removed is not None else "-"
+    removed = ((one, one.removed(result)) for one in axes([result]) if not one.measured)
+    left = next(
+        (
+            f"{numbers.percent(1 - part)} {', without '.join(filter(None, (one.name, one.apart)))}"
+            for one, part in removed
+            if part is not None
+        ),
+        "-",
+    )
     accuracies = (result.reference.top1, result.model.top1 if result.model else None)
     what = "" if result.evaluation == CLASSIFICATION else f" {result.evaluated.main.name}"
     shown = ["-" if one is None else f"{numbers.percent(one)}{what}" for one in accuracies]

@@ -120,7 +120,7 @@ def test_the_files_are_what_they_say(saved):
     tensors = load_file(saved / "model.safetensors")
     assert tensors["features.0.weight"].shape == (2, 3, 3, 3)
     spec = json.loads((saved / "spec.json").read_text())
-    assert spec["format"] == 2
+    assert spec["format"] == 3
     assert spec["builder"]["target"] == "thinet.models.small_vgg.vgg_small"
     assert spec["widths"]["features.0"] == 2
 
@@ -270,9 +270,9 @@ DAMAGES = {
     "half a spec": (lambda f: _cut(f / "spec.json"), "cannot be read as JSON"),
     "a list": (lambda f: (f / "spec.json").write_text("[1, 2]"), "not a thinet spec"),
     "other keys": (lambda f: (f / "spec.json").write_text('{"a": 1}'), "not a thinet spec"),
-    "newer": (lambda f: spec_with(f, format=3), "newer than this thinet"),
-    "older": (lambda f: spec_with(f, format=1), "this version reads format 2: save the network"),
-    "newer with more keys": (lambda f: spec_with(f, format=4, quantized={}), "newer than"),
+    "newer": (lambda f: spec_with(f, format=4), "newer than this thinet"),
+    "older": (lambda f: spec_with(f, format=2), "this version reads format 3: save the network"),
+    "newer with more keys": (lambda f: spec_with(f, format=5, quantized={}), "newer than"),
     "odd builder": (lambda f: spec_with(f, builder={"call": "x"}), "not a thinet spec"),
     "odd builder 2": (lambda f: spec_with(f, builder="thinet.models.x"), "not a thinet spec"),
     "odd target": (

@@ -154,13 +154,13 @@ def test_an_offline_wandb_run_holds_table_artifact_and_axes(folder, result):
 
 def test_the_wandb_summary_has_what_the_comparison_draws(folder, result):
     from thinet.base.evaluation import CLASSIFICATION, EVALUATIONS
-    from thinet.report.wandb_report import summary_panels
+    from thinet.report.wandb_report import Shown
 
     summary: dict[str, Any] = {}
     for record in wandb_records(folder):
         if record.WhichOneof("record_type") == "summary":
             summary |= unnested(record.summary.update)
-    panels = summary_panels([EVALUATIONS[CLASSIFICATION]])
+    panels = Shown([EVALUATIONS[CLASSIFICATION]]).panels
     assert {key for _, *axes in panels for key in axes} <= set(summary)
     assert summary["model/top1"] == result["model"]["top1"]
     assert summary["model/flops_removed"] == pytest.approx(

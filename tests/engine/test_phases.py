@@ -40,7 +40,7 @@ def test_cosine():
     assert [rate(epoch) for epoch in table] == pytest.approx(list(table.values()), abs=1e-12)
 
 
-@pytest.mark.parametrize("decay", ["constant", "cosine", "step"])
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine", "step"])
 def test_warm_up_rises_in_a_line_from_almost_nothing(decay):
     rate = learning_rate([Phase(8, 0.4, decay, warmup=1.6)])
     assert 0 < rate(0) < 0.001
@@ -69,7 +69,7 @@ def test_phases_follow_each_other():
     "wrong",
     [{"epochs": -1}, {"epochs": 1.5}, {"epochs": True}, {"epochs": "3"}, {"epochs": None},
      {"lr": 0}, {"lr": -0.1}, {"lr": math.nan}, {"lr": math.inf}, {"lr": "1e-3"}, {"lr": None},
-     {"lr": True}, {"decay": "linear"}, {"decay": None}, {"warmup": -1}, {"warmup": "a"},
+     {"lr": True}, {"decay": "square"}, {"decay": None}, {"warmup": -1}, {"warmup": "a"},
      {"warmup": math.nan}, {"warmup": None}],
     ids=str,
 )  # fmt: skip

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.binarized import binarized
 from tests.report.conftest import pruned, write_run
 from thinet.base.errors import ThinetError
 from thinet.base.evaluation import EVALUATIONS
 from thinet.cli import main
-from thinet.report.wandb_report import logged_runs, make_report, send_report, summary_panels
+from thinet.report.many.runs import gather
+from thinet.report.wandb_report import Shown, logged_runs, make_report, send_report, shown
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def test_the_definition_shows_these_runs_and_no_others(
     monkeypatch.setattr(interface, "_get_api", lambda: None)  # it looks up the projects' numbers
     found = {"project": {"internalId": "1"}}
     monkeypatch.setattr(interface, "execute_graphql", lambda *_, **__: found)
-    report = make_report({**logged_runs([runs])}, "me", [*EVALUATIONS.values()])
+    what = Shown([*EVALUATIONS.values()], ["quantizer.value.name"], "quantizer", binary=True)
+    report = make_report({**logged_runs([runs])}, "me", what)
     assert (report.entity, report.project) == ("me", "thinet")
     assert "3 runs" in report.title
 
@@ -67,13 +70,35 @@ def test_the_definition_shows_these_runs_and_no_others(
         assert [f"id{name}" in json.dumps(sets[0]) for name in "abc"] == [True, True, False]
         assert [f"id{name}" in json.dumps(sets[1]) for name in "abc"] == [False, False, True]
     text = json.dumps(grids)
-    for _, x, y in summary_panels([*EVALUATIONS.values()]):
+    for _, x, y in what.panels:
         assert f'"summary:{x}"' in text
         assert f'"summary:{y}"' in text
     assert '"summary:model/top1"' in text
     assert '"summary:model/rank1"' in text
     assert '"compression_rate"' in text
     assert '"stage/top1"' in text
+    assert '"summary:model/binary_ops"' in text
+    assert '"config:quantizer.value.name"' in text
+    assert '"quantizer.value.name"' in text  # of the bars
+
+
+def test_it_shows_what_tells_the_runs_apart_and_what_they_cost(tmp_path: Path) -> None:
+    """Whatever the family: options by their names, sizes by their values."""
+    config = {"criterion": {"name": "thinet"}, "schedule": {"name": "oneshot"}, "ratio": 0.5}
+    cut = [write_run(tmp_path / str(k), pruned(1, name=str(k), criterion=name, config=config))
+           for k, name in enumerate(("thinet", "random"))]  # fmt: skip
+    what = shown(gather(cut))
+    assert (what.settings, what.by) == (("criterion.value.name", "ratio.value"), "criterion")
+    assert not what.binary
+    assert not any("binary_ops" in one for one in (*what.columns, *(x for _, x, _ in what.panels)))
+
+    config = {"quantizer": {"name": "horq2"}, "binary_training": {"name": "two_step"}}
+    orders = [write_run(tmp_path / f"b{k}", binarized(k, config=config)) for k in (1, 2)]
+    what = shown(gather(orders))
+    assert (what.settings, what.by) == (("quantizer.value.name",), "quantizer")
+    assert {"summary:model/bits", "summary:model/binary_ops"} <= set(what.columns)
+    assert "model/binary_ops" in {x for _, x, _ in what.panels}
+    assert shown(gather(orders[:1])).by == "quantizer"
 
 
 def test_it_is_sent_once_and_its_address_printed(

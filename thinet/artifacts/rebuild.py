@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from thinet.artifacts.fill import check_fit, load_state_
+from thinet.artifacts.fill import check_fit, exact_tensors, load_state_
 from thinet.artifacts.inherit import cut_
 from thinet.artifacts.spec import Spec
 from thinet.artifacts.tensors import named_state
@@ -41,7 +41,7 @@ def rebuilt(
         ThinetError: If the spec cannot be built, or the tensors are not those of its network.
     """
     network = skeleton(spec, header, source)
-    check_fit(named_state(network, header), header, source)
+    check_fit(named_state(network, header), header, source, exact_tensors(network))
     state = read()
     more = _constants(network, header)
     if more:  # tables that a constructor computes and that no file holds

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from thinet.artifacts.fill import check_fit, kind_of, load_state_
+from thinet.artifacts.fill import check_fit, exact_tensors, kind_of, load_state_
 from thinet.artifacts.rebuild import rebuilt, skeleton
 from thinet.artifacts.spec import Spec
 from thinet.artifacts.tensors import named_state
@@ -38,8 +38,9 @@ def check_loads(network: nn.Module, spec: Spec) -> None:
     source = "this network"
     made = skeleton(spec, state, source)
     _check_modules(network, made)
-    _check_tensors(state, named_state(made, state))
-    check_fit(named_state(made, state), state, source)
+    exact = exact_tensors(made)
+    _check_tensors(state, named_state(made, state), exact)
+    check_fit(named_state(made, state), state, source, exact)
     twin = rebuilt(spec, state, lambda: state, source)
     first = next(network.parameters(), torch.zeros(()))
     _compare(network, lambda: twin.to(first.device), spec.input_shape, spec.builder.target)
@@ -69,12 +70,16 @@ def _called(module: nn.Module | None) -> str:
     return "nothing" if module is None else f"a {type(module).__name__}"
 
 
-def _check_tensors(own: dict[str, Tensor], made: dict[str, Tensor]) -> None:
+def _check_tensors(own: dict[str, Tensor], made: dict[str, Tensor], exact: set[str]) -> None:
     """Compare tensors by name and, as far as filters may be missing, shape and type."""
     for name in dict.fromkeys((*own, *made)):
         here, there = own.get(name), made.get(name)
         try:
-            check_fit({} if there is None else {name: there}, {} if here is None else {name: here})
+            check_fit(
+                {} if there is None else {name: there},
+                {} if here is None else {name: here},
+                exact=exact,
+            )
         except ThinetError as error:
             raise ThinetError(
                 f"{name} is {_sized(here)}, and the spec builds {_sized(there)} there: {_ADVICE}."

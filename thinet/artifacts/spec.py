@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,13 @@ from thinet.base.allowlist import read_regular
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.records import JSON, from_json, to_json
 
-FORMAT = 2
+FORMAT = 3
 LARGEST = 2**24
 """Bytes of a ``spec.json``; a ResNet-152 with 21,843 named classes has less than one million."""
 _COUNT = 2**20  # more filters, classes or pixels than any network has
 _LARGE = 4096  # pixels of an image that a network is traced with, as for builders
 _FEW = 64  # channels of an image, or transforms
+_DIGEST = re.compile("([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Spec:
         std: See ``mean``.
         classes: Names of the classes in the order of the outputs.
         metrics: Figures measured with these weights.
+        sha256: Of the file of weights, in hexadecimal; written by ``save``. Empty: not compared.
         lineage: Names of the runs that it descends from, the first one first, for people.
         format: Of this file.
     """
@@ -78,6 +81,7 @@ class Spec:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] = ()
     metrics: dict[str, JSON] = field(default_factory=dict)
+    sha256: str = ""
     lineage: tuple[str, ...] = ()
     format: int = FORMAT
 
@@ -143,6 +147,7 @@ def _checked(content: object) -> Spec:
         "input_shape": len(spec.input_shape) <= 4 and _are_counts(spec.input_shape),
         "mean": _are_few_numbers(spec.mean),
         "std": _are_few_numbers(spec.std),
+        "sha256": _DIGEST.fullmatch(spec.sha256) is not None,
         "transforms": len(spec.transforms) <= _FEW,
         "format": spec.format == FORMAT,
     }

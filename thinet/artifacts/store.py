@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
-from thinet.artifacts.fill import check_fit, layer_kinds, layer_widths, load_state_
+from thinet.artifacts.fill import (
+    check_fit,
+    check_values,
+    exact_tensors,
+    layer_kinds,
+    layer_widths,
+    load_state_,
+)
 from thinet.artifacts.names import SPEC, WEIGHTS
 from thinet.artifacts.rebuild import prepared, rebuilt
 from thinet.artifacts.roundtrip import check_loads
 from thinet.artifacts.spec import Builder, Spec, Transform, check_spec, read_spec
-from thinet.artifacts.tensors import check_savable, dump_state, named_state, read_state
+from thinet.artifacts.tensors import (
+    check_digest,
+    check_savable,
+    dump_state,
+    file_digest,
+    named_state,
+    read_state,
+)
 from thinet.base.errors import ThinetError
 from thinet.base.files import write_bytes_atomic, write_json_atomic
 from thinet.base.records import to_json
@@ -23,8 +38,9 @@ from thinet.base.values import folder_path
 from thinet.surgery import check_network
 
 __all__ = [
-    "Builder", "Spec", "Transform", "check_fit", "check_savable", "dump_state", "layer_widths",
-    "load", "load_state_", "named_state", "read_spec", "read_state", "save",
+    "Builder", "Spec", "Transform", "check_digest", "check_fit", "check_savable", "check_values",
+    "dump_state", "file_digest", "layer_widths", "load", "load_state_", "named_state", "read_spec",
+    "read_state", "save",
 ]  # fmt: skip
 
 
@@ -88,7 +104,9 @@ def save(result: Pruned | nn.Module, folder: str | Path, spec: Spec | None = Non
     check_savable(network)
     spec = replace(spec, widths=layer_widths(network), kinds=layer_kinds(network))
     check_loads(network, check_spec(spec))
-    write_bytes_atomic(folder / WEIGHTS, dump_state(network))
+    content = dump_state(network)
+    spec = replace(spec, sha256=hashlib.sha256(content).hexdigest())
+    write_bytes_atomic(folder / WEIGHTS, content)
     write_json_atomic(folder / SPEC, to_json(spec))
     return folder
 
@@ -112,16 +130,21 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
         check_network(network)
     spec = read_spec(folder)
     weights, source = folder / WEIGHTS, str(folder)
+
+    def read() -> dict[str, Tensor]:
+        return read_state(weights, spec.sha256)
+
     if network is not None:
-        network = prepared(network, spec, source)
-        load_state_(network, read_state(weights), source)
+        network, header = prepared(network, spec, source), read_header(weights)
+        check_fit(named_state(network, header), header, source, exact_tensors(network))
+        load_state_(network, read(), source)
     elif spec.builder is None:
         raise ThinetError(
             f"{folder} does not say how to build its network: pass one of the original "
             "architecture, thinet.load(folder, network=MyNet())."
         )
     else:
-        network = rebuilt(spec, read_header(weights), lambda: read_state(weights), source)
+        network = rebuilt(spec, read_header(weights), read, source)
     _check_stated(network, spec, folder)
     return network.eval()
 

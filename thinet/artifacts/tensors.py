@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from thinet.artifacts.names import SPEC
 from thinet.base.errors import ThinetError
 from thinet.base.safetensors_header import read_header
 
@@ -63,16 +65,50 @@ def named_state(network: nn.Module, held: Collection[str] = ()) -> dict[str, Ten
     return state
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
+def read_state(path: str | Path, sha256: str = "") -> dict[str, Tensor]:
     """Tensors of a safetensors file.
+
+    Args:
+        path: The file.
+        sha256: What its bytes have to have, see :func:`check_digest`.
 
     Raises:
         ThinetError: If the file is missing or damaged.
     """
     read_header(path)
     try:
-        return load_tensors(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        check_digest(path, hashlib.sha256(content).hexdigest() if sha256 else "", sha256)
+        return load_tensors(content)
     except (OSError, SafetensorError) as error:
         raise ThinetError(
             f"{path} is damaged or not a safetensors file ({error}): copy it again or run again."
         ) from error
+
+
+def check_digest(path: str | Path, found: str, sha256: str) -> None:
+    """Refuse a file of weights that is not the one a spec was written for.
+
+    It tells of damage and of files that were mixed up, not of what a stranger did on purpose, who
+    writes both.
+
+    Args:
+        path: The file.
+        found: Its SHA-256, in hexadecimal.
+        sha256: What the spec says; empty if it does not.
+
+    Raises:
+        ThinetError: If they differ.
+    """
+    if sha256 and found != sha256:
+        raise ThinetError(
+            f"{path} is damaged or not the file that was saved with the {SPEC} beside it (their "
+            "SHA-256 differ): copy both files of the same network again, or run again; if you "
+            f'changed the weights yourself, write "sha256": "" in {SPEC}.'
+        )
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

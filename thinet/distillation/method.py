@@ -13,6 +13,7 @@ from thinet.run.result import MODEL, Measurement, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
+from thinet.surgery import check_trainable
 from thinet.training.distilling import Distilling
 from thinet.training.measurement import evaluate_fully, measure_baseline
 from thinet.training.source import (
@@ -84,6 +85,7 @@ class Distill(Method[Progress, Plan]):
         self.distilling.check(setup)
         assert setup.teacher is not None
         student, images = on_paper(setup)
+        check_trainable(student)
         teacher, _ = on_paper(taught(setup, setup.teacher))
         shape = tuple(images.shape[1:])
         return Plan(cost(teacher, shape), cost(student, shape))

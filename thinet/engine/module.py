@@ -91,6 +91,7 @@ class Learner(LightningModule):
         """Seed dropout: a batch that is run again after a kill draws the same numbers."""
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(self._seed, "batch", *place))
+        self._settle()  # a checkpoint may have been written before the end of the last batch
 
     def training_step(self, batch: Any, index: int) -> Tensor | None:
         """The loss of one batch, or all updates of several.
@@ -108,6 +109,14 @@ class Learner(LightningModule):
         for schedule in self._schedules():
             schedule.step()
         return None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Bring parameters back within their bounds, before they are validated or saved."""
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.objective is not None:
+            self.objective.settle()
 
     def _alternate(self, batch: Any) -> dict[str, Tensor]:
         """Make all updates, each with the parameters that those before it left."""

@@ -16,7 +16,7 @@ from thinet.base.errors import ThinetError
 from thinet.engine.heads import head_apart
 from thinet.engine.phases import Phase, learning_rate
 from thinet.engine.settings import Training
-from thinet.surgery import evaluating
+from thinet.surgery import check_trainable, evaluating
 
 LOSS = "loss"
 """Name of the update whose loss is shown while training goes on."""
@@ -119,6 +119,9 @@ class Objective(ABC):
         """Teachers: on the device, in ``eval()`` mode, without gradients, in no checkpoint."""
         return ()
 
+    def settle(self) -> None:  # noqa: B027  # most have no bounds
+        """Called after each batch's updates, to bring parameters back within their bounds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Supervised(Objective):
@@ -151,7 +154,7 @@ def check_objective(objective: Objective) -> int:
     """How many epochs an objective takes.
 
     Raises:
-        ThinetError: If its updates differ in that.
+        ThinetError: If its updates differ in that, or a module that is trained refuses it.
         ValueError: If updates and terms share a name, a module that is trained belongs neither to
             the network nor to a part, or one is frozen at the same time.
     """
@@ -170,6 +173,9 @@ def check_objective(objective: Objective) -> int:
             "alternate updates take equally many epochs, and these were given: "
             f"{', '.join(f'{count} for {name}' for name, count in epochs.items())}."
         )
+    for update in updates:
+        for module in update.modules:
+            check_trainable(module)
     return updates[0].epochs
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from thinet.base.errors import SettingError, ThinetError
 
-DECAYS = ("constant", "cosine", "step")
+DECAYS = ("constant", "linear", "cosine", "step")
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Phase:
     Attributes:
         epochs: How many; 0 leaves the phase out.
         lr: The learning rate it begins with.
-        decay: ``constant``; ``cosine`` down to zero; or ``step``: a tenth after each third, which
-            is the paper's 1e-3, 1e-4, 1e-5.
+        decay: ``constant``; ``linear`` or ``cosine`` down to zero; or ``step``: a tenth after each
+            third, which is the paper's 1e-3, 1e-4, 1e-5.
         warmup: Epochs at the beginning in which the rate rises linearly (fractions allowed).
     """
 
@@ -48,6 +48,8 @@ class Phase:
         if self.warmup and epoch < self.warmup:
             return (epoch + 1e-3) / (self.warmup + 1e-3)
         done = min(1.0, (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9))
+        if self.decay == "linear":
+            return 1 - done
         if self.decay == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.decay == "step":

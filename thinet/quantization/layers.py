@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thinet.quantization.lowering import Deployable
-from thinet.quantization.quantizer import ConstantScales, Quantizer, quantized
+from thinet.quantization.quantizer import ConstantScales, quantized
+from thinet.quantization.settings import Quantizer
 from thinet.quantization.weights import binarize_weight
 
 Shape = tuple[int, ...]
@@ -53,6 +54,13 @@ class BinarisesInput(Deployable):
         others = [self.bias, *(self.norm.parameters() if self.norm is not None else ())]
         rest = sum(one.numel() for one in others if one is not None)
         return self._weights() + 32 * (int(self.weight_shape[0]) + int(rest))
+
+    def why_not_pruned(self) -> str:
+        """See :class:`thinet.surgery.refusals.RefusesPruning`."""
+        return (
+            "it is binary, and which filters matter shows in weights of full precision: prune "
+            "the network first and binarise what is left"
+        )
 
     def _weights(self) -> int:
         return int(torch.Size(self.weight_shape).numel())

@@ -16,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinet.base.errors import ThinetError
 from thinet.quantization import opset
-from thinet.quantization.quantizer import ConstantScales, Quantizer
+from thinet.quantization.quantizer import ConstantScales
 from thinet.quantization.residual import sign
+from thinet.quantization.settings import Quantizer
 
 _NEAR = 1e-6
 """Of the numbers that a residual is made of: nearer to 0, rounding may decide its sign."""

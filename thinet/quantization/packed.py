@@ -6,6 +6,7 @@ file, equal and no faster in PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from thinet.quantization.layers import (
     Shape,
     binary_layers,
 )
-from thinet.quantization.residual import SCALES
+from thinet.quantization.settings import SCALES
 from thinet.quantization.weights import filter_scales, pack_signs, unpack_bits
 
 
@@ -33,7 +34,7 @@ class PackedLayer(BinarisesInput):
         scales: The factors alpha, ``(O,)``, in the type that the layer computes in: a factor that
             is rounded to it before it takes a sign is the same number as one rounded after.
         form: ``uint8 (2,)``: the order, and the place of the scale in
-            :data:`thinet.quantization.residual.SCALES`, so that a file says itself what it is of.
+            :data:`thinet.quantization.settings.SCALES`, so that a file says itself what it is of.
     """
 
     bits: Tensor
@@ -51,6 +52,40 @@ class PackedLayer(BinarisesInput):
             self.register_buffer("scales", filter_scales(weight).to(weight.dtype))
             self.register_buffer("form", weight.new_tensor(form, dtype=torch.uint8))
         self.train(layer.training)
+
+    def fault_of(self, tensors: Mapping[str, Tensor]) -> str:
+        """See :class:`thinet.artifacts.fill.ChecksTensors`."""
+        if any(tensor.is_meta for tensor in tensors.values()):
+            return ""
+        order, scale = self.quantizer.order, self.quantizer.scale
+        form = tensors["form"].tolist()
+        if form != [order, SCALES.index(scale)]:
+            names = dict(enumerate(SCALES))
+            return (
+                f"was packed with order {form[0]} and scale {names.get(form[1], form[1])}, and the "
+                f"network has order {order} and scale {scale} there"
+            )
+        size = torch.Size(self.weight_shape[1:]).numel()
+        if size % 8 and bool((tensors["bits"][:, -1] >> size % 8).any()):
+            return f"has bits beyond the {size} weights of a filter"
+        scales = tensors["scales"]
+        if not bool((scales.isfinite() & (scales >= 0)).all()):
+            return "has factors that are negative or not finite"
+        return ""
+
+    def why_not_trained(self) -> str:
+        """See :class:`thinet.surgery.refusals.RefusesTraining`."""
+        return (
+            "its weights are bits, which have no gradient: train the network before it is packed, "
+            "or binarise the full-precision network again"
+        )
+
+    def _check_mode(self: Any) -> None:
+        if self.training and torch.is_grad_enabled():
+            raise ThinetError(
+                f"a packed layer cannot be trained, because {self.why_not_trained()}; to run it, "
+                "call network.eval()."
+            )
 
     def computed_weight(self) -> Tensor:
         """The weight that is computed with: alpha or -alpha, made anew at every call."""
@@ -74,6 +109,11 @@ class PackedConv2d(PackedLayer, Convolves, nn.Module):
         self.padding, self.padding_mode = layer.padding, layer.padding_mode
         self._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
         self._take(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, O, h, w)``."""
+        self._check_mode()
+        return Convolves.forward(self, x)
 
     @property
     def weight_shape(self) -> Shape:
@@ -99,6 +139,11 @@ class PackedLinear(PackedLayer, Multiplies, nn.Module):
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._take(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, ..., in)`` to ``(N, ..., out)``."""
+        self._check_mode()
+        return Multiplies.forward(self, x)
 
     @property
     def weight_shape(self) -> Shape:

@@ -16,12 +16,8 @@ from torch.autograd.function import once_differentiable
 from thinet.base.errors import ThinetError
 from thinet.base.values import shown
 from thinet.losses.precision import in_full
+from thinet.quantization.settings import check_order
 from thinet.surgery.modes import without_autocast
-
-SCALES = ("sample", "patch", "constant")
-"""What a scale is the mean of: an image, what a filter sees at one position, or nothing: fixed."""
-HIGHEST = 8
-"""Largest order; the error of a normal input is below 1 % of its variance by then."""
 
 
 def sign(x: Tensor) -> Tensor:
@@ -85,20 +81,6 @@ def residual_scales(x: Tensor, order: int, axes: Sequence[int]) -> Tensor:
         found.append(residual.abs().mean(tuple(axes), keepdim=True))
         residual = residual - found[-1] * sign(residual)
     return torch.stack(found)
-
-
-def check_order(order: int) -> None:
-    """Refuse what is no order.
-
-    Raises:
-        ThinetError: If it is not a whole number from 1 to :data:`HIGHEST`.
-    """
-    whole = isinstance(order, int) and not isinstance(order, bool)
-    if not whole or not 1 <= order <= HIGHEST:
-        raise ThinetError(
-            f"order={shown(order)} is not a whole number from 1 to {HIGHEST}: type for example "
-            "order=2."
-        )
 
 
 def _binarized(x: Tensor, order: int, axes: tuple[int, ...] | None, fixed: Tensor | None) -> Tensor:

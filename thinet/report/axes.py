@@ -1,13 +1,14 @@
 """The costs by which networks are compared: the x axis of every chart, the columns of a table.
 
-A cost is an axis where the model and its reference differ in it, whatever made them differ.
+A cost is an axis where the model and its reference differ in it, whatever made them differ. Where
+operations became binary ones, fewer FLOPs are not the whole saving: neither count says it alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thinet.report import numbers
 from thinet.run.result import Measurement, Result
@@ -29,6 +30,8 @@ class Axis:
         more: The word for a higher cost.
         zero_is_known: Whether 0 is a value; if not, it says that nobody counted.
         measured: Whether it differs from one measurement of a network to the next.
+        apart: What is not in it, where networks have that.
+        optional: Whether a network may do without, so that none of it is no merit.
     """
 
     key: str
@@ -39,6 +42,8 @@ class Axis:
     more: str = "more"
     zero_is_known: bool = True
     measured: bool = False
+    apart: str = ""
+    optional: bool = False
 
     def of(self, one: Measurement) -> float | None:
         """The cost of a network; None if it is not known."""
@@ -60,18 +65,27 @@ class Axis:
         return None not in (before, after) and before != after
 
     def change(self, before: Measurement, after: Measurement) -> str:
-        """The change in words, such as ``3.31x fewer``."""
-        return numbers.change(self.of(before), self.of(after), self.less, self.more)
+        """The change in words, such as ``3.31x fewer``; ``added`` where there was none."""
+        old, new = self.of(before), self.of(after)
+        if old == 0 and new:
+            return "added"
+        return numbers.change(old, new, self.less, self.more)
 
 
 FLOPS = Axis("flops", "FLOPs", "FLOPs removed")
 PARAMS = Axis("params", "parameters", "parameters removed")
+BINARY = Axis("binary_ops", "binary operations", "binary operations removed", optional=True)
+BITS = Axis("bits", "bits of parameters", "bits removed", zero_is_known=False)
+SIZE = Axis(
+    "size_mb", "size", "size removed", lambda size: numbers.data(size and size * 2**20),
+    "smaller", "larger",
+)  # fmt: skip
 AXES = (
     FLOPS,
-    Axis("binary_ops", "binary operations", "binary operations removed"),
+    BINARY,
     PARAMS,
-    Axis("bits", "bits of parameters", "bits removed", zero_is_known=False),
-    Axis("size_mb", "size", "size removed", numbers.megabytes, "smaller", "larger"),
+    BITS,
+    SIZE,
     Axis(
         "latency_ms", "latency", "latency removed", numbers.milliseconds, "faster", "slower",
         measured=True,
@@ -79,11 +93,21 @@ AXES = (
 )  # fmt: skip
 
 
+_MOVED = (BITS, BINARY, replace(FLOPS, apart=BINARY.name))
+"""What comes first where operations became binary ones."""
+
+
+def moved(result: Result) -> bool:
+    """Whether operations in floating point became binary ones."""
+    return result.final.binary_ops > result.reference.binary_ops
+
+
 def axes(results: Iterable[Result]) -> list[Axis]:
     """The costs in which at least one model differs from its reference, the main one first.
 
     One in which all of them differ as in one that stands before it, such as bytes where each
-    parameter takes four, says nothing new and is left out.
+    parameter takes four, says nothing new and is left out. Where operations became binary ones,
+    the first is one in which the models differ among each other, bits if nothing else says so.
     """
     known = list(results)
     found: list[Axis] = []
@@ -91,7 +115,18 @@ def axes(results: Iterable[Result]) -> list[Axis]:
         differing = [result for result in known if axis.differs(result)]
         if differing and not any(_alike(axis, other, known) for other in found):
             found.append(axis)
-    return found
+    if not any(map(moved, known)):
+        return found
+    others = [axis for axis in found if axis.key not in {one.key for one in _MOVED}]
+    first = [one for one in _MOVED if one.key in {axis.key for axis in found}]
+    return sorted([*first, *others], key=lambda axis: axis.measured or not _spread(axis, known))
+
+
+def _spread(axis: Axis, results: Sequence[Result]) -> bool:
+    """Whether models differ from each other in a cost."""
+    costs = [axis.of(one.final) for one in results if one.model]
+    there = [cost for cost in costs if cost is not None]
+    return max(there, default=0) > (1 + SAME) * min(there, default=0)
 
 
 def _alike(one: Axis, other: Axis, results: Sequence[Result]) -> bool:

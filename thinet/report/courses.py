@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LOGGED = "metrics.csv"
 TRAIN = "train/"
 """In front of the figures of training."""
+LOSS = "train/loss"
+"""What every epoch of every training has."""
 
 
 def courses(folder: Path, marker: str) -> dict[str, list[float]]:
@@ -25,16 +28,47 @@ def courses(folder: Path, marker: str) -> dict[str, list[float]]:
         For each figure a value an epoch, not a number where it is not known. Nothing if there is no
         file, it cannot be read, or no epoch has the figure.
     """
+    rows = [row for row in _rows(folder) if row.get(f"{TRAIN}{marker}")]
+    names = _names(rows, TRAIN)
+    return {name.removeprefix(TRAIN): [_number(row.get(name)) for row in rows] for name in names}
+
+
+def last_epochs(folder: Path, count: int) -> dict[str, list[float]]:
+    """All figures of the last epochs of training, by name: ``train/loss``, ``val/top1``.
+
+    Args:
+        folder: Of the run.
+        count: How many; what was trained before belongs to a network that was needed first.
+
+    Returns:
+        As :func:`courses`; nothing if fewer were logged.
+    """
+    by_step: dict[str, dict[str, str]] = {}  # validation has a row of its own
+    for row in _rows(folder):
+        there = {name: text for name, text in row.items() if isinstance(text, str) and text}
+        by_step.setdefault(there.get("step", ""), {}).update(there)
+    epochs = [row for row in by_step.values() if LOSS in row]
+    if not 0 < count <= len(epochs):
+        return {}
+    epochs = epochs[-count:]
+    names = _names(epochs, "")
+    return {name: [_number(row.get(name)) for row in epochs] for name in names}
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
     try:
         with open(folder / LOGGED, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(f"{TRAIN}{marker}")]
+            return list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error):  # a figure less is no reason to lose the page
-        return {}
-    names = dict.fromkeys(
-        name for row in rows for name, text in row.items() if name and name.startswith(TRAIN)
+        return []
+
+
+def _names(rows: Sequence[Mapping[str, str]], beginning: str) -> list[str]:
+    found = (
+        name for row in rows for name, text in row.items() if name and name.startswith(beginning)
         and text
     )  # fmt: skip
-    return {name.removeprefix(TRAIN): [_number(row.get(name)) for row in rows] for name in names}
+    return list(dict.fromkeys(found))
 
 
 def _number(text: object) -> float:

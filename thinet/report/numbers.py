@@ -77,6 +77,16 @@ def seconds(duration: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def data(size: float | None) -> str:
+    """Write a number of bytes in units of 1024: ``'527.79 MB'``, ``'58.30 KB'``, ``'96 B'``."""
+    if size is None or not math.isfinite(size):
+        return MISSING
+    for suffix, unit in (("GB", 2**30), ("MB", 2**20), ("KB", 2**10)):
+        if round(abs(size) / unit, 5) >= 1:
+            return f"{size / unit:.2f} {suffix}"
+    return f"{size:.0f} B"
+
+
 def megabytes(size: float | None, digits: int = 2) -> str:
     """Write a size given in megabytes: ``'527.79 MB'``."""
     return f"{size:.{digits}f} MB" if size is not None and math.isfinite(size) else MISSING

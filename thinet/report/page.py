@@ -14,7 +14,7 @@ from thinet.report import numbers, style
 from thinet.report.figures import run_plots
 from thinet.report.sections import Section, sections
 from thinet.report.steps import step_table
-from thinet.report.table import Table, headline, left_out, subject, summary
+from thinet.report.table import Table, counting, headline, left_out, subject, summary
 from thinet.report.template import template
 from thinet.run.result import Result
 
@@ -102,8 +102,8 @@ def run_page(result: Result, folder: Path) -> RunPage:
 def _lead(result: Result) -> str:
     lead = result.evaluated.lead
     text = (
-        f"{lead[0].upper()}{lead[1:]}; FLOPs are 2 × MACs of convolutions and linear layers for "
-        f"one image. {numbers.seconds(result.run.seconds)} in all."
+        f"{lead[0].upper()}{lead[1:]}; {counting(result)}. "
+        f"{numbers.seconds(result.run.seconds)} in all."
     )
     missing = left_out(result)
     return f"{text} {missing[0].upper()}{missing[1:]}." if missing else text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from thinet.base.evaluation import CLASSIFICATION
 from thinet.report import numbers
-from thinet.report.axes import AXES, Axis
+from thinet.report.axes import AXES, BINARY, BITS, FLOPS, SAME, SIZE, Axis
 from thinet.report.chart import Chart, Kind, Level, Line, Look, Mark, Scale
 from thinet.report.sections import Section, StepFigure
 from thinet.report.table import Table, peak_memory
@@ -132,10 +133,12 @@ def cost_chart(result: Result) -> Chart | None:
         values = [step.figures.get(axis.key) for step in steps]
         if axis.measured or not before or all(value in (None, before) for value in values):
             continue
-        if axis.key in ("bits", "size_mb") and lines:
-            continue  # they follow the parameters from step to step
         line = _cost_line(axis, before, values, looks[len(lines) % len(looks)])
-        lines.append(line)
+        if axis == SIZE and lines:
+            continue  # it follows the parameters or their bits from step to step
+        if axis == BITS and any(_alike(line, other) for other in lines):
+            continue  # as many to each parameter as before
+        lines.append(_beside(line, steps[-1].figures) if axis == FLOPS else line)
     if not lines:
         return None
     return Chart(
@@ -154,6 +157,19 @@ def _cost_line(axis: Axis, before: float, values: Sequence[float | None], look: 
     left = next(value for value in reversed(values) if value is not None)
     end = f"{axis.name} {100 * left / before:.1f} %\n{axis.write(left)} of {axis.write(before)}"
     return Line(axis.name, marks, look, end)
+
+
+def _alike(one: Line, other: Line) -> bool:
+    pairs = zip(one.marks, other.marks, strict=True)
+    return not any(abs(a.y - b.y) > 100 * SAME for a, b in pairs)  # of what is not known, neither
+
+
+def _beside(line: Line, figures: Mapping[str, float | None]) -> Line:
+    """A line of FLOPs that says how many operations are not among them."""
+    count = figures.get(BINARY.key)
+    if not count:
+        return line
+    return replace(line, end=f"{line.end}\nand {BINARY.write(count)} {BINARY.name}")
 
 
 def reference_top1(result: Result) -> tuple[float | None, str]:

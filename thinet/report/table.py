@@ -11,7 +11,7 @@ from thinet.base.errors import ThinetError
 from thinet.base.evaluation import Evaluation
 from thinet.base.records import JSON
 from thinet.report import numbers
-from thinet.report.axes import Axis, axes
+from thinet.report.axes import BINARY, BITS, FLOPS, PARAMS, SIZE, Axis, axes, moved
 from thinet.run.result import Result, StepRecord
 
 
@@ -51,13 +51,13 @@ _NAMED = ("teacher",)
 _ANYTHING = ("none", "default")
 """Options of many groups, which say nothing alone."""
 _COSTS = (
-    Axis("flops", "FLOPs", ""),
+    FLOPS,
     Axis("macs", "MACs", ""),
-    Axis("binary_ops", "binary operations", ""),
-    Axis("params", "parameters", ""),
+    BINARY,
+    PARAMS,
     Axis("weights", "weights only", ""),
-    Axis("bits", "bits of parameters", "", zero_is_known=False),
-    Axis("size_mb", "size", "", numbers.megabytes, "smaller", "larger"),
+    BITS,
+    SIZE,
     Axis("latency_ms", "latency", "", numbers.milliseconds, "faster", "slower"),
 )
 
@@ -98,18 +98,42 @@ def summary(result: Result) -> Table:
 
 
 def headline(result: Result) -> str:
-    """Say what the run achieved: accuracies of both networks and the saving in the main cost."""
+    """Say what the run achieved: accuracies of both networks and the saving in the main cost.
+
+    Where operations became binary ones it is told in all of them: one alone would say too much.
+    """
     before, after = result.reference, result.model
     old = f"{numbers.percent(before.top1)} {result.evaluated.main.name}"
     if after is None:
         return f"{old}, {numbers.human(before.flops)} FLOPs"
-    cost = "at the same cost"
+    return f"{old} → {numbers.percent(after.top1)} {result.evaluated.main.name} {_saving(result)}"
+
+
+def _saving(result: Result) -> str:
+    before, after = result.reference, result.final
+    found = {}
     for axis in axes([result]):
-        saving = axis.change(before, after)
-        if saving not in ("unchanged", numbers.MISSING) and not axis.measured:
-            cost = f"at {saving} {axis.name}"
-            break
-    return f"{old} → {numbers.percent(after.top1)} {result.evaluated.main.name} {cost}"
+        change = axis.change(before, after)
+        if change not in ("unchanged", numbers.MISSING) and not axis.measured:
+            found[axis.key] = f"{change} {axis.name}"
+    if not found:
+        return "at the same cost"
+    if not moved(result):
+        return f"at {next(iter(found.values()))}"
+    savings = [found[axis.key] for axis in (BITS, FLOPS) if axis.key in found]
+    count = f"{BINARY.write(after.binary_ops)} {BINARY.name}"
+    return f"at {' and '.join(filter(None, (', '.join(savings), count)))}"
+
+
+def counting(result: Result) -> str:
+    """How the costs of a run are counted, in a sentence without its full stop."""
+    text = "FLOPs are 2 × MACs of convolutions and linear layers for one image"
+    if not (result.reference.binary_ops or result.final.binary_ops):
+        return text
+    return (
+        f"{text}; {BINARY.name} are 1-bit MACs (XNOR and count), K for each weight and position, "
+        "and not among the FLOPs"
+    )
 
 
 def written(evaluation: Evaluation, figures: Mapping[str, float | None]) -> str:

@@ -6,6 +6,7 @@ The runs are already there; the report only says how to look at them, so it stay
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from thinet.base.errors import ThinetError
 from thinet.base.evaluation import Evaluation
 from thinet.base.files import read_json
 from thinet.base.records import JSON
-from thinet.report.many.runs import evaluations, find_runs, gather
+from thinet.report.many.runs import (
+    Entry,
+    evaluations,
+    find_runs,
+    gather,
+    settings_of,
+    varied,
+)
 from thinet.run.result import RESULT, read_result
 from thinet.run.state import STATE
 
@@ -25,33 +33,72 @@ AGAINST = (
     ("the FLOPs removed", "model/flops_removed"),
     ("latency", "model/latency_ms"),
 )
+BINARY = (("bits of parameters", "model/bits"), ("binary operations", "model/binary_ops"))
+"""Against these, too, where a network has binary operations."""
 STAGE_PANELS = (
     ("At the end of a step, validation", "stage/top1"),
     ("As cut, validation", "stage/top1_plain"),
     ("As cut, BatchNorm re-estimated", "stage/top1_recalibrated"),
     ("Parameters", "stage/params"),
 )
-COLUMNS = (
-    "run:displayName", "config:criterion.value.name", "config:ratio.value", "config:seed.value",
-)  # fmt: skip
 COSTS = ("summary:model/flops", "summary:model/params")
-FIGURES = ("accuracy", "distillation_terms", "distillation_gradients", "widths")
+FIGURES = (
+    "accuracy", "distillation_terms", "distillation_gradients", "quantization_sizes",
+    "quantization_speeds", "quantization_training", "widths",
+)  # fmt: skip
 AXIS = "compression_rate"
 
 
-def summary_panels(kinds: Sequence[Evaluation]) -> list[tuple[str, str, str]]:
-    """Title and both axes of the charts of finished runs."""
-    return [
-        (f"{kind.title} against {name}", cost, f"model/{kind.main.key}")
-        for kind in kinds
-        for name, cost in AGAINST
-    ]
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows of its runs.
+
+    Attributes:
+        kinds: How their test images were evaluated.
+        settings: Those that tell the runs apart, as W&B calls them.
+        by: The option by which accuracies are averaged.
+        binary: Whether a network has binary operations.
+    """
+
+    kinds: Sequence[Evaluation]
+    settings: Sequence[str] = ()
+    by: str = "criterion"
+    binary: bool = False
+
+    @property
+    def panels(self) -> list[tuple[str, str, str]]:
+        """Title and both axes of the charts of finished runs."""
+        return [
+            (f"{kind.title} against {name}", cost, f"model/{kind.main.key}")
+            for kind in self.kinds
+            for name, cost in (*AGAINST, *(BINARY if self.binary else ()))
+        ]
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the table of runs."""
+        of_both = ("reference", "model")
+        tested = [f"summary:{whose}/{one.main.key}" for one in self.kinds for whose in of_both]
+        costs = [*COSTS, *(f"summary:{cost}" for _, cost in (BINARY if self.binary else ()))]
+        return [
+            "run:displayName", *(f"config:{key}" for key in self.settings), "config:seed.value",
+            *tested, *costs,
+        ]  # fmt: skip
 
 
-def _columns(kinds: Sequence[Evaluation]) -> list[str]:
-    of_both = ("reference", "model")
-    tested = [f"summary:{whose}/{one.main.key}" for one in kinds for whose in of_both]
-    return [*COLUMNS, *tested, *COSTS]
+def shown(entries: Sequence[Entry]) -> Shown:
+    """What a report shows of some runs: what they read and differ in, and what they cost."""
+    config = {key: part for one in entries if one.result for key, part in one.result.config.items()}
+    known = settings_of(entries)
+    options = [key for key in known if isinstance(part := config.get(key), dict) and "name" in part]
+    sizes = [key for key in known if key not in options and key in config]
+    differ = varied(entries, options) or options[:1]
+    return Shown(
+        evaluations(entries),
+        (*(f"{key}.value.name" for key in differ), *(f"{key}.value" for key in sizes)),
+        differ[0] if differ else "criterion",
+        any(one.result and one.result.final.binary_ops for one in entries),
+    )
 
 
 def logged_runs(folders: Iterable[str | Path]) -> dict[tuple[str, str], list[str]]:
@@ -96,15 +143,13 @@ def _interface() -> tuple[Any, Any]:
         ) from error
 
 
-def make_report(
-    runs: dict[tuple[str, str], Sequence[str]], entity: str, kinds: Sequence[Evaluation]
-) -> Any:
+def make_report(runs: dict[tuple[str, str], Sequence[str]], entity: str, what: Shown) -> Any:
     """Define the report; nothing is sent.
 
     Args:
         runs: See :func:`logged_runs`.
         entity: The account that runs without one of their own belong to.
-        kinds: How their test images were evaluated.
+        what: What is shown of them.
 
     Returns:
         A ``wandb_workspaces.reports.v2.Report``, in the project of most of the runs.
@@ -117,22 +162,24 @@ def make_report(
         wr.Runset(
             entity=own or entity, project=project, name=project,
             filters=expr.And(expr.Metric("ID").isin(list(ids))),
-            pinned_columns=_columns(kinds),
+            pinned_columns=what.columns,
         )
         for (own, project), ids in runs.items()
     ]  # fmt: skip
-    summary = [wr.ScatterPlot(title=title, x=x, y=y) for title, x, y in summary_panels(kinds)]
+    summary = [wr.ScatterPlot(title=title, x=x, y=y) for title, x, y in what.panels]
     stages = [wr.LinePlot(title=title, x=AXIS, y=[y]) for title, y in STAGE_PANELS]
     bars = [
         wr.BarPlot(
-            title=f"{one.main.name[0].upper()}{one.main.name[1:]} by criterion, mean and deviation "
-            "over runs", metrics=[f"model/{one.main.key}"],
-            groupby=wr.Config("criterion.name"), groupby_aggfunc="mean", groupby_rangefunc="stddev",
+            title=f"{one.main.name[0].upper()}{one.main.name[1:]} by {what.by}, mean and "
+            "deviation over runs", metrics=[f"model/{one.main.key}"],
+            groupby=wr.Config(f"{what.by}.name"), groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
         )
-        for one in kinds
+        for one in what.kinds
     ]  # fmt: skip
     media = wr.MediaBrowser(title="Figures", media_keys=[f"figures/{name}" for name in FIGURES])
-    titles, leads = " and ".join(one.title for one in kinds), "; ".join(one.lead for one in kinds)
+    titles = " and ".join(one.title for one in what.kinds)
+    leads = "; ".join(one.lead for one in what.kinds)
     (own, project), _ = max(runs.items(), key=lambda item: len(item[1]))
     count = sum(map(len, runs.values()))
     return wr.Report(
@@ -163,10 +210,10 @@ def send_report(folders: Iterable[str | Path]) -> str:
     """
     import wandb
 
-    runs, kinds = logged_runs(folders), evaluations(gather(folders))
-    make_report({**runs}, "nobody", kinds)  # what is missing here is said before anything is sent
+    runs, what = logged_runs(folders), shown(gather(folders))
+    make_report({**runs}, "nobody", what)  # what is missing here is said before anything is sent
     try:
-        report = make_report({**runs}, str(wandb.Api().default_entity or ""), kinds)
+        report = make_report({**runs}, str(wandb.Api().default_entity or ""), what)
         report.save()
     except ThinetError:
         raise

@@ -3,6 +3,7 @@
 from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
 from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating, without_autocast
+from thinet.surgery.refusals import check_prunable, check_trainable
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
 from thinet.surgery.trial import check_network, check_weights, settle, try_cut
@@ -16,6 +17,8 @@ __all__ = [
     "Layer",
     "Use",
     "check_network",
+    "check_prunable",
+    "check_trainable",
     "check_weights",
     "difference",
     "evaluating",

@@ -20,6 +20,7 @@ from thinet.surgery.labels import NONE, along, spread
 from thinet.surgery.modes import evaluating
 from thinet.surgery.operations import Kwargs
 from thinet.surgery.propagate import Propagation
+from thinet.surgery.refusals import check_prunable
 
 
 class _Tracer(Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -217,7 +218,11 @@ def trace(network: nn.Module, images: Tensor) -> ChannelGraph:
 
     Returns:
         The layers, their consumers and every tensor axis with one entry a channel.
+
+    Raises:
+        ThinetError: If a module refuses to be pruned.
     """
+    check_prunable(network)
     tracer = _Tracer(network)
     tracer.look_at(images)
     with evaluating(network), tracer:

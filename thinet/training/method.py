@@ -13,6 +13,7 @@ from thinet.run.result import MODEL, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
+from thinet.surgery import check_trainable
 from thinet.training.distilling import Distilling
 from thinet.training.measurement import evaluate_fully, measure_baseline
 from thinet.training.source import (
@@ -61,6 +62,8 @@ class Train(Method[Progress, Cost]):
                 "which trains nothing: type for example baseline.train=auto baseline.epochs=8."
             )
         network, images = on_paper(setup)
+        if not self.distilling.is_usual:
+            check_trainable(network)
         return cost(network, tuple(images.shape[1:]))
 
     def show(self, plan: Cost) -> None:

@@ -17,9 +17,13 @@ from thinet.artifacts.store import (
     Builder,
     Spec,
     Transform,
+    check_digest,
     check_savable,
+    check_values,
+    file_digest,
     load,
     load_state_,
+    named_state,
     read_spec,
     read_state,
     save,
@@ -257,8 +261,10 @@ def _load(setup: Setup, network: nn.Module) -> WeightsReport:
     folder = saved_folder(setup.source.weights)
     if folder is None:
         return load_weights(network, setup.source.weights, setup.source.name)
-    spec = read_spec(folder)
-    report = load_weights(network, str(folder / WEIGHTS), setup.source.name)
+    spec, file = read_spec(folder), folder / WEIGHTS
+    report = load_weights(network, str(file), setup.source.name)
+    check_digest(file, file_digest(file), spec.sha256)
+    check_values(network, named_state(network), str(folder))
     return replace(report, mean=spec.mean and tuple(spec.mean), std=spec.std and tuple(spec.std))
 
 

@@ -15,7 +15,7 @@ from thinet.base.records import JSON
 from thinet.engine.logging.background import Steady
 from thinet.engine.logging.dashboards import X_AXIS
 
-COSTS = ("flops", "params", "size_mb")
+COSTS = ("flops", "params", "bits", "size_mb")
 """Figures of which the part that was removed is sent, too."""
 
 

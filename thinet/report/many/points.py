@@ -15,7 +15,7 @@ from pathlib import Path
 
 from thinet.base.records import JSON
 from thinet.report import numbers
-from thinet.report.axes import FLOPS, Axis, axes
+from thinet.report.axes import BINARY, FLOPS, Axis, axes
 from thinet.report.chart import Chart, Kind, Level, Line, Mark, Scale, look
 from thinet.report.many.runs import NAMES, Entry, evaluations, settings_of, varied
 from thinet.report.table import said
@@ -128,7 +128,8 @@ def points(entries: Sequence[Entry], axis: Axis) -> list[Point]:
     """One point for each line and size, in order of the cost, with the Pareto front marked.
 
     Args:
-        entries: Of one data set, see :func:`drawn`. Those that do not know this cost are left out.
+        entries: Of one data set, see :func:`drawn`. Those that do not know this cost, or do
+            without one that networks may be without, are left out.
         axis: The cost.
     """
     absolute = counted(entries, axis)
@@ -148,8 +149,10 @@ def _point(
 ) -> Point | None:
     costs, accuracies, runs = [], [], []
     for one in entries:
-        cost = _cost(one.result, axis, absolute) if one.result else None
-        if one.result and cost is not None and one.result.final.top1 is not None:
+        if one.result is None or (axis.optional and not axis.of(one.result.final)):
+            continue
+        cost = _cost(one.result, axis, absolute)
+        if cost is not None and one.result.final.top1 is not None:
             costs.append(cost)
             accuracies.append(one.result.final.top1)
             runs.append(one.number)
@@ -219,10 +222,12 @@ def chart(entries: Sequence[Entry], axis: Axis, title: str = "") -> Chart:
 
 def scale(found: Sequence[Point], axis: Axis, absolute: bool) -> Scale:
     """The axis along of some points."""
+    apart = f", {axis.apart} apart" if axis.apart else ""
     if not absolute:
-        return Scale(axis.saved, Kind.PERCENT)
+        return Scale(f"{axis.saved}{apart}", Kind.PERCENT)
+    of_image = axis.key in (FLOPS.key, BINARY.key)
     return Scale(
-        f"{axis.name} of one image" if axis is FLOPS else f"{axis.name} left",
+        f"{axis.name} {'of one image' if of_image else 'left'}{apart}",
         Kind.COUNT,
         lambda value: axis.write(value).replace(".00", ""),
         logarithmic=all(point.cost > 0 for point in found),
@@ -230,7 +235,10 @@ def scale(found: Sequence[Point], axis: Axis, absolute: bool) -> Scale:
 
 
 def levels(entries: Sequence[Entry]) -> tuple[Level, ...]:
-    """The references of models that were made: the mean over seeds, one for each network."""
+    """The references of models that were made: the mean over seeds, one for each network.
+
+    Those of one height, such as a network that one run cut and another one made binary, are one.
+    """
     several = len({_of_reference(one) for one in entries}) > 1
     known: dict[tuple[str, ...], dict[str, float]] = {}
     for one in entries:
@@ -240,8 +248,15 @@ def levels(entries: Sequence[Entry]) -> tuple[Level, ...]:
                 continue
             words = (result.reference_is, *([_of_reference(one)] if several else []))
             known.setdefault(words, {})[str(one.seed)] = result.reference.top1
-    means = {words: 100 * statistics.fmean(of_it.values()) for words, of_it in known.items()}
-    return tuple(Level(y, f"{' '.join(words)} {y:.2f} %") for words, y in means.items())
+    heights: dict[float, dict[tuple[str, ...], list[str]]] = {}
+    for (is_what, *network), of_it in known.items():
+        height = heights.setdefault(100 * statistics.fmean(of_it.values()), {})
+        height.setdefault(tuple(network), []).append(is_what)
+    found = []
+    for y, named in heights.items():
+        told = [" ".join((" and ".join(kinds), *network)) for network, kinds in named.items()]
+        found.append(Level(y, f"{', '.join(told)} {y:.2f} %"))
+    return tuple(found)
 
 
 def _of_reference(one: Entry) -> str:

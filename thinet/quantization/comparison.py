@@ -1,0 +1,113 @@
+"""What binarisation has made of a network: bits, bytes, operations, and how fast it runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from thinet.artifacts.openvino import deployed, has_openvino
+from thinet.artifacts.store import dump_state
+from thinet.base.messages import say
+from thinet.metrics import latencies_ms, layer_costs
+from thinet.quantization.packed import PackedConv2d, PackedLinear, packed_layers
+from thinet.quantization.planning import Conversion
+from thinet.quantization.theory import theoretical_speedup
+from thinet.report.sections.quantization import LayerBits, QuantizationDetails, Speed
+from thinet.run.setup import Setup
+
+
+def compare(
+    full: nn.Module, network: nn.Module, name: str, conversion: Conversion, setup: Setup
+) -> QuantizationDetails:
+    """Compare a packed network with the one in full precision.
+
+    Args:
+        full: In full precision, with any weights, on the CPU.
+        network: Packed, on the CPU.
+        name: Of the quantizer's option.
+        conversion: What was done.
+        setup: Of the run.
+    """
+    layers = packed_layers(network)
+    first = next(iter(layers.values()))
+    speeds, difference = _speeds(full, network, setup)
+    return QuantizationDetails(
+        quantizer=name,
+        order=first.quantizer.order,
+        scale=first.quantizer.scale,
+        layers=_rows(network, conversion, tuple(setup.data.input_shape)),
+        norms_added=len(conversion.norms),
+        relus_removed=len(conversion.removed),
+        bytes_full=len(dump_state(full)),
+        bytes_packed=len(dump_state(network)),
+        factor=_factor(network, layers, tuple(setup.data.input_shape)),
+        speeds=speeds,
+        deployed_difference=difference,
+    )
+
+
+def _rows(
+    network: nn.Module, conversion: Conversion, shape: tuple[int, ...]
+) -> tuple[LayerBits, ...]:
+    costs, layers = layer_costs(network, shape), packed_layers(network)
+    rows = []
+    for one in conversion.decisions:
+        cost, module = costs.get(one.layer), network.get_submodule(one.layer)
+        layer = layers.get(one.layer)
+        own = list(module.parameters(recurse=False))
+        if layer is not None:
+            weights, bits = torch.Size(layer.weight_shape).numel(), layer.parameter_bits()
+        else:
+            weights = max((tensor.numel() for tensor in own if tensor.dim() > 1), default=0)
+            bits = sum(8 * tensor.numel() * tensor.element_size() for tensor in own)
+        rows.append(
+            LayerBits(
+                layer=one.layer,
+                kind=one.kind,
+                reason=one.reason,
+                weights=weights,
+                bits=bits,
+                binary_ops=cost.binary_ops if cost else 0,
+                flops=cost.flops if cost else 0,
+            )
+        )
+    return tuple(rows)
+
+
+def _factor(
+    network: nn.Module, layers: dict[str, PackedConv2d | PackedLinear], shape: tuple[int, ...]
+) -> float:
+    """The paper's speed-up, of all binary layers together."""
+    costs = layer_costs(network, shape)
+    before = after = 0.0
+    for path, layer in layers.items():
+        work = costs[path].binary_ops / layer.quantizer.order
+        channels, area = layer.weight_shape[1], torch.Size(layer.weight_shape[2:]).numel()
+        before += work
+        after += work / theoretical_speedup(layer.quantizer.order, channels, area)
+    return before / after
+
+
+def _speeds(
+    full: nn.Module, network: nn.Module, setup: Setup
+) -> tuple[tuple[Speed, ...], float | None]:
+    """Latencies on the CPU, one image at a time, and how exactly OpenVINO computes the same."""
+    shape, threads = tuple(setup.data.input_shape), torch.get_num_threads()
+    eager, bits = latencies_ms([full, network], shape)
+    speeds = [
+        Speed("PyTorch, full precision", eager, threads),
+        Speed("PyTorch, from the bits", bits, threads),
+    ]
+    if not has_openvino():
+        say(
+            "the speed of a 1-bit engine is not measured: for it type "
+            "pip install 'thinet[openvino]'"
+        )
+        return tuple(speeds), None
+    plain = deployed(full, shape, threads)
+    binary = deployed(network, shape, threads)
+    speeds += [
+        Speed("OpenVINO, full precision", plain.latency_ms(), threads),
+        Speed("OpenVINO, 1 bit", binary.latency_ms(), threads),
+    ]
+    return tuple(speeds), binary.difference

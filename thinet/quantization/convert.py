@@ -1,0 +1,283 @@
+"""From a network in full precision to one with binary layers."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinet.artifacts.spec import Transform
+from thinet.base.errors import ThinetError, first_line
+from thinet.base.messages import say
+from thinet.base.values import shown
+from thinet.quantization.layers import BinaryConv2d, BinaryLinear
+from thinet.quantization.planning import Conversion, plan_conversion
+from thinet.quantization.reasons import unfit
+from thinet.quantization.settings import Quantizer
+from thinet.quantization.tracing import DoesNotRunError
+from thinet.surgery import check_network, evaluating
+
+TRANSFORM = "thinet.quantization.convert.binarized"
+_SIZES = (224, 32, 28, 64, 299, 256, 384, 96, 512)
+"""Pixels a side that are tried where no images say it."""
+
+
+def binarized(
+    network: nn.Module,
+    order: int,
+    scale: str,
+    clip: float,
+    binary: Sequence[str],
+    norms: Sequence[str],
+    removed: Sequence[str],
+) -> nn.Module:
+    """Replace layers by binary ones: what ``spec.json`` names, so it looks at no image.
+
+    Args:
+        network: Changed in place; weights become the latent ones.
+        order: K, bits of an activation.
+        scale: See :class:`Quantizer`.
+        clip: See :class:`Quantizer`.
+        binary: Paths of layers that become binary.
+        norms: Of those: the ones that get a new BatchNorm in front.
+        removed: Paths of ReLUs that become :class:`torch.nn.Identity`.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        ThinetError: If a path leads to no such module.
+    """
+    quantizer = Quantizer(order, scale, clip)
+    for name, paths in {"binary": binary, "norms": norms, "removed": removed}.items():
+        if isinstance(paths, str) or not all(isinstance(path, str) for path in paths):
+            raise ThinetError(f"{name}={shown(paths)} is not a list of module paths.")
+    beyond = sorted(set(norms) - set(binary))
+    if beyond:
+        raise ThinetError(f"norms has {shown(beyond[0])}, which is not among the binary layers.")
+    modules = dict(network.named_modules())
+    replaced: dict[nn.Module, nn.Module] = {}
+    for path in dict.fromkeys(binary):
+        layer = _found(modules, path, "layer")
+        reason = unfit(layer)
+        if reason:
+            raise ThinetError(f"layer {shown(path)} cannot become binary: {reason}.")
+        replaced[layer] = _binary(layer, quantizer, path in norms)
+    for path in dict.fromkeys(removed):
+        relu = _found(modules, path, "ReLU")
+        if type(relu) is not nn.ReLU:
+            raise ThinetError(f"{shown(path)} is a {type(relu).__name__} and not a ReLU.")
+        replaced[relu] = nn.Identity().train(relu.training)
+    for module in modules.values():
+        for name, child in module._modules.items():  # a module may have several names
+            if child in replaced:
+                module._modules[name] = replaced[child]
+    return network
+
+
+def binarize(
+    network: nn.Module,
+    order: int = 2,
+    layers: str | Sequence[str] = "auto",
+    *,
+    scale: str = "sample",
+    clip: float = 1.0,
+    images: Tensor | Iterable[Any] | None = None,
+) -> nn.Module:
+    """Make the convolutions and linear layers of a network binary, for training.
+
+    Their weights get one bit and a factor a filter, their inputs ``order`` bits. In front of each
+    has to stand a BatchNorm with no ReLU between: where the network is built otherwise, ReLUs go
+    and BatchNorms are added. The result has to be trained; its accuracy before that is that of
+    chance.
+
+    Args:
+        network: Any network in full precision; left as it was.
+        order: K, bits of an activation: 1 is XNOR-Net, 2 and more HORQ.
+        layers: ``auto``: all but the first and the last, or a name or glob or a list of those;
+            see :func:`plan_conversion`.
+        scale: See :class:`Quantizer`.
+        clip: See :class:`Quantizer`.
+        images: ``(N, C, H, W)``, or an iterable of such batches or of tuples that begin with one,
+            which new BatchNorms take their statistics from. Without images these start at mean 0
+            and variance 1, and common sizes are tried to see how the network runs.
+
+    Returns:
+        A copy on the same device and in the same mode.
+
+    Raises:
+        ThinetError: If the request makes no sense or no layer can become binary.
+
+    Example:
+        >>> import torch, torchvision, thinet
+        >>> net = torchvision.models.resnet18(num_classes=10)
+        >>> binary = thinet.binarize(net, order=2, images=torch.randn(8, 3, 64, 64))
+        >>> type(binary.layer1[0].conv1).__name__
+        'BinaryConv2d'
+    """
+    check_network(network)
+    quantizer = Quantizer(order, scale, clip)
+    batches = None if images is None else _batches(images)
+    if batches is None:
+        conversion = _planned_blind(network, layers)
+    else:
+        first = next(batches)
+        batches = chain([first], batches)
+        conversion = plan_conversion(network, first, layers)
+    made = copy.deepcopy(network)
+    transform = conversion_transform(conversion, quantizer)
+    binarized(made, **transform.arguments)  # type: ignore[arg-type]
+    say(described(conversion, quantizer))
+    if batches is not None:
+        estimate_norms_(made, conversion.norms, batches)
+    return made
+
+
+def conversion_transform(conversion: Conversion, quantizer: Quantizer) -> Transform:
+    """What a saved network says of its conversion; see :class:`thinet.artifacts.spec.Spec`."""
+    return Transform(
+        TRANSFORM,
+        {
+            "order": quantizer.order, "scale": quantizer.scale, "clip": float(quantizer.clip),
+            "binary": list(conversion.binary), "norms": list(conversion.norms),
+            "removed": list(conversion.removed),
+        },
+    )  # fmt: skip
+
+
+def described(conversion: Conversion, quantizer: Quantizer) -> str:
+    """One line for the person who watches."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for decision in conversion.decisions:
+        if decision.reason:
+            groups[decision.reason].append(decision.layer)
+    stay = "; ".join(f"{_some(names)} ({reason})" for reason, names in groups.items())
+    return (
+        f"binary, order {quantizer.order}: {_count(len(conversion.binary), 'layer')}, "
+        f"{_count(len(conversion.norms), 'BatchNorm')} added, "
+        f"{_count(len(conversion.removed), 'ReLU')} removed; "
+        f"in floating point: {stay or 'none'}"
+    )
+
+
+@torch.no_grad()
+def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of new BatchNorms to means over batches, all else in ``eval()``.
+
+    Args:
+        network: A binarised network.
+        paths: Of the binary layers with a BatchNorm of their own.
+        batches: ``(N, C, H, W)`` each.
+
+    Raises:
+        ThinetError: If the network does not run on them.
+    """
+    norms = [network.get_submodule(path).norm for path in paths]
+    found = [norm for norm in norms if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    if not found:
+        return
+    parameter = next(network.parameters())
+    before = [norm.momentum for norm in found]
+    with evaluating(network):
+        for norm in found:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+            norm.train()
+        try:
+            for images in batches:
+                network(images.to(parameter.device, parameter.dtype))
+        except (RuntimeError, ValueError) as error:
+            raise ThinetError(
+                f"the BatchNorms cannot be estimated from images of shape {tuple(images.shape)} "
+                f"({first_line(error)[:200]}): give batches of at least 2 images of the right size."
+            ) from error
+        finally:
+            for norm, momentum in zip(found, before, strict=True):
+                norm.momentum = momentum
+
+
+def _binary(layer: nn.Module, quantizer: Quantizer, norm: bool) -> nn.Module:
+    """A binary layer with the weights of ``layer``."""
+    if isinstance(layer, nn.Conv2d):
+        weight = layer.weight
+        made = (
+            nn.BatchNorm2d(layer.in_channels, device=weight.device, dtype=weight.dtype)
+            if norm
+            else None
+        )
+        return BinaryConv2d.like(layer, quantizer, made)
+    assert isinstance(layer, nn.Linear)  # by unfit
+    weight = layer.weight
+    before = (
+        nn.BatchNorm1d(layer.in_features, device=weight.device, dtype=weight.dtype)
+        if norm
+        else None
+    )
+    return BinaryLinear.like(layer, quantizer, before)
+
+
+def _found(modules: dict[str, nn.Module], path: str, what: str) -> nn.Module:
+    if not path or path not in modules:
+        raise ThinetError(f"the network has no {what} called {shown(path)!r}.")
+    return modules[path]
+
+
+def _batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
+    """The images of each batch; at least one."""
+    if isinstance(images, Tensor):
+        images = [images]
+    try:
+        given = iter(images)
+    except TypeError as error:
+        raise ThinetError(
+            f"images={shown(images)} cannot be iterated over: pass a tensor (N, C, H, W), a "
+            "DataLoader or a list of such tensors."
+        ) from error
+    found = map(_images_of, given)
+    first = next(found, None)
+    if first is None:
+        raise ThinetError("images holds none: pass at least one batch of (N, C, H, W).")
+    return chain([first], found)
+
+
+def _images_of(batch: Any) -> Tensor:
+    first = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+    if not isinstance(first, Tensor) or first.dim() < 2 or not len(first):
+        raise ThinetError(
+            "images must be tensors of shape (N, C, H, W), alone or first in a tuple: pass one, a "
+            "DataLoader or a list of such batches."
+        )
+    return first
+
+
+def _planned_blind(network: nn.Module, layers: str | Sequence[str]) -> Conversion:
+    """Plan with images of common sizes, as no others are known."""
+    kinds = (nn.Conv2d, nn.Linear)
+    first = next((one for one in network.modules() if isinstance(one, kinds)), None)
+    shapes: list[tuple[int, ...]] = [(1, 3, size, size) for size in _SIZES]
+    if isinstance(first, nn.Conv2d):
+        shapes = [(1, first.in_channels, size, size) for size in _SIZES]
+    elif isinstance(first, nn.Linear):
+        shapes.insert(0, (1, first.in_features))
+    for shape in shapes:
+        try:
+            return plan_conversion(network, torch.empty(shape, device="meta"), layers)
+        except DoesNotRunError:
+            continue
+    raise ThinetError(
+        "the network does not run on images of a common size: pass some that it was made for, "
+        "images=..."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
