@@ -159,6 +159,36 @@ def test_modules_that_say_what_they_are_made_of():
         deployed(nn.Sequential(nn.Conv2d(3, 4, 3), Scaled(3.01), nn.Flatten()), (3, 6, 6))
 
 
+@pytest.mark.parametrize("odd", [1, 4, 5])
+def test_the_graph_that_is_deployed_gives_the_logits_of_the_one_looked_at(odd, monkeypatch):
+    """Rounding may part them now and then; a fault does so for each image."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Scaled(), nn.Flatten()).eval()
+    calls = []
+
+    def runs(self, images):
+        calls.append(len(images))
+        with torch.no_grad():
+            return network(images) * (1.01 if calls.count(len(images)) <= odd else 1)
+
+    monkeypatch.setattr(Deployed, "__call__", runs)
+    if odd == 5:
+        with pytest.raises(ThinetError, match=r"differ .* of the same graph when its layers"):
+            deployed(network, (3, 6, 6))
+    else:
+        assert deployed(network, (3, 6, 6)).difference < 1e-5
+
+
+def test_real_images_are_looked_at_too():
+    class Odd(Scaled):
+        def forward(self, x):
+            return x * (3.5 if float(x.max()) > 1000 else 3.0)
+
+    network = nn.Sequential(Odd(), nn.Flatten())
+    deployed(network, (3, 2, 2), images=torch.ones(5, 3, 2, 2))
+    with pytest.raises(ThinetError, match="0 differs"):
+        deployed(network, (3, 2, 2), images=torch.full((5, 3, 2, 2), 1e4))
+
+
 def test_training_goes_on_without_changing_what_is_deployed():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
     made = deployed(network, (3, 6, 6), 1)
