@@ -225,7 +225,7 @@ def test_a_fault_in_front_of_a_layer_is_seen():
     found = converted(changed, (3, 8, 8))
     changed[0].bias.data += 0.01
     with pytest.raises(ThinetError, match="the input of 2 differs"):
-        checking.check(changed, found, (3, 8, 8), 1)
+        checking.check(changed, found, Deployed(found.graph, (3, 8, 8), 1))
 
 
 def test_a_fault_behind_the_layers_is_seen():
@@ -233,7 +233,7 @@ def test_a_fault_behind_the_layers_is_seen():
     found = converted(changed, (3, 8, 8))
     changed[-1].bias.data += 0.01
     with pytest.raises(ThinetError, match="the logits differ"):
-        checking.check(changed, found, (3, 8, 8), 1)
+        checking.check(changed, found, Deployed(found.graph, (3, 8, 8), 1))
 
 
 def test_weights_that_are_not_binary_yet():

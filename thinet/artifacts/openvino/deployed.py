@@ -29,8 +29,8 @@ class Deployed:
     Attributes:
         input_shape: ``(C, H, W)`` of an image, normalised as the network expects.
         threads: That it computes with.
-        difference: Largest difference from the original's logits in the check, relative to the
-            largest logit, where rounding may have decided bits; None if it was not checked here.
+        difference: Of the logits from the original's, see :func:`.checking.check`; None if it was
+            not compared.
     """
 
     def __init__(
@@ -38,11 +38,10 @@ class Deployed:
         graph: Any,
         input_shape: tuple[int, ...],
         threads: int | None,
-        difference: float | None = None,
     ) -> None:
         self.input_shape = input_shape
         self.threads = threads_of(threads)
-        self.difference = difference
+        self.difference: float | None = None
         self._graph = graph
         self._ready: OrderedDict[int, Any] = OrderedDict()
 
@@ -123,27 +122,30 @@ def threads_of(threads: int | None) -> int:
     return int(threads)
 
 
-def compiled(graph: Any, shape: tuple[int, ...], threads: int) -> Any:
+def compiled(graph: Any, shape: tuple[int, ...], threads: int, **options: str) -> Any:
     """The graph for images of one shape, as it is run: nothing below float32, nothing cached.
+
+    Args:
+        graph: With a batch of any size.
+        shape: ``(N, C, H, W)``.
+        threads: To compute with.
+        options: OpenVINO's, in the place of these.
 
     Raises:
         ThinetError: If it cannot be compiled.
     """
-    package = openvino()
     fixed = graph.clone()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",  # or all processes of a machine share its first cores
+    }
     try:
         fixed.reshape(list(shape))
-        return package.Core().compile_model(
-            fixed, "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": "1",
-                "INFERENCE_NUM_THREADS": str(threads),
-                "ENABLE_CPU_PINNING": "NO",  # or all processes of a machine share its first cores
-            },
-        )  # fmt: skip
-    except Exception as error:
+        return openvino().Core().compile_model(fixed, "CPU", settings | options)
+    except Exception as error:  # of OpenVINO's own kinds
         raise ThinetError(
             f"OpenVINO does not compile this network ({first_line(error)})."
         ) from error

@@ -46,20 +46,20 @@ def deployed(
     Raises:
         ThinetError: If the package is missing, or the network cannot be converted or differs then.
     """
-    shape, count = image_shape(input_shape), threads_of(threads)
-    found, difference = _compared(network, shape, count, images)
-    return Deployed(found.graph, shape, count, difference)
+    return _compared(network, image_shape(input_shape), threads_of(threads), images)[1]
 
 
 def _compared(
     network: nn.Module, shape: tuple[int, ...], threads: int, images: Tensor | None = None
-) -> tuple[Converted, float]:
+) -> tuple[Converted, Deployed]:
     openvino()
     check_network(network)
     _check_tensors(network)
     with evaluating(network):
         found = converted(network, shape)
-        return found, check(network, found, shape, threads, images)
+    run = Deployed(found.graph, shape, threads)
+    run.difference = check(network, found, run, images)
+    return found, run
 
 
 def _check_tensors(network: nn.Module) -> None:
@@ -89,7 +89,7 @@ def export_openvino(folder: Path, network: nn.Module) -> tuple[Path, float]:
         ThinetError: As :func:`deployed`; then no file is left or changed.
     """
     shape = image_size(folder)
-    found, difference = _compared(network, shape, torch.get_num_threads())
+    found, run = _compared(network, shape, torch.get_num_threads())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
         partial = Path(place)
         openvino().save_model(found.graph, partial / GRAPH, compress_to_fp16=False)
@@ -97,8 +97,8 @@ def export_openvino(folder: Path, network: nn.Module) -> tuple[Path, float]:
         for name in (NUMBERS, GRAPH):
             shutil.move(partial / name, folder / name)
     record = {"files": _digests(folder), "calls": found.calls, "checked": _machine()}
-    write_json_atomic(folder / RECORD, record | {"difference": difference})
-    return folder / GRAPH, difference
+    write_json_atomic(folder / RECORD, record | {"difference": run.difference})
+    return folder / GRAPH, run.difference or 0.0
 
 
 def deploy(
@@ -133,11 +133,12 @@ def deploy(
             f"{folder / GRAPH} is damaged ({first_line(error)}): type thinet export {folder} "
             "--openvino."
         ) from error
-    difference = float(record["difference"])
+    run = Deployed(graph, shape, count)
+    run.difference = float(record["difference"])
     if record["checked"] != _machine():
         found = Converted(graph, tuple(record["calls"]))
-        difference = check(load(folder, network), found, shape, count)
-    return Deployed(graph, shape, count, difference)
+        run.difference = check(load(folder, network), found, run)
+    return run
 
 
 def image_size(folder: Path) -> tuple[int, ...]:
