@@ -16,7 +16,7 @@ from thinet.models import build
 from thinet.quantization.convert import binarized, conversion_transform
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear, binary_layers
 from thinet.quantization.planning import plan_conversion
-from thinet.quantization.quantizer import Quantizer
+from thinet.quantization.settings import Quantizer
 
 BUILDER = Builder(
     "thinet.models.small_vgg.vgg_small", {"num_classes": 5, "image_size": 16, "widths": [16, 24]}

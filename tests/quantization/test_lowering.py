@@ -17,8 +17,8 @@ from thinet.base.errors import ThinetError
 from thinet.quantization import lowering, opset
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear
 from thinet.quantization.packed import packed
-from thinet.quantization.quantizer import Quantizer
 from thinet.quantization.residual import sign
+from thinet.quantization.settings import Quantizer
 
 WIDTHS = (3, 8, 12, 16, 31, 64, 100, 128, 130)
 

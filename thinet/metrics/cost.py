@@ -38,6 +38,14 @@ class DeclaresCost(Protocol):
         """Bits of its parameters and of those of modules inside it."""
 
 
+@runtime_checkable
+class KeepsParametersOtherwise(Protocol):
+    """A module with parameters that are no ``nn.Parameter``, such as weights packed to bits."""
+
+    def parameters_kept_otherwise(self) -> int:
+        """How many of its own there are, without those of modules inside it; none is a bias."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one image costs.
@@ -46,7 +54,7 @@ class Cost:
         flops: 2 x MACs of convolutions and linear layers, the paper's convention; no bias,
             normalisation, activation or pooling.
         macs: Multiply-accumulates, half of ``flops``.
-        params: All parameters.
+        params: All parameters, packed ones included.
         weights: Parameters without the biases of convolutions and linear layers, which is what the
             ThiNet papers count (VGG-16 138.34 M, ResNet-50 25.56 M).
         size_mb: Parameters and buffers in MiB, as they are stored.
@@ -169,7 +177,7 @@ def cost(network: nn.Module, input_shape: Shape) -> Cost:
     declared = count.declared.values()
     flops = count.counter.get_total_flops() - count.hidden + sum(flops for flops, _ in declared)
     stored = [*network.parameters(), *network.buffers()]
-    params = sum(tensor.numel() for tensor in network.parameters())
+    params = _params(network)
     biases = {  # one that several layers share is one among the parameters, too
         bias: bias.numel()
         for module in network.modules()
@@ -185,6 +193,13 @@ def cost(network: nn.Module, input_shape: Shape) -> Cost:
         binary_ops=sum(binary for _, binary in declared),
         bits=_bits(network),
     )
+
+
+def _params(network: nn.Module) -> int:
+    """Of a network or a part of it."""
+    kept = (one for one in network.modules() if isinstance(one, KeepsParametersOtherwise))
+    packed = sum(int(one.parameters_kept_otherwise()) for one in kept)
+    return sum(tensor.numel() for tensor in network.parameters()) + packed
 
 
 def _bits(network: nn.Module) -> int:
@@ -224,7 +239,7 @@ def layer_costs(network: nn.Module, input_shape: Shape) -> dict[str, LayerCost]:
     root = type(network).__name__
     result = {}
     for name, module in network.named_modules():
-        params = sum(tensor.numel() for tensor in module.parameters())
+        params = _params(module)
         if name in outer:
             flops, binary = count.declared.get(name, (0, 0))
             result[name] = LayerCost(flops, params, binary)

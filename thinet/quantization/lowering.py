@@ -68,13 +68,13 @@ class Deployable:
             return _conv(self, _normalised(given, self.norm, (1, -1, 1, 1)))
         return _linear(self, _normalised(given, self.norm, (-1,)))
 
-    def rounding(self, given: Tensor) -> Tensor:
+    def rounding(self, given: Tensor, near: float = _NEAR) -> Tensor:
         """See :class:`thinet.artifacts.openvino.Lowers`.
 
         A bit whose residual is nearly 0 may be either, and so may those of higher order behind it:
         an output that it reaches then differs by up to 2 alpha (b_1 + ... + b_K).
         """
-        slack = _undecided(self, given)
+        slack = _undecided(self, given, near)
         if not hasattr(self, "kernel_size"):
             return slack * self.factors()
         return slack * self.factors().view(-1, 1, 1)
@@ -300,7 +300,7 @@ def _outside(signs: Tensor, geometry: Geometry, x: Any) -> Any:
 
 
 @torch.no_grad()
-def _undecided(layer: Any, given: Tensor) -> Tensor:
+def _undecided(layer: Any, given: Tensor, near: float) -> Tensor:
     """Twice the scales of bits that rounding may decide, summed over what a filter sees."""
     x, error = given, torch.zeros(())
     flat = not hasattr(layer, "kernel_size")
@@ -312,27 +312,27 @@ def _undecided(layer: Any, given: Tensor) -> Tensor:
     by_patch = layer.quantizer.scale == "patch"
     if flat:
         over = (x.dim() - 1,) if by_patch else tuple(range(1, x.dim()))
-        return _at_stake(layer, x, error, over).sum(-1, keepdim=True)
+        return _at_stake(layer, x, error, over, near).sum(-1, keepdim=True)
     geometry = Geometry(layer)
     if not by_patch:
-        return geometry.sums(_at_stake(layer, x, error, (1, 2, 3)).sum(1, keepdim=True))
+        return geometry.sums(_at_stake(layer, x, error, (1, 2, 3), near).sum(1, keepdim=True))
     ones = torch.ones(1, 1, *x.shape[2:])
     columns, errors = geometry.columns(x), geometry.columns(error.expand_as(x))
-    made = _at_stake(layer, columns, errors, (1,)).sum(1)
+    made = _at_stake(layer, columns, errors, (1,), near).sum(1)
     return made.view(len(x), 1, *geometry.sums(ones).shape[2:])
 
 
-def _at_stake(layer: Any, x: Tensor, error: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _at_stake(layer: Any, x: Tensor, error: Tensor, axes: tuple[int, ...], near: float) -> Tensor:
     """2 (b_1 + ... + b_K) where a bit is undecided, else 0: of the shape of ``x``."""
     residual, reach = x, torch.zeros(())
-    near = x.abs() < _NEAR * error
+    undecided = x.abs() < near * error
     for k in range(layer.quantizer.order):
         if layer.constant is None:
             scale = residual.abs().mean(axes, keepdim=True)
         else:
             scale = layer.constant.scales[k]
         if k:
-            near = near | (residual.abs() <= _NEAR * (x.abs() + reach + error))
+            undecided = undecided | (residual.abs() <= near * (x.abs() + reach + error))
         reach = reach + scale
         residual = residual - scale * sign(residual)
-    return torch.where(near, 2 * reach, 0.0)
+    return torch.where(undecided, 2 * reach, 0.0)

@@ -80,6 +80,10 @@ class PackedLayer(BinarisesInput):
             "or binarise the full-precision network again"
         )
 
+    def parameters_kept_otherwise(self) -> int:
+        """See :class:`thinet.metrics.KeepsParametersOtherwise`."""
+        return self._weights()
+
     def _check_mode(self: Any) -> None:
         if self.training and torch.is_grad_enabled():
             raise ThinetError(

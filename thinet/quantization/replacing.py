@@ -9,8 +9,8 @@ from torch import nn
 from thinet.base.errors import ThinetError
 from thinet.base.values import shown
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear
-from thinet.quantization.quantizer import Quantizer
 from thinet.quantization.reasons import unfit
+from thinet.quantization.settings import Quantizer
 
 
 def replaced(

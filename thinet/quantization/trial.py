@@ -8,9 +8,9 @@ from contextlib import nullcontext
 from torch import Tensor, nn
 
 from thinet.base.errors import ThinetError, first_line
-from thinet.quantization.quantizer import Quantizer
 from thinet.quantization.replacing import replaced
 from thinet.quantization.running import DoesNotRunError, on_one_image, run_alone
+from thinet.quantization.settings import Quantizer
 
 
 def missed(

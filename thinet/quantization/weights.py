@@ -63,4 +63,4 @@ def unpack_signs(packed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
 
 def _powers(device: torch.device) -> Tensor:
     """Of 2, in the type of packed bits: eight times less memory than in that of a range."""
-    return 2 ** torch.arange(8, dtype=torch.uint8, device=device)
+    return (2 ** torch.arange(8, device=device)).to(torch.uint8)
