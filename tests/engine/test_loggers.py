@@ -37,8 +37,8 @@ ROWS: list[dict[str, float | None]] = [
     {"compression_rate": 0.25, "top1": 0.5, "flops": 75, "top1_recalibrated": None},
     {"compression_rate": 0.5, "top1": 0.4, "flops": 50, "top1_recalibrated": None},
 ]
-METRICS = {"top1": 0.4, "top5": 0.9, "flops": 50, "size_mb": 1.5, "latency_ms": None}
-REFERENCE = {**METRICS, "top1": 0.6, "flops": 100, "size_mb": 2.0}
+METRICS = {"top1": 0.4, "top5": 0.9, "flops": 50, "bits": 10, "size_mb": 1.5, "latency_ms": None}
+REFERENCE = {**METRICS, "top1": 0.6, "flops": 100, "bits": 40, "size_mb": 2.0}
 LAYERS = [{"stage": 0, "layer": "a", "error": None, "flops_after": 5}]
 
 
@@ -181,6 +181,7 @@ def test_wandb_offline_receives_everything(tmp_path, summary, monkeypatch):
     assert sent["model/flops"] == 50
     assert "model/latency_ms" not in sent
     assert (sent["model/flops_removed"], sent["model/size_mb_removed"]) == (0.5, 0.25)
+    assert sent["model/bits_removed"] == 0.75
     stages = [row for row in logged if "stage/top1" in row]
     assert [row["compression_rate"] for row in stages] == [0.25, 0.5]
     assert all("stage/top1_recalibrated" not in row for row in stages)

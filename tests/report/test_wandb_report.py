@@ -99,6 +99,10 @@ def test_it_shows_what_tells_the_runs_apart_and_what_they_cost(tmp_path: Path) -
     assert {"summary:model/bits", "summary:model/binary_ops"} <= set(what.columns)
     assert "model/binary_ops" in {x for _, x, _ in what.panels}
     assert shown(gather(orders[:1])).by == "quantizer"
+    config = {"criterion": {"name": "thinet"}, "schedule": {"name": "oneshot"}}
+    plans = [write_run(tmp_path / name, pruned(1, schedule=name, config=config))
+             for name in ("oneshot", "blockwise")]  # fmt: skip
+    assert shown(gather(plans)).by == "schedule"
 
 
 def test_it_is_sent_once_and_its_address_printed(

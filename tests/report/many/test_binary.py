@@ -167,8 +167,20 @@ def test_bits_that_leave_the_parameters_have_a_line_over_the_steps() -> None:
         replace(step, figures={**step.figures, "flops": before.flops // 2}) for step in steps
     )
     (plot,) = [one for one in run_plots(replace(result, steps=fewer), []) if one.name == "cost"]
-    ends = [text.get_text() for text in plot.draw().axes[0].texts]
-    assert any("and 1.20 M binary operations" in text for text in ends)
+    ax = plot.draw().axes[0]
+    assert any("and 1.20 M binary operations" in text.get_text() for text in ax.texts)
+    assert [line.get_label() for line in ax.get_lines()] == ["FLOPs", "bits of parameters"]
+
+
+def test_bits_that_follow_the_parameters_have_none() -> None:
+    result = pruned(3)
+    steps = tuple(
+        replace(step, figures={**step.figures, "bits": 32 * int(step.figures["params"] or 0)})
+        for step in result.steps
+    )
+    (plot,) = [one for one in run_plots(replace(result, steps=steps), []) if one.name == "cost"]
+    labels = [line.get_label() for line in plot.draw().axes[0].get_lines()]
+    assert labels == ["FLOPs", "parameters"]
 
 
 def test_axes_of_the_same_keys_are_those_of_the_table() -> None:

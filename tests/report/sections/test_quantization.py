@@ -88,6 +88,8 @@ def test_bytes_on_disk_and_what_openvino_computes() -> None:
     lines = lines_of(binarized())
     assert "file of weights 17.51 MB → 647.56 KB: 27.69x smaller" in lines
     assert lines[-1].endswith("outputs within 3.2e-06 of the largest")
+    exact = lines_of(binarized(found=details(deployed_difference=0.0)))
+    assert exact[-1].endswith("outputs within 0.0e+00 of the largest")
     lines = lines_of(binarized(found=details(deployed_difference=None)))
     assert lines[-1].endswith("pip install 'thinet[openvino]'")
 
@@ -102,6 +104,7 @@ def test_measured_speeds_are_set_against_both_baselines() -> None:
     ]  # fmt: skip
     assert table.rows[3][2:] == ("1.60 ms", "5.88x faster", "3.19x faster")
     assert table.rows[0][3:] == ("–", "1.84x slower")
+    assert table.rows[7][2:] == ("1.13 ms", "4.77x faster", "2.42x faster")  # of two threads
     assert "1.60 ms 5.88x faster 3.19x faster" in text_of(binarized())
     alone = details(speeds=details().speeds[3:4])
     (section,) = sections(binarized(found=alone))
