@@ -1,4 +1,4 @@
-"""Packed networks on disk: bits and factors alone, the same outputs, and whatever is wrong named."""
+"""Packed networks on disk: bits and factors alone, the same outputs, faults named."""
 
 from __future__ import annotations
 
