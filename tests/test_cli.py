@@ -104,7 +104,19 @@ def test_list(outputs, capsys):
         "run": ["status", "steps", "reference", "model", "cost", "left"],
         "tiny": ["complete", "1", "98.89", "%", "97.69", "%", "31.00", "%", "FLOPs"],
         "trained": ["complete", "1", "98.89", "%", "-", "-"],
-        "toy": ["complete", "3", "95.00", "%", "90.00", "%", "4.09", "%", "bits", "of", "parameters"],
+        "toy": [
+            "complete",
+            "3",
+            "95.00",
+            "%",
+            "90.00",
+            "%",
+            "4.09",
+            "%",
+            "bits",
+            "of",
+            "parameters",
+        ],
         "half": ["running", "1", "-", "-", "-"],
     }
 

@@ -27,6 +27,14 @@ METHODS = {
         "distill.project=5", "trainer.precision=bf16-mixed",
     ],
     "prune, distilled": ["distill=cckd", "schedule=oneshot", "trainer.precision=16-mixed"],
+    "binarize": [
+        "method=binarize", "model.build.widths=[16,16]", "distill=cckd", "quantizer.scale=constant",
+        "binary_training.activations.epochs=1", "binary_training.weights.epochs=1",
+    ],
+    "binarize, bf16": [
+        "method=binarize", "model.build.widths=[16,16]", "binary_training=one_step",
+        "binary_training.weights.epochs=1", "trainer.precision=bf16-mixed",
+    ],
     "found": ["method=train", "evaluate=retrieval"],
     "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],
 }  # fmt: skip

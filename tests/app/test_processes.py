@@ -45,6 +45,19 @@ def test_two_processes_keep_the_filters_of_one_and_end_alike(process, tiny, tmp_
     assert len(found["one"]["run"]["weights_by_process"]) == 1
 
 
+def test_two_processes_leave_one_binary_network(process, tiny, tmp_path):
+    """BatchNorm has its share of each batch: see tests/quantization/test_processes.py."""
+    common = [text for text in tiny if text != "trainer=cpu"]
+    common += ["trainer=ddp_cpu", "method=binarize", "model.build.widths=[16,16]", "distill=kd",
+               "quantizer.scale=constant", "binary_training.activations.epochs=1",
+               "binary_training.weights.epochs=1", f"paths.outputs={tmp_path}"]  # fmt: skip
+    done = process(*common)
+    assert done.returncode == 0, done.stderr
+    (saved,) = tmp_path.glob("*/model/model.safetensors")
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert result(tmp_path)["run"]["weights_by_process"] == [digest, digest]
+
+
 def test_processes_of_a_launcher_believe_the_first_one_that_a_run_is_done(process, tiny, tmp_path):
     """As if a network drive were late: the second process sees another folder, an empty one."""
     common = [text for text in tiny if text != "trainer=cpu"] + ["trainer=ddp_cpu"]

@@ -34,14 +34,19 @@ class ConstantScales(nn.Module):
     def _moved(self, x: Tensor) -> Tensor:
         order = len(self.scales)
         axes = tuple(range(x.dim()))
-        found = residual_scales(x, order, axes).flatten().to(self.scales)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(found)
-            found = found / torch.distributed.get_world_size()
+        found = residual_scales(x, order, axes, _of_all).flatten().to(self.scales)
         moved = torch.where(self.started, self.scales.lerp(found, _MOMENTUM), found)
         self.scales.copy_(moved)
         self.started.fill_(True)
         return found
+
+
+def _of_all(scale: Tensor) -> Tensor:
+    """The mean over all processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(scale)
+        scale = scale / torch.distributed.get_world_size()
+    return scale
 
 
 def quantized(x: Tensor, quantizer: Quantizer, constant: ConstantScales | None) -> Tensor:

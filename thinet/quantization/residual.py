@@ -6,7 +6,7 @@ Residual Quantization", ICCV 2017 (HORQ). Order 1 is XNOR-Net (Rastegari et al.,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,11 +74,23 @@ def residual_binarize(
     return _binarized(x, order, axes, fixed)
 
 
-def residual_scales(x: Tensor, order: int, axes: Sequence[int]) -> Tensor:
-    """The scales b_1 to b_K of an input: ``(K, ...)``, means over ``axes``, which stay as 1."""
+def residual_scales(
+    x: Tensor,
+    order: int,
+    axes: Sequence[int],
+    share: Callable[[Tensor], Tensor] = lambda scale: scale,
+) -> Tensor:
+    """The scales b_1 to b_K of an input: ``(K, ...)``, means over ``axes``, which stay as 1.
+
+    Args:
+        x: The input.
+        order: K.
+        axes: What each scale is the mean of.
+        share: Of each scale, before the next one is found: how processes agree on it.
+    """
     residual, found = in_full(x), []
     for _ in range(order):
-        found.append(residual.abs().mean(tuple(axes), keepdim=True))
+        found.append(share(residual.abs().mean(tuple(axes), keepdim=True)))
         residual = residual - found[-1] * sign(residual)
     return torch.stack(found)
 
