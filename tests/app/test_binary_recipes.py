@@ -10,7 +10,7 @@ BINARY = [name for name in EVERY if name.startswith("horq")]
 COSTS = {  # binary layers, FLOPs before, and 1-bit operations at order 2
     "horq_mnist": (5, "77.27 MFLOPs before", "75.50 M 1-bit operations"),
     "horq_cifar10": (5, "1,215.05 MFLOPs before", "1,207.96 M 1-bit operations"),
-    # As many FLOPs as torchvision's: a 1x1 convolution behind a pooling costs what a strided one does.
+    # As many FLOPs as torchvision's: a 1x1 convolution costs the same behind a pooling.
     "horq_resnet18_imagenet": (16, "3,628.15 MFLOPs before", "3,352.56 M 1-bit operations"),
 }
 
