@@ -21,8 +21,8 @@ from thinet.models.vgg import VggGap, initialise_
 
 CLASSES, TRAIN, TEST = 4, 6, 2
 EVERY = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/experiment").glob("*"))
-RECIPES = [name for name in EVERY if not name.startswith(("cckd", "prune_and"))]
-"""The others have a file of their own: ``test_distill_recipes.py``."""
+RECIPES = [name for name in EVERY if not name.startswith(("cckd", "prune_and", "horq"))]
+"""Others have files of their own: ``test_distill_recipes.py``, ``test_binary_recipes.py``."""
 TRANSFER = {  # after which run, and with which network
     "thinet_gap_imagenet": ("thinet_conv_imagenet", "vgg16_gap"),
     "transfer_cub200": ("thinet_conv_imagenet", "vgg16"),

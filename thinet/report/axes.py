@@ -107,19 +107,28 @@ def axes(results: Iterable[Result]) -> list[Axis]:
 
     One in which all of them differ as in one that stands before it, such as bytes where each
     parameter takes four, says nothing new and is left out. Where operations became binary ones,
-    the first is one in which the models differ among each other, bits if nothing else says so.
+    bits and both kinds of operations stay, and the first is one in which the models differ among
+    each other, bits if nothing else says so.
     """
     known = list(results)
-    found: list[Axis] = []
-    for axis in AXES:
-        differing = [result for result in known if axis.differs(result)]
-        if differing and not any(_alike(axis, other, known) for other in found):
-            found.append(axis)
     if not any(map(moved, known)):
-        return found
-    others = [axis for axis in found if axis.key not in {one.key for one in _MOVED}]
-    first = [one for one in _MOVED if one.key in {axis.key for axis in found}]
-    return sorted([*first, *others], key=lambda axis: axis.measured or not _spread(axis, known))
+        return _differing(AXES, known, [])
+    own = {one.key for one in _MOVED}
+    first = [axis for axis in _MOVED if any(map(axis.differs, known))]
+    found = _differing([axis for axis in AXES if axis.key not in own], known, first)
+    return sorted(found, key=lambda axis: axis.measured or not _spread(axis, known))
+
+
+def _differing(
+    candidates: Iterable[Axis], results: Sequence[Result], found: Sequence[Axis]
+) -> list[Axis]:
+    """Those found already, and the others that differ, each in a way of its own."""
+    kept = list(found)
+    for axis in candidates:
+        differs = any(map(axis.differs, results))
+        if differs and not any(_alike(axis, other, results) for other in kept):
+            kept.append(axis)
+    return kept
 
 
 def _spread(axis: Axis, results: Sequence[Result]) -> bool:

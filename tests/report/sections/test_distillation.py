@@ -103,7 +103,7 @@ def test_another_method_tells_how_to_find_what_the_teacher_is_worth(made: Result
     assert section.tables() == []
     assert section.figures() == {"top1_alone": None}
     first, second = section.lines()
-    assert first.startswith("taught by the network before it was cut: 0.1 × ")
+    assert first.startswith("taught by the network that the run began with: 0.1 × ")
     assert first.endswith("; class_uniform batches")
     assert second == "the same by labels alone, to compare: python run.py seed=3 distill=none"
     assert first in text_of(result)

@@ -116,7 +116,7 @@ class Distillation(Section[DistillationDetails]):
     def lines(self) -> Sequence[str]:
         """What it is worth, whom from, what the loss is made of, how to find what it is worth."""
         found = self.found
-        whom = found.teacher or "the network before it was cut"
+        whom = found.teacher or "the network that the run began with"
         said = [f"taught by {whom}: {found.terms.words()}; {found.sampler} batches"]
         if found.alone is not None:
             gain = numbers.points(found.alone.top1, self.result.final.top1)
