@@ -34,7 +34,7 @@ BINARY, FLOAT = "on single bits", "in floating point"
 TOP1 = "val/top1"
 DENSE = 40
 """Epochs from which on they have no markers of their own."""
-ROOM = 0.09
+ROOM = 0.14
 """Share of a bar that a text within it needs at least."""
 
 Segment = tuple[str, float, str]
