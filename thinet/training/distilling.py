@@ -130,7 +130,9 @@ class Distilling:
         """Say whom from and what is learnt."""
         if self.lesson is None:
             return
-        whom = "the network before it is cut" if setup.teacher is None else setup.teacher.name
+        whom = (
+            "the network that the run begins with" if setup.teacher is None else setup.teacher.name
+        )
         terms = f"{self.lesson.alpha:g} cross-entropy + {1 - self.lesson.alpha:g} soft targets"
         if self.lesson.beta:
             terms += f" + {self.lesson.beta:g} correlation congruence ({self.lesson.kernel})"
