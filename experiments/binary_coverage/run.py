@@ -37,7 +37,7 @@ Row = dict[str, str]
 def networks() -> list[tuple[str, str]]:
     """Library and name of each."""
     ours = torchvision.models.list_models(module=torchvision.models)
-    return [("timm", name) for name in TIMM] + [("torchvision", name) for name in ours]
+    return [("torchvision", name) for name in ours] + [("timm", name) for name in TIMM]
 
 
 def read(path: Path) -> dict[tuple[str, str], Row]:

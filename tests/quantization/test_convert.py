@@ -151,6 +151,18 @@ def test_images_set_the_statistics_of_new_norms_and_of_nothing_else(images, form
     assert made.b.norm.num_batches_tracked == len(parts)
 
 
+def test_where_it_is_called_makes_no_difference(images):
+    network = Net()
+    made = thinet.binarize(network, images=images)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        other = thinet.binarize(network, images=images)
+    assert all(torch.equal(one, other.state_dict()[key]) for key, one in made.state_dict().items())
+    other(images).sum().backward()
+    assert other.a.weight.grad.any()
+    on_paper = thinet.binarize(Net().to("meta"), images=images)
+    assert list(binary_layers(on_paper)) == list(binary_layers(made))
+
+
 def test_without_images_a_common_size_is_tried():
     made = thinet.binarize(Net(), order=1)
     assert made.a.norm.running_mean.tolist() == [0.0] * 16

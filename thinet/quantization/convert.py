@@ -163,9 +163,9 @@ def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[
     """
     norms = [network.get_submodule(path).norm for path in paths]
     found = [norm for norm in norms if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    if not found:
-        return
     parameter = next(network.parameters())
+    if not found or parameter.is_meta:
+        return
     before = [norm.momentum for norm in found]
     with evaluating(network):
         for norm in found:

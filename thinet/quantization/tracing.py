@@ -6,7 +6,7 @@ they are views of, and what is done in place is seen.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,11 +106,6 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for one in module._parameters.values():
                 if one is not None:
                     self._owners[id(one)].add(path)
-        self._places: dict[int, set[str]] = {}  # the same by storage, where one has one of its own
-        shared = Counter(self._key(one) for one in network.parameters())
-        for one in network.parameters():
-            if shared[self._key(one)] == 1:
-                self._places[self._key(one)] = self._owners[id(one)]
 
     def begin(self, path: str, module: nn.Module, given: Any) -> None:
         """A module is called."""
@@ -191,7 +186,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_owners(self, given: list[Tensor]) -> None:
         here = self._stack[-1].path if self._stack else None
         for one in given:
-            owners = self._owners.get(id(one)) or self._places.get(self._key(one), set())
+            owners = self._owners.get(id(one), set())
             if here not in owners:
                 self.trace.foreign |= owners
 
