@@ -105,7 +105,7 @@ def _speeds(
         )
         return tuple(speeds), None
     plain = deployed(full, shape, threads)
-    binary = deployed(network, shape, threads)
+    binary = deployed(network, shape, threads, setup.data.examples())
     speeds += [
         Speed("OpenVINO, full precision", plain.latency_ms(), threads),
         Speed("OpenVINO, 1 bit", binary.latency_ms(), threads),
