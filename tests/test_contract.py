@@ -34,9 +34,16 @@ def called(tree: ast.AST) -> Iterator[str]:
 
 
 def assigned(tree: ast.AST) -> Iterator[str]:
-    """The last word of every attribute that something is written to."""
+    """The last word of every attribute that something is written to, but for what makes itself."""
+    own = {
+        node
+        for made in ast.walk(tree)
+        if isinstance(made, ast.FunctionDef) and made.name == "__init__"
+        for node in ast.walk(made)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node not in own:
             yield node.attr
 
 

@@ -74,7 +74,7 @@ def leftovers(folder: Path) -> set[str]:
 def test_a_network_that_differs_is_not_kept(kind, differences, saved, monkeypatch):
     monkeypatch.setattr(exporting, f"_{kind}", _writes_rubbish)
     values = iter(differences)
-    monkeypatch.setattr(exporting, "_difference", lambda *_: next(values))
+    monkeypatch.setattr(exporting, "difference", lambda *_: next(values))
     with pytest.raises(ThinetError, match=r"differs .*try --(onnx|pt2) instead"):
         export(saved, kind)
     assert leftovers(saved) == set()
@@ -87,8 +87,8 @@ def _writes_rubbish(network, example, path):
 
 def test_the_comparison_sees_a_difference(saved):
     network = thinet.load(saved)
-    assert exporting._difference(network, network, (3, 16, 16), 2) == 0.0
-    wrong = exporting._difference(network, lambda x: network(x) * 1.01, (3, 16, 16), 2)
+    assert exporting.difference(network, lambda x: [network(x)], (3, 16, 16), 2) == 0.0
+    wrong = exporting.difference(network, lambda x: [network(x) * 1.01], (3, 16, 16), 2)
     assert wrong == pytest.approx(0.01, rel=1e-3)
 
 
@@ -128,7 +128,7 @@ def test_a_network_that_cannot_be_exported(kind, tmp_path):
 def test_an_earlier_export_survives_a_failed_one(saved, monkeypatch):
     (saved / "model.pt2").write_bytes(b"good")
     monkeypatch.setattr(exporting, "_pt2", _writes_rubbish)
-    monkeypatch.setattr(exporting, "_difference", lambda *_: 1.0)
+    monkeypatch.setattr(exporting, "difference", lambda *_: 1.0)
     with pytest.raises(ThinetError):
         export(saved, "pt2")
     assert (saved / "model.pt2").read_bytes() == b"good"

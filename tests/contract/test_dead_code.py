@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 HOOKS = [
     "on_*", "*_step", "configure_optimizers", "load_state_dict",  # Lightning, Hydra and torch call
     "__getattr__", "__dir__",  # of a module
+    "extra_repr",  # of a torch module
     "log_dir",  # which Lightning asks a logger for
 ]  # fmt: skip
 FOR_TESTS = {"why_frozen"}

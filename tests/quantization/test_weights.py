@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thinet.quantization.weights import binarize_weight, filter_scales, pack_signs, unpack_signs
+from thinet.quantization.weights import binarize_weight, filter_scales, pack_signs, unpack_bits
 
 
 def test_no_other_signs_and_factor_are_closer():
@@ -53,8 +53,7 @@ def test_bits_there_and_back(shape):
     assert (bits.dtype, tuple(bits.shape)) == (torch.uint8, (shape[0], -(-size // 8)))
     expected = np.packbits(weight.flatten(1).numpy() >= 0, axis=1, bitorder="little")
     assert np.array_equal(bits.numpy(), expected)
-    signs = unpack_signs(bits, shape, torch.float64)
-    assert torch.equal(signs, torch.where(weight >= 0, 1.0, -1.0).double())
+    assert torch.equal(unpack_bits(bits, shape), weight >= 0)
 
 
 def test_factors_are_sums_in_float32():
