@@ -56,11 +56,6 @@ def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     return bits.flatten(1)[:, :size].reshape(shape)
 
 
-def unpack_signs(packed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """What :func:`pack_signs` packed, as -1 and +1 in ``shape``, whose first axis are filters."""
-    return torch.where(unpack_bits(packed, shape), 1.0, -1.0).to(dtype)
-
-
 def _powers(device: torch.device) -> Tensor:
     """Of 2, in the type of packed bits: eight times less memory than in that of a range."""
     return (2 ** torch.arange(8, device=device)).to(torch.uint8)
