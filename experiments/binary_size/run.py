@@ -26,7 +26,7 @@ from thinet.base.safetensors_header import read_header
 from thinet.metrics.memory import forget_peak, resident_peak_mb
 from thinet.models import build
 from thinet.quantization.convert import binarized, conversion_transform
-from thinet.quantization.packed import packed
+from thinet.quantization.packed import packed, packed_layers
 from thinet.quantization.planning import plan_conversion
 from thinet.quantization.quantizer import Quantizer
 from thinet.report.style import BLUE, FAINT, GREEN, SKY, VERMILLION, new_figure, save_png
@@ -67,7 +67,7 @@ def measure(network: str, size: int, folder: Path) -> dict[str, Any]:
     return {
         "network": name.partition(".")[2],
         "classes": int(classes),
-        "binary_layers": len(transform.arguments["binary"]),  # type: ignore[arg-type]
+        "binary_layers": len(packed_layers(made)),
         "fp32_bytes": bytes_full,
         "packed_bytes": bytes_packed,
         "factor": round(bytes_full / bytes_packed, 2),

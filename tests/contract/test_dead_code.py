@@ -12,6 +12,7 @@ from thinet.report.sections import families
 ROOT = Path(__file__).parents[2]
 HOOKS = [
     "on_*", "*_step", "configure_optimizers", "load_state_dict",  # Lightning, Hydra and torch call
+    "extra_repr",  # torch, when a module is printed
     "__getattr__", "__dir__",  # of a module
     "extra_repr",  # of a torch module
     "log_dir",  # which Lightning asks a logger for
