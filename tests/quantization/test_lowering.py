@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("openvino")
+from thinet.artifacts.openvino.package import has_openvino
+
+if not has_openvino():  # importing it would report that to its vendor
+    pytest.skip("openvino is not installed", allow_module_level=True)
 
 from thinet.artifacts.openvino import checking, deployed
 from thinet.artifacts.openvino.conversion import Lowers, converted
@@ -125,7 +128,7 @@ def test_norms_and_packed_layers(scale):
 
 def test_a_sweep():
     choose = random.Random(0)
-    for _ in range(25):
+    for _ in range(16):
         kernel = choose.choice([1, 2, 3, (3, 1), (2, 5)])
         mode = choose.choice(["zeros", "zeros", "reflect", "replicate", "circular"])
         layer = convolution(
