@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from experiments.cifar import (
     normalise,
     read_rows,
 )
+from thinet.artifacts.openvino.conversion import converted
+from thinet.artifacts.openvino.package import openvino
 from thinet.artifacts.store import dump_state
 from thinet.base.seeding import derive_seed
 from thinet.engine.distilled import Pupil
@@ -219,18 +222,19 @@ class Study:
 
     def _int8(self, full: nn.Module) -> dict[str, object]:
         """OpenVINO's own quantisation after training, on 300 training images."""
+        package = openvino()
+        os.environ.setdefault("NNCF_CI", "1")  # or it tells its vendor what it does
         import nncf
-        import openvino
 
-        graph = openvino.convert_model(full, example_input=torch.zeros(1, *SHAPE))
+        graph = converted(full, SHAPE).graph
         some = self.data.calibration(300, 0).pixels
         images = [normalise(one[None]).contiguous().numpy() for one in some]
         quantised = nncf.quantize(graph, nncf.Dataset(images))
         with tempfile.TemporaryDirectory() as folder:
-            openvino.save_model(quantised, Path(folder) / "m.xml")
+            package.save_model(quantised, Path(folder) / "m.xml")
             size = (Path(folder) / "m.bin").stat().st_size
         exact = {"INFERENCE_PRECISION_HINT": "f32"}  # of what is not int8
-        run = openvino.compile_model(quantised, "CPU", exact)
+        run = package.compile_model(quantised, "CPU", exact)
 
         def logits(batch: Tensor) -> Tensor:
             found: np.ndarray[Any, Any] = run(batch.numpy())[0]
