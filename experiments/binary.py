@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +22,11 @@ from experiments.cifar import (
     append_row,
     has_row,
     make_engine,
-    mean_and_spread,
     normalise,
     read_rows,
 )
 from thinet.artifacts.openvino.conversion import converted
-from thinet.artifacts.openvino.package import openvino
+from thinet.artifacts.openvino.package import openvino, telling_nobody
 from thinet.artifacts.store import dump_state
 from thinet.base.seeding import derive_seed
 from thinet.engine.distilled import Pupil
@@ -223,8 +220,8 @@ class Study:
     def _int8(self, full: nn.Module) -> dict[str, object]:
         """OpenVINO's own quantisation after training, on 300 training images."""
         package = openvino()
-        os.environ.setdefault("NNCF_CI", "1")  # or it tells its vendor what it does
-        import nncf
+        with telling_nobody():
+            import nncf
 
         graph = converted(full, SHAPE).graph
         some = self.data.calibration(300, 0).pixels
@@ -249,42 +246,6 @@ class Study:
         }
 
 
-def tables(rows: Sequence[Mapping[str, str]]) -> str:
-    """Means and spreads over seeds, and paired differences to full precision and to order 2."""
-    by_arm: dict[str, dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
-    lines = [
-        "| arm | seeds | test % | to full precision | to order 2 | M 1-bit ops | MFLOPs | kB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in (FULL, LONGER, INT8, *ARMS):
-        found = by_arm.get(name)
-        if not found:
-            continue
-        last = next(iter(found.values()))
-        cells = [
-            name,
-            str(len(found)),
-            mean_and_spread([float(row["test"]) for row in found.values()]),
-            *(_beyond(found, by_arm.get(other, {})) for other in (FULL, "order 2")),
-            f"{float(last['binary_mops']):.1f}",
-            f"{float(last['mflops']):.1f}",
-            f"{float(last['kbytes']):.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _beyond(found: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]) -> str:
-    """Paired differences."""
-    if found is other:
-        return ""
-    pairs = [float(found[s]["test"]) - float(other[s]["test"]) for s in found if s in other]
-    sign = "+" if pairs and np.mean(pairs) > 0 else ""
-    return f"{sign}{mean_and_spread(pairs)}"
-
-
 def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
     """The arguments that both studies take."""
     parser = argparse.ArgumentParser(description=description)
@@ -302,5 +263,5 @@ def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
 
 TINY = {
     "epochs": 1, "activations": 1, "weights": 1, "images": 16, "batch": 16, "widths": [32, 32],
-    "seeds": [0],
+    "seeds": [0], "arms": [FULL, "order 2, distilled", "pruned, order 2", INT8],
 }  # fmt: skip

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.binary import TINY, Study, make_parser, tables
+from experiments.binary import TINY, Study, make_parser
+from experiments.binary_tables import draw, tables
 from experiments.cifar import noise, parsed, read_data, read_rows, splice
 
 HERE = Path(__file__).parent
@@ -31,7 +32,9 @@ def main(words: Sequence[str] | None = None) -> None:
             options.work = options.out
         data = noise(64) if options.smoke else read_data(options.root)
         Study(options, data, flip=True).fill(options.out / "results.csv")
-    text = tables(read_rows(options.out / "results.csv"))
+    rows = read_rows(options.out / "results.csv")
+    text = tables(rows)
+    draw(rows, "JPEG copy of CIFAR-10", options.out / "figure.png")
     if options.out == HERE:
         splice(HERE / "README.md", text)
     print(text)

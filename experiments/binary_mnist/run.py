@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from experiments.binary import TINY, Study, make_parser, tables
+from experiments.binary import TINY, Study, make_parser
+from experiments.binary_tables import draw, tables
 from experiments.cifar import Data, Images, noise, parsed, read_rows, splice, split
 from thinet.datasets.mnist import MNIST
 
@@ -45,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> None:
             options.work = options.out
         data = noise(64) if options.smoke else read_data(options.root)
         Study(options, data, flip=False).fill(options.out / "results.csv")
-    text = tables(read_rows(options.out / "results.csv"))
+    rows = read_rows(options.out / "results.csv")
+    text = tables(rows)
+    draw(rows, "MNIST", options.out / "figure.png")
     if options.out == HERE:
         splice(HERE / "README.md", text)
     print(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from thinet.base.errors import ThinetError
@@ -26,12 +28,19 @@ def openvino() -> Any:
         return sys.modules["openvino"]
     if not has_openvino():
         raise ThinetError("openvino is not installed: type pip install 'thinet[openvino]'.")
+    with telling_nobody():
+        import openvino as found
+    return found
+
+
+@contextmanager
+def telling_nobody() -> Iterator[None]:
+    """Within, what is imported finds no package with which it could report to its vendor."""
     before = sys.modules.get(_REPORTING)
     sys.modules[_REPORTING] = None  # type: ignore[assignment]  # importing it fails, as if missing
     try:
-        import openvino as found
+        yield
     finally:
         del sys.modules[_REPORTING]
         if before is not None:
             sys.modules[_REPORTING] = before
-    return found
