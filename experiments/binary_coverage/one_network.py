@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from experiments.architecture_coverage.one_network import randomise_
-from thinet.base.errors import first_line
+from thinet.base.errors import ThinetError, first_line
 from thinet.metrics import cost
 from thinet.quantization import running
 from thinet.quantization.convert import binarized, conversion_transform
@@ -65,16 +65,9 @@ def measured(library: str, name: str) -> Row:
     conversion = plan_conversion(paper, torch.empty(1, *shape, device="meta"))
     row: Row = {"plan_s": time.process_time() - begin, "image_size": shape[-1]}
     row |= counts(paper, conversion)
-    before = cost(paper, shape)
-    converted = _converted(paper, conversion)
-    after = cost(converted, shape)
-    row |= {
-        "params": before.params,
-        "gflops": before.flops / 1e9,
-        "bits_left": after.bits / before.bits,
-        "flops_left": after.flops / before.flops,
-    }
-    if before.params > LARGEST:
+    row["params"] = sum(one.numel() for one in paper.parameters())
+    row |= costs(paper, conversion, shape)
+    if row["params"] > LARGEST:
         return row | {"forward_backward": "left out: more than 12 million parameters"}
     torch.manual_seed(0)
     network = build(library, name)
@@ -98,6 +91,20 @@ def counts(network: nn.Module, conversion: Conversion) -> Row:
         "removed": len(conversion.removed),
         "weights_binary": sum(weights[path] for path in conversion.binary) / sum(weights.values()),
         "why_not": "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common()),
+    }
+
+
+def costs(network: nn.Module, conversion: Conversion, shape: tuple[int, ...]) -> Row:
+    """What is left of bits and FLOPs; nothing for a network whose FLOPs torch cannot count."""
+    try:
+        before = cost(network, shape)
+    except ThinetError:
+        return {}
+    after = cost(_converted(network, conversion), shape)
+    return {
+        "gflops": before.flops / 1e9,
+        "bits_left": after.bits / before.bits,
+        "flops_left": after.flops / before.flops,
     }
 
 

@@ -78,7 +78,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     parts = (("weights_binary", "weights that have 1 bit, %", BLUE),
              ("flops_left", "FLOPs that are left, %", VERMILLION))  # fmt: skip
     for ax, (field, label, color) in zip(axes, parts, strict=True):
-        values = sorted(100 * float(row[field]) for row in fine)
+        values = sorted(100 * float(row[field]) for row in fine if row.get(field))
         ax.plot(range(1, len(values) + 1), values, ".", color=color)
         ax.set_ylim(0, 101)
         ax.set_xlabel("networks")

@@ -13,7 +13,7 @@ import thinet
 from thinet.artifacts.spec import Builder, Spec
 from thinet.base.errors import ThinetError
 from thinet.models import build
-from thinet.quantization.convert import binarized, conversion_transform
+from thinet.quantization.convert import binarized, conversion_transform, estimate_norms_
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear, binary_layers
 from thinet.quantization.planning import plan_conversion
 from thinet.quantization.settings import Quantizer
@@ -148,6 +148,9 @@ def test_images_set_the_statistics_of_new_norms_and_of_nothing_else(images, form
     torch.testing.assert_close(norm.running_mean, mean)
     torch.testing.assert_close(norm.running_var, var)
     assert (norm.momentum, norm.training) == (0.1, True)
+    assert made.b.norm.num_batches_tracked == len(parts)
+    estimate_norms_(made, ["a", "b"], parts)  # once more is the same again
+    torch.testing.assert_close(norm.running_mean, mean)
     assert made.b.norm.num_batches_tracked == len(parts)
 
 
