@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 import thinet
 from experiments.smoke import parse
+from thinet.artifacts.export import export
 from thinet.artifacts.names import WEIGHTS
+from thinet.artifacts.openvino.package import openvino
 from thinet.artifacts.spec import Builder, Spec, Transform
 from thinet.base.safetensors_header import read_header
 from thinet.metrics.memory import forget_peak, resident_peak_mb
@@ -28,7 +30,7 @@ from thinet.models import build
 from thinet.quantization.convert import binarized, conversion_transform
 from thinet.quantization.packed import packed, packed_layers
 from thinet.quantization.planning import plan_conversion
-from thinet.quantization.quantizer import Quantizer
+from thinet.quantization.settings import Quantizer
 from thinet.report.style import BLUE, FAINT, GREEN, SKY, VERMILLION, new_figure, save_png
 
 HERE = Path(__file__).parent
@@ -63,6 +65,9 @@ def measure(network: str, size: int, folder: Path) -> dict[str, Any]:
     slim = thinet.save(made, folder / "packed", spec)
     torch.save(made(images), slim / "outputs.pt")
     before, after = fresh(full, size), fresh(slim, size)
+    for one in (full, slim):
+        export(one, "openvino")
+    run_full, run_slim = (fresh(one, size, "--deployed") for one in (full, slim))
     bytes_full, bytes_packed = ((one / WEIGHTS).stat().st_size for one in (full, slim))
     return {
         "network": name.partition(".")[2],
@@ -75,6 +80,8 @@ def measure(network: str, size: int, folder: Path) -> dict[str, Any]:
         "equal_in_fresh_process": before["equal"] and after["equal"],
         **{f"fp32_{key}": before[key] for key in ("load_peak_mb", "run_peak_mb")},
         **{f"packed_{key}": after[key] for key in ("load_peak_mb", "run_peak_mb")},
+        "openvino_fp32_peak_mb": run_full["peak_mb"],
+        "openvino_packed_peak_mb": run_slim["peak_mb"],
     }
 
 
@@ -97,9 +104,9 @@ def parts(network: nn.Module, file: Path) -> dict[str, int]:
     return found
 
 
-def fresh(folder: Path, size: int) -> dict[str, Any]:
+def fresh(folder: Path, size: int, how: str = "--inside") -> dict[str, Any]:
     """What a process of its own finds."""
-    words = [sys.executable, "-m", "experiments.binary_size.run", "--inside", str(folder)]
+    words = [sys.executable, "-m", "experiments.binary_size.run", how, str(folder)]
     done = subprocess.run(
         [*words, "--size", str(size)], capture_output=True, text=True, check=True,
         cwd=HERE.parents[1],
@@ -122,6 +129,16 @@ def inside(folder: Path, size: int) -> None:
     run = (resident_peak_mb() or 0.0) - start
     found = {"equal": torch.equal(network(images), wanted)}
     print(json.dumps({**found, "load_peak_mb": round(load, 1), "run_peak_mb": round(run, 1)}))
+
+
+@torch.no_grad()
+def deployed(folder: Path, size: int) -> None:
+    """Deploy a network, run one image, and print the peak above what importing takes."""
+    openvino()
+    forget_peak()
+    start = resident_peak_mb() or 0.0
+    thinet.deploy(folder, threads=1)(images_of(size)[:1])
+    print(json.dumps({"peak_mb": round((resident_peak_mb() or 0.0) - start, 1)}))
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -150,9 +167,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--deployed", type=Path, help=argparse.SUPPRESS)
     options = parse(parser, words, only=["resnet.resnet18/10"], size=32)
     if options.inside:
         inside(options.inside, options.size)
+        return
+    if options.deployed:
+        deployed(options.deployed, options.size)
         return
     rows = []
     for network in options.only:
