@@ -89,6 +89,16 @@ def test_order_one_by_patch_is_xnor_nets_map():
         torch.testing.assert_close(binary(x), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_order_one_with_a_scale_of_one_is_a_network_of_signs():
+    plain, binary = convolution(1, "constant", {"kernel_size": 3, "padding": 1, "bias": False})
+    x, weight = drawn(2, 3, 7, 6), plain.weight.detach()
+    binary.double().constant.scales.fill_(1.0)
+    factors = filter_scales(weight).view(1, -1, 1, 1)
+    expected = factors * F.conv2d(sign(x), sign(weight), padding=1)
+    with torch.no_grad():
+        torch.testing.assert_close(binary(x), expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("scale", ["sample", "patch", "constant"])
 def test_a_linear_layer(scale):
     torch.manual_seed(0)
