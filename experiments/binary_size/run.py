@@ -23,12 +23,12 @@ from experiments.smoke import parse
 from thinet.artifacts.export import export
 from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.openvino.package import openvino
-from thinet.artifacts.spec import Builder, Spec, Transform
+from thinet.artifacts.spec import Builder, Spec
 from thinet.base.safetensors_header import read_header
 from thinet.metrics.memory import forget_peak, resident_peak_mb
 from thinet.models import build
 from thinet.quantization.convert import binarized, conversion_transform
-from thinet.quantization.packed import packed, packed_layers
+from thinet.quantization.packed import PACKED, packed, packed_layers
 from thinet.quantization.planning import plan_conversion
 from thinet.quantization.settings import Quantizer
 from thinet.report.style import BLUE, FAINT, GREEN, SKY, VERMILLION, new_figure, save_png
@@ -38,7 +38,6 @@ NETWORKS = (
     "vgg.vgg16_gap/10", "vgg.vgg16_gap/200", "vgg.vgg16_gap/1000", "resnet.resnet18/1000",
     "resnet.resnet50/1000",
 )  # fmt: skip
-PACKED = Transform("thinet.quantization.packed.packed")
 KINDS = ("bits", "factors", "batchnorm", "float_layers", "rest")
 
 

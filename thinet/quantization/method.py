@@ -15,7 +15,7 @@ from thinet.metrics import Cost, cost
 from thinet.quantization.comparison import compare
 from thinet.quantization.convert import binarized, conversion_transform, described
 from thinet.quantization.layers import binary_layers
-from thinet.quantization.packed import packed
+from thinet.quantization.packed import PACKED, packed
 from thinet.quantization.planning import Conversion, plan_conversion
 from thinet.quantization.settings import Quantizer
 from thinet.quantization.training import BinaryTraining, Bounded, Stage
@@ -31,9 +31,6 @@ from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully
 from thinet.training.source import build_network, network_spec, on_paper, rebuilt_network
 from thinet.training.start import restore, start
-
-PACKED = Transform("thinet.quantization.packed.packed")
-"""What is done to a trained network before it is saved."""
 
 
 @dataclass

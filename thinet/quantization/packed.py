@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thinet.artifacts.spec import Transform
 from thinet.base.errors import ThinetError
 from thinet.quantization.layers import (
     BinarisesInput,
@@ -24,6 +25,9 @@ from thinet.quantization.layers import (
 )
 from thinet.quantization.settings import SCALES
 from thinet.quantization.weights import filter_scales, pack_signs, unpack_bits
+
+PACKED = Transform("thinet.quantization.packed.packed")
+"""What a saved network says of it."""
 
 
 class PackedLayer(BinarisesInput):
