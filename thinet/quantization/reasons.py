@@ -39,8 +39,9 @@ def unfit(module: nn.Module) -> str:
     if parametrize.is_parametrized(module) or module._parameters.get("weight") is None:
         return "its weight is computed from other tensors"
     if type(module) not in (nn.Conv2d, nn.Linear):
-        name = type(module).__name__
-        return f"{name} is no plain Conv2d or Linear"
+        name, package = type(module).__name__, type(module).__module__.partition(".")[0]
+        whose = f"{package}'s {name}" if name in ("Conv2d", "Linear") else name
+        return f"{whose} is no plain Conv2d or Linear"
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return "its convolution is grouped"
     return "it has hooks, which a new layer would lose" if has_hooks(module) else ""
