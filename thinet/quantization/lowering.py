@@ -11,17 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinet.base.errors import ThinetError
 from thinet.quantization import opset
+from thinet.quantization.geometry import Geometry, affine
 from thinet.quantization.quantizer import ConstantScales
 from thinet.quantization.residual import sign
+from thinet.quantization.rounding import NEAR, undecided
 from thinet.quantization.settings import Quantizer
-
-_NEAR = 1e-6
-"""Of the numbers that a residual is made of: nearer to 0, rounding may decide its sign."""
 
 
 class Deployable:
@@ -68,79 +65,26 @@ class Deployable:
             return _conv(self, _normalised(given, self.norm, (1, -1, 1, 1)))
         return _linear(self, _normalised(given, self.norm, (-1,)))
 
-    def rounding(self, given: Tensor, near: float = _NEAR) -> Tensor:
+    def rounding(self, given: Tensor, near: float = NEAR) -> Tensor:
         """See :class:`thinet.artifacts.openvino.Lowers`.
 
         A bit whose residual is nearly 0 may be either, and so may those of higher order behind it:
         an output that it reaches then differs by up to 2 alpha (b_1 + ... + b_K).
         """
-        slack = _undecided(self, given, near)
+        slack = undecided(self, given, near)
         if not hasattr(self, "kernel_size"):
             return slack * self.factors()
         return slack * self.factors().view(-1, 1, 1)
-
-
-class Geometry:
-    """Where the filters of a convolution look.
-
-    Attributes:
-        kernel: Height and width.
-        stride: Of both.
-        dilation: Of both.
-        sides: Padding left, right, top and bottom.
-        mode: Of padding, in torch's words.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        self.kernel, self.stride, self.dilation = (
-            (int(one[0]), int(one[1])) for one in (layer.kernel_size, layer.stride, layer.dilation)
-        )
-        self.mode: str = layer.padding_mode
-        if isinstance(layer.padding, str):
-            self.sides = [0, 0, 0, 0]
-            if layer.padding == "same":
-                totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
-                left, top = totals[1] // 2, totals[0] // 2
-                self.sides = [left, totals[1] - left, top, totals[0] - top]
-        else:
-            high, wide = (int(one) for one in layer.padding)
-            self.sides = [wide, wide, high, high]
-
-    def padded(self, x: Tensor) -> Tensor:
-        """In torch."""
-        return F.pad(x, self.sides, "constant" if self.mode == "zeros" else self.mode)
-
-    def columns(self, x: Tensor) -> Tensor:
-        """What a filter sees at each position: ``(N, C, H, W)`` to ``(N, C kh kw, P)``."""
-        return F.unfold(self.padded(x), self.kernel, self.dilation, 0, self.stride)
-
-    def sums(self, x: Tensor) -> Tensor:
-        """Of ``(N, 1, H, W)`` over what a filter sees: ``(N, 1, h, w)``."""
-        ones = torch.ones(1, 1, *self.kernel, dtype=x.dtype)
-        return F.conv2d(self.padded(x), ones, None, self.stride, 0, self.dilation)
 
 
 def _normalised(x: Any, norm: nn.Module | None, shape: tuple[int, ...]) -> Any:
     """BatchNorm as torch computes it: one factor and one summand a channel."""
     if norm is None:
         return x
-    factor, summand = _affine(norm)
+    factor, summand = affine(norm)
     ops = opset.operations()
     scaled = ops.multiply(x, opset.constant(factor.view(shape)))
     return ops.add(scaled, opset.constant(summand.view(shape)))
-
-
-@torch.no_grad()
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        raise ThinetError(
-            f"a {type(norm).__name__} in a binary layer cannot be deployed: use a BatchNorm with "
-            "running statistics."
-        )
-    factor = 1 / torch.sqrt(norm.running_var + norm.eps)
-    factor = factor if norm.weight is None else norm.weight * factor
-    summand = -norm.running_mean * factor
-    return factor, summand if norm.bias is None else norm.bias + summand
 
 
 def _conv(layer: Any, x: Any) -> Any:
@@ -297,42 +241,3 @@ def _outside(signs: Tensor, geometry: Geometry, x: Any) -> Any:
         opset.constant(places.view(1, -1, *shape)), opset.constant(weights), [1, 1], [0, 0], [0, 0],
         [1, 1],
     )  # fmt: skip
-
-
-@torch.no_grad()
-def _undecided(layer: Any, given: Tensor, near: float) -> Tensor:
-    """Twice the scales of bits that rounding may decide, summed over what a filter sees."""
-    x, error = given, torch.zeros(())
-    flat = not hasattr(layer, "kernel_size")
-    if layer.norm is not None:
-        factor, summand = _affine(layer.norm)
-        shape = (-1,) if flat else (-1, 1, 1)
-        scaled, summand = x * factor.view(shape), summand.view(shape)
-        x, error = scaled + summand, scaled.abs() + summand.abs()
-    by_patch = layer.quantizer.scale == "patch"
-    if flat:
-        over = (x.dim() - 1,) if by_patch else tuple(range(1, x.dim()))
-        return _at_stake(layer, x, error, over, near).sum(-1, keepdim=True)
-    geometry = Geometry(layer)
-    if not by_patch:
-        return geometry.sums(_at_stake(layer, x, error, (1, 2, 3), near).sum(1, keepdim=True))
-    ones = torch.ones(1, 1, *x.shape[2:])
-    columns, errors = geometry.columns(x), geometry.columns(error.expand_as(x))
-    made = _at_stake(layer, columns, errors, (1,), near).sum(1)
-    return made.view(len(x), 1, *geometry.sums(ones).shape[2:])
-
-
-def _at_stake(layer: Any, x: Tensor, error: Tensor, axes: tuple[int, ...], near: float) -> Tensor:
-    """2 (b_1 + ... + b_K) where a bit is undecided, else 0: of the shape of ``x``."""
-    residual, reach = x, torch.zeros(())
-    undecided = x.abs() < near * error
-    for k in range(layer.quantizer.order):
-        if layer.constant is None:
-            scale = residual.abs().mean(axes, keepdim=True)
-        else:
-            scale = layer.constant.scales[k]
-        if k:
-            undecided = undecided | (residual.abs() <= near * (x.abs() + reach + error))
-        reach = reach + scale
-        residual = residual - scale * sign(residual)
-    return torch.where(undecided, 2 * reach, 0.0)
