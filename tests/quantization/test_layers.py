@@ -148,6 +148,11 @@ def test_batchnorm_comes_right_before_the_quantiser():
     assert linear.norm.running_mean.mean() > 0.2  # over all rows
 
 
+def test_they_are_called_like_the_layers_that_they_were():
+    _, binary = convolution(1, "sample", GEOMETRIES[0])
+    assert torch.equal(binary(input=drawn(1, 3, 7, 6)), binary(drawn(1, 3, 7, 6)))
+
+
 def test_weights_of_the_first_of_two_steps_are_real():
     plain, binary = convolution(1, "sample", GEOMETRIES[0])
     x = drawn(2, 3, 7, 6)

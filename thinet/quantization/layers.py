@@ -76,10 +76,9 @@ class Convolves(BinarisesInput):
     padding_mode: Any
     _reversed_padding_repeated_twice: Any
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, O, h, w)``."""
-        if self.norm is not None:
-            x = self.norm(x)
+        x = input if self.norm is None else self.norm(input)
         if self.quantizer.scale == "patch":
             return self._by_patch(x)
         x, padding = quantized(x, self.quantizer, self.constant), self.padding
@@ -113,8 +112,9 @@ class Convolves(BinarisesInput):
 class Multiplies(BinarisesInput):
     """The forward pass of a binary linear layer, whatever its weight is computed from."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, ..., in)`` to ``(N, ..., out)``."""
+        x = input
         if self.norm is not None:
             x = self.norm(x.flatten(0, -2)).reshape(x.shape)
         if self.quantizer.scale == "patch":

@@ -118,10 +118,10 @@ class PackedConv2d(PackedLayer, Convolves, nn.Module):
         self._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
         self._take(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, O, h, w)``."""
         self._check_mode()
-        return Convolves.forward(self, x)
+        return Convolves.forward(self, input)
 
     @property
     def weight_shape(self) -> Shape:
@@ -148,10 +148,10 @@ class PackedLinear(PackedLayer, Multiplies, nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._take(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(N, ..., in)`` to ``(N, ..., out)``."""
         self._check_mode()
-        return Multiplies.forward(self, x)
+        return Multiplies.forward(self, input)
 
     @property
     def weight_shape(self) -> Shape:
