@@ -91,13 +91,18 @@ def test_steps_train_what_they_say(make_run, monkeypatch):
     def watch(self, batch, index):
         layers = binary_layers(self.network).values()
         seen.append({layer.binary_weights for layer in layers})
+        if layers:
+            own = [layer.norm for layer in layers if layer.norm is not None]
+            norms = [*own, self.network.get_submodule("features.1")]  # a ReLU behind it is gone
+            assert all(norm.weight.min() >= 1.5 for norm in norms)
         assert all(
             layer.weight.detach().abs().max() <= 0.0501 or seen[-1] == {False} for layer in layers
         )
         return step(self, batch, index)
 
     monkeypatch.setattr(Learner, "training_step", watch)
-    make_run(*BINARIZE, "binary_training.weight_bound=0.05").run()
+    make_run(*BINARIZE, "binary_training.weight_bound=0.05",
+             "binary_training.gamma_floor=1.5").run()  # fmt: skip
     stages = [one for one in seen if one]  # the baseline has no binary layers
     assert stages == sorted(stages, key=lambda one: one == {True})
     assert {False} in stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,7 +124,8 @@ class Binarize(Method[Progress, Plan]):
             spec=lambda: network_spec(session.setup, transforms=[transform]),
             restore=partial(_restored, session.setup, transform),
         )
-        steps = [Step(one.name, partial(self._train, session, learning, one)) for one in stages]
+        train = partial(self._train, session, learning, plan.conversion.in_front)
+        steps = [Step(one.name, partial(train, one)) for one in stages]
         network = run_steps(session, steps, network, keeping)
         return self._finished(session, plan, network, transform)
 
@@ -142,6 +144,7 @@ class Binarize(Method[Progress, Plan]):
         self,
         session: Session[Progress],
         learning: Learning,
+        in_front: Sequence[str],
         stage: Stage,
         network: nn.Module,
         folder: Path,
@@ -152,7 +155,7 @@ class Binarize(Method[Progress, Plan]):
         objective = learning.objective(
             session.engine, network, [stage.phase], self.binary.training, key
         )
-        bounded = Bounded(objective, self.binary.bounds)
+        bounded = Bounded(objective, self.binary.bounds, in_front)
         found = session.engine.train(bounded, key, folder / "fit", learning.batches)
         what = "activations and weights" if stage.binary_weights else "activations"
         said = f"binary {what}: validation top-1 {100 * found.top1:.2f} %"

@@ -63,12 +63,15 @@ class Conversion:
         binary: Module paths of the layers that become binary.
         norms: Of those: the ones that get a BatchNorm of their own in front.
         removed: ReLU modules that become :class:`torch.nn.Identity`.
+        in_front: BatchNorms of the network that the other binary layers read, directly, shifted or
+            through what is removed.
     """
 
     decisions: tuple[Decision, ...]
     binary: tuple[str, ...]
     norms: tuple[str, ...]
     removed: tuple[str, ...]
+    in_front: tuple[str, ...]
 
 
 def plan_conversion(
@@ -109,13 +112,13 @@ def plan_conversion(
         if not binary:
             raise _nothing_left(reasons, layers)
         _check_weights(modules, binary)
-        norms, removed = _signed(network, trace, binary, unreached)
+        norms, removed, in_front = _signed(network, trace, binary, unreached)
         gone = missed(network, images, binary, norms, removed)
         if not gone:
             break
         unreached |= gone
     decisions = tuple(Decision(path, _kind(modules[path]), why) for path, why in reasons.items())
-    return Conversion(decisions, binary, norms, removed)
+    return Conversion(decisions, binary, norms, removed, in_front)
 
 
 def _reasons(
@@ -225,8 +228,11 @@ def _check_weights(modules: Mapping[str, nn.Module], binary: Sequence[str]) -> N
 
 def _signed(
     network: nn.Module, trace: Trace, binary: Sequence[str], kept: Set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where a BatchNorm is missing in front, and which ReLUs go, those in ``kept`` left out."""
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Where a BatchNorm is missing in front, which ReLUs go, and which BatchNorms are there.
+
+    ReLUs in ``kept`` stay.
+    """
     chosen = set(binary)
     removed: dict[str, Event] = {}
     for path, module in network.named_modules():
@@ -235,12 +241,15 @@ def _signed(
             if event is not None and _feeds(event, chosen):
                 removed[path] = event
     gone = set(removed.values())
-    norms = [
-        path
-        for path in binary
-        if not all(_is_normal(one) or (one and one.made_by in gone) for one in trace.inputs[path])
-    ]
-    return tuple(norms), tuple(path for path in trace.inputs if path in removed)
+    norms, found = [], set()
+    for path in binary:
+        in_front = [_norms_of(value, gone) for value in trace.inputs[path]]
+        if all(in_front):
+            found.update(*in_front)
+        else:
+            norms.append(path)
+    relus, there = (tuple(one for one in trace.inputs if one in ones) for ones in (removed, found))
+    return tuple(norms), relus, there
 
 
 def _rectifying(trace: Trace, path: str) -> Event | None:
@@ -266,13 +275,19 @@ def _feeds(event: Event, binary: Set[str]) -> bool:
 
 def _is_normal(value: Value | None) -> bool:
     """Whether a BatchNorm made it, with a learnable shift after it at most."""
+    return bool(_norms_of(value, frozenset()))
+
+
+def _norms_of(value: Value | None, gone: Set[Event]) -> set[str]:
+    """The BatchNorm that made it, with a learnable shift or what goes after it at most; or none."""
     event = None if value is None else value.made_by
     if event is None or event.call is None:
-        return False
-    if isinstance(event.call.module, Shift):
-        return all(_is_normal(one) for one in event.reads if one.fed)
+        return set()
+    if isinstance(event.call.module, Shift) or event in gone:
+        found = [_norms_of(one, gone) for one in event.reads if one.fed]
+        return set().union(*found) if all(found) else set()
     norm = isinstance(event.call.module, nn.modules.batchnorm._BatchNorm)
-    return norm and "batch_norm" in event.operation
+    return {event.call.path} if norm and "batch_norm" in event.operation else set()
 
 
 def _kind(module: nn.Module) -> str:
