@@ -9,7 +9,8 @@ from torch import nn
 import thinet
 from thinet.artifacts.store import read_spec
 from thinet.artifacts.tensors import read_state
-from thinet.base.errors import ThinetError
+from thinet.base.errors import DivergedError, ThinetError
+from thinet.engine.engine import Engine
 from thinet.engine.module import Learner
 from thinet.quantization.layers import binary_layers
 from thinet.quantization.packed import PackedConv2d, packed_layers
@@ -167,6 +168,22 @@ def test_a_run_killed_after_its_last_step_is_finished(make_run, monkeypatch):
         make_run(*BINARIZE, "distill=kd").run()
     monkeypatch.undo()
     assert make_run(*BINARIZE, "distill=kd").run().model.top1 is not None
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_what_diverges_leaves_the_network_before_it(done, make_run, monkeypatch):
+    train = Engine.train
+
+    def diverge(self, objective, key, *rest):
+        if key == ("binary activations", "binary weights")[done]:
+            raise DivergedError("training diverged.")
+        return train(self, objective, key, *rest)
+
+    monkeypatch.setattr(Engine, "train", diverge)
+    run = make_run(*BINARIZE)
+    with pytest.raises(DivergedError, match=f"diverged; .* after {done} of 2 steps"):
+        run.run()
+    assert bool(binary_layers(thinet.load(run.folder / "last_good"))) == bool(done)
 
 
 def test_a_pruned_network_becomes_binary(make_run, tmp_path):

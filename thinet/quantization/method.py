@@ -121,8 +121,10 @@ class Binarize(Method[Progress, Plan]):
         learning = self._learning(session) if len(session.state.steps) < len(stages) else Learning()
         keeping = Keeping(
             baseline=True,  # it is compared with in the end
-            spec=lambda: network_spec(session.setup, transforms=[transform]),
-            restore=partial(_restored, session.setup, transform),
+            spec=lambda: network_spec(session.setup, transforms=_done(session, transform)),
+            restore=lambda path: rebuilt_network(
+                session.setup, read_state(path), path, _done(session, transform)
+            ),
         )
         train = partial(self._train, session, learning, plan.conversion.in_front)
         steps = [Step(one.name, partial(train, one)) for one in stages]
@@ -189,8 +191,9 @@ class Binarize(Method[Progress, Plan]):
         )
 
 
-def _restored(setup: Setup, transform: Transform, path: Path) -> nn.Module:
-    return rebuilt_network(setup, read_state(path), path, [transform])
+def _done(session: Session[Progress], transform: Transform) -> list[Transform]:
+    """What the last finished step left is binary, the baseline is not."""
+    return [transform] if session.state.steps else []
 
 
 def packed_equal(network: nn.Module, images: Tensor) -> nn.Module:

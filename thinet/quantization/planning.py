@@ -241,7 +241,8 @@ def _signed(
             if event is not None and _feeds(event, chosen):
                 removed[path] = event
     gone = set(removed.values())
-    norms, found = [], set()
+    norms: list[str] = []
+    found: set[str] = set()
     for path in binary:
         in_front = [_norms_of(value, gone) for value in trace.inputs[path]]
         if all(in_front):
