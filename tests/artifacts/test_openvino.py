@@ -253,6 +253,17 @@ def test_the_package_is_missing(saved, monkeypatch):
             use()
 
 
+def test_the_package_is_broken(saved, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for use in (lambda: thinet.deploy(saved), lambda: export(saved, "openvino")):
+        with pytest.raises(ThinetError, match=r"cannot be imported \(.*libtbb.*type pip install"):
+            use()
+
+
 def test_few_compiled_sizes_are_kept(saved):
     run = thinet.deploy(saved, 1)
     for batch in range(1, 8):

@@ -56,13 +56,18 @@ def test_baseline_binary_and_packed(make_run):
     assert details.deployed_difference < 1e-5
 
 
+def no_openvino(*_):
+    raise ThinetError("openvino is not installed: type pip install 'thinet[openvino]'.")
+
+
 def test_without_openvino_it_says_so(make_run, monkeypatch):
     said = []
     monkeypatch.setattr("thinet.quantization.comparison.say", said.append)
-    monkeypatch.setattr("thinet.quantization.comparison.has_openvino", lambda: False)
+    monkeypatch.setattr("thinet.quantization.comparison.deployed", no_openvino)
     details = make_run(*BINARIZE).run().details["quantization"]
     assert len(details.speeds) == 2
     assert details.deployed_difference is None
+    assert details.why_not_deployed in said[-1]
     assert "pip install 'thinet[openvino]'" in said[-1]
 
 
@@ -129,7 +134,7 @@ def test_bounds_are_kept():
 
 @pytest.mark.parametrize("after", [1, 2, 5, 6, 8])  # of 12 batches
 def test_killed_it_ends_in_the_same_bits(after, make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("thinet.quantization.comparison.has_openvino", lambda: False)
+    monkeypatch.setattr("thinet.quantization.comparison.deployed", no_openvino)
     fast = (f"paths.cache={tmp_path / 'cache'}", "trainer.checkpoint_minutes=0", "distill=kd",
             "binary_training.weight_bound=0.1", "binary_training.activations.epochs=2",
             "binary_training.weights.epochs=3")  # fmt: skip
@@ -207,7 +212,10 @@ def test_a_pruned_network_becomes_binary(make_run, tmp_path):
     [
         (["quantizer.order=0"], ["order=0", "1 to 8", "quantizer.order=2"]),
         (["quantizer.order=9"], ["order=9", "1 to 8"]),
-        (["quantizer.scale=maps"], ["scale=maps", "sample, patch, constant"]),
+        (
+            ["quantizer.scale=maps"],
+            ["scale=maps", "constant", "quantizer.scale=sample"],
+        ),
         (["quantizer.clip=0"], ["clip=0", "quantizer.clip=1.0"]),
         (["model.build.widths=[4,8]"], ["narrow"]),
         (["layers=[fetures.3]"], ["fetures.3"]),

@@ -464,6 +464,12 @@ def poisoned(value=float("nan"), dtype=torch.float32):
     return network
 
 
+def poisoned_stem():
+    network = Chain(bn(), nn.Conv2d(16, 16, 3))
+    network.between[0].running_var[3] = float("nan")
+    return network
+
+
 def already():
     return binarized(Chain(), 2, "sample", 1.0, ["layer"], [], [])
 
@@ -489,6 +495,8 @@ def two():
         (poisoned(), "auto", r"layer\.weight holds values that are not finite"),
         (poisoned(float("inf")), "auto", r"layer\.weight holds values that are not finite"),
         (poisoned(1.0, torch.complex64), "auto", r"layer\.weight holds torch\.complex64"),
+        (poisoned_stem(), "auto", r"between\.0\.running_var holds values that are not finite"),
+        (Chain().to(torch.complex64), "auto", r"stem\.weight holds torch\.complex64"),
         (already(), "auto", "layer is binary already"),
         (nn.Sequential(nn.LazyConv2d(16, 3), nn.Conv2d(16, 16, 3)), "auto", "has no shape yet"),
         (nn.Sequential(nn.Conv2d(7, 16, 3)), "auto", "does not run on images of shape"),

@@ -34,7 +34,7 @@ from thinet.quantization.trial import missed
 from thinet.surgery import check_network
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""Of weights that can become binary."""
+"""Of networks that can become binary."""
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -111,7 +111,6 @@ def plan_conversion(
         binary = tuple(path for path, reason in reasons.items() if not reason)
         if not binary:
             raise _nothing_left(reasons, layers)
-        _check_weights(modules, binary)
         norms, removed, in_front = _signed(network, trace, binary, unreached)
         gone = missed(network, images, binary, norms, removed)
         if not gone:
@@ -152,6 +151,24 @@ def _check_whole(network: nn.Module) -> None:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor):
             raise ThinetError(f"{name} has no shape yet: run the network once before binarising.")
+        _check_numbers(name, tensor)
+
+
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    """Refuse what has no sign, or spreads to where signs are taken; buffers may be infinite."""
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in DTYPES):
+        raise ThinetError(
+            f"{name} holds {tensor.dtype}, which cannot become binary: convert the network with "
+            ".float()."
+        )
+    if tensor.is_meta or not tensor.is_floating_point():
+        return
+    odd = ~tensor.isfinite() if isinstance(tensor, nn.Parameter) else tensor.isnan()
+    if bool(odd.any()):
+        raise ThinetError(
+            f"{name} holds values that are not finite (NaN or infinite): give other weights, or "
+            "train the network again with a smaller learning rate."
+        )
 
 
 def _asked(layers: str | Sequence[str], paths: Sequence[str]) -> tuple[Set[str], Set[str]]:
@@ -209,21 +226,6 @@ def _nothing_left(reasons: Mapping[str, str], layers: str | Sequence[str]) -> Th
         f"no layer is left to binarise with layers={shown(layers)} ({reason}: {count} of "
         f"{len(reasons)} layers): choose other layers, or another network."
     )
-
-
-def _check_weights(modules: Mapping[str, nn.Module], binary: Sequence[str]) -> None:
-    for path in binary:
-        for kind, tensor in modules[path].named_parameters(recurse=False):
-            if tensor.dtype not in DTYPES:
-                raise ThinetError(
-                    f"{path}.{kind} holds {tensor.dtype}, which cannot become binary: convert the "
-                    "network with .float()."
-                )
-            if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
-                raise ThinetError(
-                    f"{path}.{kind} holds values that are not finite (NaN or infinite): give other "
-                    "weights, or train the network again with a smaller learning rate."
-                )
 
 
 def _signed(
