@@ -149,7 +149,7 @@ class Scaled(nn.Module):
 
         return opset13.multiply(x, np.float32(self.said))
 
-    def rounding(self, x):
+    def rounding(self, x, near):
         return torch.zeros(())
 
 
@@ -179,6 +179,29 @@ def test_the_graph_that_is_deployed_gives_the_logits_of_the_one_looked_at(odd, m
             deployed(network, (3, 6, 6))
     else:
         assert deployed(network, (3, 6, 6)).difference < 1e-5
+
+
+def test_a_fault_at_one_place_of_a_batch_is_seen(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Scaled(), nn.Flatten()).eval()
+
+    @torch.no_grad()
+    def runs(self, images):
+        made = network(images)
+        made[1:] *= 1.01
+        return made
+
+    monkeypatch.setattr(Deployed, "__call__", runs)
+    with pytest.raises(ThinetError, match=r"differ .* of the same graph when its layers"):
+        deployed(network, (3, 6, 6))
+
+
+def test_each_call_has_its_counterpart():
+    network, images = nn.Sequential(Scaled(), nn.Flatten()).eval(), given(2, 3, 4, 4)
+    call = checking.Call("0", images, images * 3)
+    assert checking.forced(network, images, [call]).equal(images.flatten(1) * 3)
+    for calls in ([], [call, call]):
+        with pytest.raises(ThinetError, match=r"calls .*in the graph of OpenVINO"):
+            checking.forced(network, images, calls)
 
 
 def test_real_images_are_looked_at_too():
@@ -270,18 +293,6 @@ def test_few_compiled_sizes_are_kept(saved):
         assert len(run(given(batch, *SHAPE))) == batch
     assert list(run._ready) == [4, 5, 6, 7]
     assert run.latency_ms(batch=2, runs=3) > 0
-
-
-def test_rounding_explains_what_modules_say_and_no_more():
-    made, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.5]])
-    checking._compare("x", made, other, 1e-5, torch.tensor([[0.0, 0.5]]))
-    for slack in (0.0, torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.4]])):
-        with pytest.raises(ThinetError, match="x in the graph"):
-            checking._compare("x", made, other, 1e-5, slack)
-    with pytest.raises(ThinetError, match="of the largest value"):
-        checking._compare("x", made * float("nan"), made, 1e-5)
-    with pytest.raises(ThinetError, match="instead of"):
-        checking._compare("x", made[:, :1], made, 1e-5)
 
 
 ALONE = """

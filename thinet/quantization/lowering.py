@@ -20,9 +20,6 @@ from thinet.quantization.quantizer import ConstantScales
 from thinet.quantization.residual import sign
 from thinet.quantization.settings import Quantizer
 
-_NEAR = 1e-6
-"""Of the numbers that a residual is made of: nearer to 0, rounding may decide its sign."""
-
 
 class Deployable:
     """What a binary layer needs in order to be deployed; a mixin of the layers.
@@ -68,8 +65,8 @@ class Deployable:
             return _conv(self, _normalised(given, self.norm, (1, -1, 1, 1)))
         return _linear(self, _normalised(given, self.norm, (-1,)))
 
-    def rounding(self, given: Tensor, near: float = _NEAR) -> Tensor:
-        """See :class:`thinet.artifacts.openvino.Lowers`.
+    def rounding(self, given: Tensor, near: float) -> Tensor:
+        """See :class:`thinet.artifacts.parity.Rounds`.
 
         A bit whose residual is nearly 0 may be either, and so may those of higher order behind it:
         an output that it reaches then differs by up to 2 alpha (b_1 + ... + b_K).
