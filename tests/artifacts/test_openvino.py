@@ -106,6 +106,10 @@ def test_an_export_of_another_machine_is_compared_again(saved, monkeypatch):
     monkeypatch.setattr(files, "check", lambda *args: calls.append(args) or real(*args))
     torch.testing.assert_close(thinet.deploy(saved)(given()), wanted(saved, given()))
     assert len(calls) == 1
+    other = {"checked": ["elsewhere"], "calls": ["features.3"]}
+    (saved / "openvino.json").write_text(json.dumps(record | other))
+    with pytest.raises(ThinetError, match="does not have the layers"):
+        thinet.deploy(saved)
 
 
 def test_a_graph_that_differs_is_not_written(saved, monkeypatch):

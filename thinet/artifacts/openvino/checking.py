@@ -128,7 +128,13 @@ class Observer:
             f"call.{index}.{end}" for index in range(len(found.calls)) for end in ("given", "made")
         ]
         graph = found.graph.clone()
-        graph.add_outputs(self._names)
+        try:
+            graph.add_outputs(self._names)
+        except Exception as error:  # of OpenVINO's own kinds
+            raise ThinetError(
+                "the graph of OpenVINO does not have the layers that were noted beside it: export "
+                "the network again, thinet export <folder> --openvino."
+            ) from error
         self._model: Any = compiled(graph, (batch, *run.input_shape), run.threads)
         self._request = self._model.create_infer_request()
 
