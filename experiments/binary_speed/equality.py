@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from experiments.timing import Row, write_rows
+from thinet.artifacts.openvino.checking import NEAR
 from thinet.artifacts.openvino.conversion import converted
 from thinet.artifacts.openvino.deployed import Deployed
 from thinet.quantization.layers import BinaryConv2d
@@ -56,7 +57,7 @@ def compare(width: int, order: int, scale: str, geometry: dict[str, Any], thread
     images[torch.rand_like(images) < 0.1] = 0.0
     run = Deployed(converted(torch.nn.Sequential(layer.eval()), (width, 9, 11)).graph,
                    (width, 9, 11), threads)  # fmt: skip
-    made, wanted, slack = run(images), layer(images), layer.rounding(images)
+    made, wanted, slack = run(images), layer(images), layer.rounding(images, NEAR)
     return {
         "width": width,
         "order": order,

@@ -26,7 +26,7 @@ def test_the_default_is_sound(compose):
 def test_all_problems_are_reported_at_once(compose):
     wrong = [
         "ratio=1.5", "layers=[]", "finetune.stage.epochs=-1", "finetune.final.lr=0",
-        "baseline.decay=linear", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
+        "baseline.decay=square", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
         "baseline.train=perhaps", "finetune.batch_size=0", "calibration.batch_size=x",
         "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_steps=3", "resume=nowhere",
         "model.weights=missing/file.pth", "finetune.stage.warmup=-1", "trainer.progress=loud",
@@ -37,7 +37,7 @@ def test_all_problems_are_reported_at_once(compose):
     text = str(caught.value)
     keys = {
         "ratio=1.5", "layers=[]", "finetune.stage.epochs=1", "finetune.final.lr=1e-3",
-        "decay=linear", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
+        "decay=square", "finetune.clip_norm=-2", "baseline.label_smoothing=1",
         "baseline.train=perhaps", "finetune.batch_size=0", "calibration.batch_size=x",
         "trainer.devices=0", "trainer.precision=8", "seed=-1", "keep_steps=3", "resume=nowhere",
         "model.weights=missing/file.pth", "trainer.progress=loud",

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import thinet
+from thinet.base.errors import ThinetError
 from thinet.run import steps as loop
 from thinet.widths import choose as planning
 
@@ -55,8 +56,11 @@ def result(type_, tiny, tmp_path, gpu, monkeypatch):
     def as_many_as_flops(networks, shape):
         return [thinet.cost(network, shape).flops for network in networks]
 
+    def refused(*_):
+        raise ThinetError("openvino is not installed.")
+
     monkeypatch.setattr(planning, "latencies_ms", as_many_as_flops)
-    monkeypatch.setattr("thinet.quantization.comparison.has_openvino", lambda: False)
+    monkeypatch.setattr("thinet.quantization.comparison.deployed", refused)
 
     def run(*arguments, trainer="gpu", of=tiny):
         outcome = type_(*of, f"trainer={trainer}", "traceback=true", *arguments)

@@ -106,6 +106,10 @@ def test_an_export_of_another_machine_is_compared_again(saved, monkeypatch):
     monkeypatch.setattr(files, "check", lambda *args: calls.append(args) or real(*args))
     torch.testing.assert_close(thinet.deploy(saved)(given()), wanted(saved, given()))
     assert len(calls) == 1
+    other = {"checked": ["elsewhere"], "calls": ["features.3"]}
+    (saved / "openvino.json").write_text(json.dumps(record | other))
+    with pytest.raises(ThinetError, match="does not have the layers"):
+        thinet.deploy(saved)
 
 
 def test_a_graph_that_differs_is_not_written(saved, monkeypatch):
@@ -149,7 +153,7 @@ class Scaled(nn.Module):
 
         return opset13.multiply(x, np.float32(self.said))
 
-    def rounding(self, x):
+    def rounding(self, x, near):
         return torch.zeros(())
 
 
@@ -179,6 +183,29 @@ def test_the_graph_that_is_deployed_gives_the_logits_of_the_one_looked_at(odd, m
             deployed(network, (3, 6, 6))
     else:
         assert deployed(network, (3, 6, 6)).difference < 1e-5
+
+
+def test_a_fault_at_one_place_of_a_batch_is_seen(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Scaled(), nn.Flatten()).eval()
+
+    @torch.no_grad()
+    def runs(self, images):
+        made = network(images)
+        made[1:] *= 1.01
+        return made
+
+    monkeypatch.setattr(Deployed, "__call__", runs)
+    with pytest.raises(ThinetError, match=r"differ .* of the same graph when its layers"):
+        deployed(network, (3, 6, 6))
+
+
+def test_each_call_has_its_counterpart():
+    network, images = nn.Sequential(Scaled(), nn.Flatten()).eval(), given(2, 3, 4, 4)
+    call = checking.Call("0", images, images * 3)
+    assert checking.forced(network, images, [call]).equal(images.flatten(1) * 3)
+    for calls in ([], [call, call]):
+        with pytest.raises(ThinetError, match=r"calls .*in the graph of OpenVINO"):
+            checking.forced(network, images, calls)
 
 
 def test_real_images_are_looked_at_too():
@@ -253,24 +280,23 @@ def test_the_package_is_missing(saved, monkeypatch):
             use()
 
 
+def test_the_package_is_broken(saved, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for use in (lambda: thinet.deploy(saved), lambda: export(saved, "openvino")):
+        with pytest.raises(ThinetError, match=r"cannot be imported \(.*libtbb.*type pip install"):
+            use()
+
+
 def test_few_compiled_sizes_are_kept(saved):
     run = thinet.deploy(saved, 1)
     for batch in range(1, 8):
         assert len(run(given(batch, *SHAPE))) == batch
     assert list(run._ready) == [4, 5, 6, 7]
     assert run.latency_ms(batch=2, runs=3) > 0
-
-
-def test_rounding_explains_what_modules_say_and_no_more():
-    made, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.5]])
-    checking._compare("x", made, other, 1e-5, torch.tensor([[0.0, 0.5]]))
-    for slack in (0.0, torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.4]])):
-        with pytest.raises(ThinetError, match="x in the graph"):
-            checking._compare("x", made, other, 1e-5, slack)
-    with pytest.raises(ThinetError, match="of the largest value"):
-        checking._compare("x", made * float("nan"), made, 1e-5)
-    with pytest.raises(ThinetError, match="instead of"):
-        checking._compare("x", made[:, :1], made, 1e-5)
 
 
 ALONE = """

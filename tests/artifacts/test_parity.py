@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from thinet.artifacts import parity
-from thinet.artifacts.parity import Observed, difference, difference_by_steps, rounds
+from thinet.artifacts.parity import Observed, difference, difference_by_steps, relative, rounds
 from thinet.quantization.layers import BinaryConv2d
 from thinet.quantization.packed import packed
 from thinet.quantization.settings import Quantizer
@@ -81,3 +81,12 @@ def test_a_number_that_is_none_is_no_parity(network):
     broken[0].bias.data.fill_(torch.nan)
     observed, run = runs(broken)
     assert not difference_by_steps(network, observed, run, SHAPE, 1) <= 1e-4
+
+
+def test_rounding_explains_what_modules_say_and_no_more():
+    made, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.5]])
+    assert relative(made, other, torch.tensor([[0.0, 0.5]])) == 0
+    for slack in (0.0, torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.4]])):
+        assert relative(made, other, slack) > 0.03
+    assert not relative(made * float("nan"), made) <= 1
+    assert relative(made[:, :1], made) == float("inf")

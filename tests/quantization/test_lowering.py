@@ -14,6 +14,7 @@ if not has_openvino():  # importing it would report that to its vendor
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 from thinet.artifacts.openvino import checking, deployed
+from thinet.artifacts.openvino.checking import NEAR
 from thinet.artifacts.openvino.conversion import Lowers, converted
 from thinet.artifacts.openvino.deployed import Deployed
 from thinet.base.errors import ThinetError
@@ -65,7 +66,7 @@ def assert_equal(layer: nn.Module, x: torch.Tensor, threads: int = 1) -> None:
     assert isinstance(layer, Lowers)
     graph = converted(nn.Sequential(layer), tuple(x.shape[1:])).graph
     run = Deployed(graph, tuple(x.shape[1:]), threads)
-    made, wanted, slack = run(x), layer(x), layer.rounding(x)
+    made, wanted, slack = run(x), layer(x), layer.rounding(x, NEAR)
     assert made.shape == wanted.shape
     for one, other, own in zip(made, wanted, slack.expand_as(wanted), strict=True):  # an image
         assert ((one - other).abs() - own).max() <= 1e-5 * other.abs().max()
@@ -146,8 +147,8 @@ def test_undecided_bits_are_those_near_the_threshold():
     """Worked by hand: of 1, 1, 1 and 5 the second residuals are -1, -1, -1 and 3; of 2, 2: 0."""
     layer = linear(4, 2)
     layer.weight.data.fill_(0.5)
-    assert layer.rounding(torch.tensor([[1.0, 1.0, 1.0, 5.0]])).tolist() == [[0.0, 0.0]]
-    undecided = layer.rounding(torch.tensor([[2.0, 2.0, 2.0, -2.0]]))
+    assert layer.rounding(torch.tensor([[1.0, 1.0, 1.0, 5.0]]), NEAR).tolist() == [[0.0, 0.0]]
+    undecided = layer.rounding(torch.tensor([[2.0, 2.0, 2.0, -2.0]]), NEAR)
     assert undecided.tolist() == [[8.0, 8.0]]  # four bits, 2 alpha (b_1 + b_2) = 2 each
 
 

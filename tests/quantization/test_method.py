@@ -9,7 +9,8 @@ from torch import nn
 import thinet
 from thinet.artifacts.store import read_spec
 from thinet.artifacts.tensors import read_state
-from thinet.base.errors import ThinetError
+from thinet.base.errors import DivergedError, ThinetError
+from thinet.engine.engine import Engine
 from thinet.engine.module import Learner
 from thinet.quantization.layers import binary_layers
 from thinet.quantization.packed import PackedConv2d, packed_layers
@@ -55,13 +56,18 @@ def test_baseline_binary_and_packed(make_run):
     assert details.deployed_difference < 1e-5
 
 
+def no_openvino(*_):
+    raise ThinetError("openvino is not installed: type pip install 'thinet[openvino]'.")
+
+
 def test_without_openvino_it_says_so(make_run, monkeypatch):
     said = []
     monkeypatch.setattr("thinet.quantization.comparison.say", said.append)
-    monkeypatch.setattr("thinet.quantization.comparison.has_openvino", lambda: False)
+    monkeypatch.setattr("thinet.quantization.comparison.deployed", no_openvino)
     details = make_run(*BINARIZE).run().details["quantization"]
     assert len(details.speeds) == 2
     assert details.deployed_difference is None
+    assert details.why_not_deployed in said[-1]
     assert "pip install 'thinet[openvino]'" in said[-1]
 
 
@@ -91,13 +97,18 @@ def test_steps_train_what_they_say(make_run, monkeypatch):
     def watch(self, batch, index):
         layers = binary_layers(self.network).values()
         seen.append({layer.binary_weights for layer in layers})
+        if layers:
+            own = [layer.norm for layer in layers if layer.norm is not None]
+            norms = [*own, self.network.get_submodule("features.1")]  # a ReLU behind it is gone
+            assert all(norm.weight.min() >= 1.5 for norm in norms)
         assert all(
             layer.weight.detach().abs().max() <= 0.0501 or seen[-1] == {False} for layer in layers
         )
         return step(self, batch, index)
 
     monkeypatch.setattr(Learner, "training_step", watch)
-    make_run(*BINARIZE, "binary_training.weight_bound=0.05").run()
+    make_run(*BINARIZE, "binary_training.weight_bound=0.05",
+             "binary_training.gamma_floor=1.5").run()  # fmt: skip
     stages = [one for one in seen if one]  # the baseline has no binary layers
     assert stages == sorted(stages, key=lambda one: one == {True})
     assert {False} in stages
@@ -123,7 +134,7 @@ def test_bounds_are_kept():
 
 @pytest.mark.parametrize("after", [1, 2, 5, 6, 8])  # of 12 batches
 def test_killed_it_ends_in_the_same_bits(after, make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("thinet.quantization.comparison.has_openvino", lambda: False)
+    monkeypatch.setattr("thinet.quantization.comparison.deployed", no_openvino)
     fast = (f"paths.cache={tmp_path / 'cache'}", "trainer.checkpoint_minutes=0", "distill=kd",
             "binary_training.weight_bound=0.1", "binary_training.activations.epochs=2",
             "binary_training.weights.epochs=3")  # fmt: skip
@@ -164,6 +175,22 @@ def test_a_run_killed_after_its_last_step_is_finished(make_run, monkeypatch):
     assert make_run(*BINARIZE, "distill=kd").run().model.top1 is not None
 
 
+@pytest.mark.parametrize("done", [0, 1])
+def test_what_diverges_leaves_the_network_before_it(done, make_run, monkeypatch):
+    train = Engine.train
+
+    def diverge(self, objective, key, *rest):
+        if key == ("binary activations", "binary weights")[done]:
+            raise DivergedError("training diverged.")
+        return train(self, objective, key, *rest)
+
+    monkeypatch.setattr(Engine, "train", diverge)
+    run = make_run(*BINARIZE)
+    with pytest.raises(DivergedError, match=f"diverged; .* after {done} of 2 steps"):
+        run.run()
+    assert bool(binary_layers(thinet.load(run.folder / "last_good"))) == bool(done)
+
+
 def test_a_pruned_network_becomes_binary(make_run, tmp_path):
     pruned = make_run("model.build.widths=[16,32]", "ratio=0.5", "round_to=8",
                       "layers=inner", folder=tmp_path / "pruned")  # fmt: skip
@@ -185,7 +212,10 @@ def test_a_pruned_network_becomes_binary(make_run, tmp_path):
     [
         (["quantizer.order=0"], ["order=0", "1 to 8", "quantizer.order=2"]),
         (["quantizer.order=9"], ["order=9", "1 to 8"]),
-        (["quantizer.scale=maps"], ["scale=maps", "sample, patch, constant"]),
+        (
+            ["quantizer.scale=maps"],
+            ["scale=maps", "constant", "quantizer.scale=sample"],
+        ),
         (["quantizer.clip=0"], ["clip=0", "quantizer.clip=1.0"]),
         (["model.build.widths=[4,8]"], ["narrow"]),
         (["layers=[fetures.3]"], ["fetures.3"]),

@@ -46,6 +46,7 @@ def test_vgg_with_batchnorm_loses_the_relus_before_its_convolutions():
     assert found.norms == (*pooled, "classifier.0", "classifier.3")
     relus = [path for path, one in network.named_modules() if isinstance(one, nn.ReLU)]
     assert found.removed == tuple(relus[:8])
+    assert found.in_front == ("features.9", "features.16", "features.23")
     assert reasons(found) == {"features.0": FIRST, "classifier.6": LAST}
     assert [one.layer for one in found.decisions][:2] == ["features.0", "features.4"]
     assert {one.kind for one in found.decisions} == {"conv 3x3", "linear"}
@@ -75,6 +76,8 @@ def test_densenet_has_the_right_order_already():
     assert found.norms == ()
     relus = {path for path, one in modules.items() if isinstance(one, nn.ReLU)}
     assert set(found.removed) == relus - {"features.relu0"}
+    norms = {path for path, one in modules.items() if isinstance(one, nn.BatchNorm2d)}
+    assert set(found.in_front) == norms - {"features.norm0", "features.norm5"}
 
 
 def test_mobilenet_keeps_depthwise_convolutions_in_floating_point():
@@ -461,6 +464,12 @@ def poisoned(value=float("nan"), dtype=torch.float32):
     return network
 
 
+def poisoned_stem():
+    network = Chain(bn(), nn.Conv2d(16, 16, 3))
+    network.between[0].running_var[3] = float("nan")
+    return network
+
+
 def already():
     return binarized(Chain(), 2, "sample", 1.0, ["layer"], [], [])
 
@@ -486,6 +495,8 @@ def two():
         (poisoned(), "auto", r"layer\.weight holds values that are not finite"),
         (poisoned(float("inf")), "auto", r"layer\.weight holds values that are not finite"),
         (poisoned(1.0, torch.complex64), "auto", r"layer\.weight holds torch\.complex64"),
+        (poisoned_stem(), "auto", r"between\.0\.running_var holds values that are not finite"),
+        (Chain().to(torch.complex64), "auto", r"stem\.weight holds torch\.complex64"),
         (already(), "auto", "layer is binary already"),
         (nn.Sequential(nn.LazyConv2d(16, 3), nn.Conv2d(16, 16, 3)), "auto", "has no shape yet"),
         (nn.Sequential(nn.Conv2d(7, 16, 3)), "auto", "does not run on images of shape"),

@@ -9,7 +9,8 @@ computed from the exported one's outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -92,21 +93,72 @@ def difference_by_steps(
     """
     images = random_images(batch, shape)
     logits, *seen = observed(images)
-    found = [relative(run(images)[0], logits)]
-    left = list(zip(seen[::2], seen[1::2], strict=True))
+    calls = list(zip(seen[::2], seen[1::2], strict=True))
+    wanted, steps = step_by_step(network, images, calls, Rounds, NEAR)
+    found = [relative(run(images)[0], logits), relative(logits, wanted)]
+    return float(torch.tensor([*found, *(one.by for one in steps)]).max())  # unlike max(), NaN wins
 
-    def taken(module: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        theirs, made = left.pop(0)
-        assert isinstance(module, Rounds)
-        found.append(relative(theirs, given[0]))
-        found.append(relative(made, module.forward(theirs), module.rounding(theirs, NEAR)))
-        return made
 
-    copy = shared_copy(network)
-    for module in _rounding(copy):
-        module.register_forward_hook(taken)
-    found.append(relative(logits, copy(images)))
-    return _worst(found)
+@dataclass(frozen=True)
+class Apart:
+    """By how much something differs.
+
+    Attributes:
+        what: The beginning of a sentence: ``the input of conv1 differs``.
+        by: Relative to the largest number.
+    """
+
+    what: str
+    by: float
+
+
+@torch.no_grad()
+def step_by_step(
+    network: nn.Module,
+    images: Tensor,
+    calls: Sequence[tuple[Tensor, Tensor]],
+    kind: type[Any],
+    near: float,
+) -> tuple[Tensor, list[Apart]]:
+    """What a network gives if some modules read and make what their counterparts did elsewhere.
+
+    Args:
+        network: In ``eval()`` mode; left as it was.
+        images: ``(N, C, H, W)``.
+        calls: What each call of such a module read and made, in order.
+        kind: Which modules: :class:`Rounds` or alike.
+        near: See :class:`Rounds`.
+
+    Returns:
+        The logits, and how far what is read is from what the module would have read here, and what
+        is made from what the module makes of that, undecided bits apart.
+    """
+    copy, left, found = shared_copy(network), list(calls), list[Apart]()
+
+    def before(path: str, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not left:
+            return given
+        theirs = left[0][0]
+        found.append(Apart(f"the input of {path} differs", relative(theirs, given[0])))
+        return (theirs, *given[1:]) if theirs.shape == given[0].shape else given
+
+    def after(path: str, module: Any, given: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
+        if not left:
+            found.append(Apart(f"the calls of {path} differ", float("inf")))
+            return wanted
+        made = left.pop(0)[1]
+        by = relative(made, wanted, module.rounding(given[0], near))
+        found.append(Apart(f"{path} differs", by))
+        return made if made.shape == wanted.shape else wanted
+
+    for path, module in copy.named_modules():
+        if isinstance(module, kind):
+            module.register_forward_pre_hook(lambda _, given, path=path: before(path, given))
+            module.register_forward_hook(lambda *args, path=path: after(path, *args))
+    logits: Tensor = copy(images)
+    if left:
+        found.append(Apart("the number of calls differs", float("inf")))
+    return logits, found
 
 
 def random_images(batch: int, shape: tuple[int, ...]) -> Tensor:
@@ -120,10 +172,6 @@ def relative(made: Tensor, wanted: Tensor, slack: Tensor | float = 0.0) -> float
         return float("inf")
     beyond = ((made - wanted).abs() - slack).max()
     return float(beyond.clamp_min(0) / wanted.abs().max().clamp_min(1e-12))
-
-
-def _worst(found: Sequence[float]) -> float:
-    return float(torch.tensor(found).max())  # unlike max(), NaN wins
 
 
 def _rounding(network: nn.Module) -> list[nn.Module]:

@@ -86,8 +86,8 @@ def layer_names(layers: Any) -> None:
     names = list(layers) if several else [layers]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ThinetError(
-            f"layers={shown(layers)} is not a name, a glob or a list of those: type layers=inner, "
-            "layers=all or for example layers=[features.0,features.5]."
+            f"layers={shown(layers)} is not a name, a glob or a list of those: type for example "
+            "layers=[features.0,features.5]."
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from thinet.artifacts.openvino import deployed, has_openvino
+from thinet.artifacts.openvino import deployed
 from thinet.artifacts.store import dump_state
+from thinet.base.errors import ThinetError
 from thinet.base.messages import say
 from thinet.metrics import latencies_ms, layer_costs
 from thinet.quantization.packed import PackedConv2d, PackedLinear, packed_layers
@@ -30,7 +31,7 @@ def compare(
     """
     layers = packed_layers(network)
     first = next(iter(layers.values()))
-    speeds, difference = _speeds(full, network, setup)
+    speeds, difference, why_not = _speeds(full, network, setup)
     return QuantizationDetails(
         quantizer=name,
         order=first.quantizer.order,
@@ -43,6 +44,7 @@ def compare(
         factor=_factor(network, layers, tuple(setup.data.input_shape)),
         speeds=speeds,
         deployed_difference=difference,
+        why_not_deployed=why_not,
     )
 
 
@@ -90,24 +92,25 @@ def _factor(
 
 def _speeds(
     full: nn.Module, network: nn.Module, setup: Setup
-) -> tuple[tuple[Speed, ...], float | None]:
-    """Latencies on the CPU, one image at a time, and how exactly OpenVINO computes the same."""
+) -> tuple[tuple[Speed, ...], float | None, str]:
+    """Latencies on the CPU, one image at a time, and how exactly OpenVINO computes the same.
+
+    A network that OpenVINO does not take is trained and saved all the same: why is said instead.
+    """
     shape, threads = tuple(setup.data.input_shape), torch.get_num_threads()
     eager, bits = latencies_ms([full, network], shape)
     speeds = [
         Speed("PyTorch, full precision", eager, threads),
         Speed("PyTorch, from the bits", bits, threads),
     ]
-    if not has_openvino():
-        say(
-            "the speed of a 1-bit engine is not measured: for it type "
-            "pip install 'thinet[openvino]'"
-        )
-        return tuple(speeds), None
-    plain = deployed(full, shape, threads)
-    binary = deployed(network, shape, threads, setup.data.examples())
+    try:
+        plain = deployed(full, shape, threads)
+        binary = deployed(network, shape, threads, setup.data.examples())
+    except ThinetError as error:
+        say(f"the speed of a 1-bit engine is not measured: {error}")
+        return tuple(speeds), None, str(error)
     speeds += [
         Speed("OpenVINO, full precision", plain.latency_ms(), threads),
         Speed("OpenVINO, 1 bit", binary.latency_ms(), threads),
     ]
-    return tuple(speeds), binary.difference
+    return tuple(speeds), binary.difference, ""

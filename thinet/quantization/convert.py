@@ -159,7 +159,7 @@ def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[
         batches: ``(N, C, H, W)`` each.
 
     Raises:
-        ThinetError: If the network does not run on them.
+        ThinetError: If the network does not run on them, or computes what is not finite.
     """
     norms = [network.get_submodule(path).norm for path in paths]
     found = [norm for norm in norms if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
@@ -183,6 +183,12 @@ def estimate_norms_(network: nn.Module, paths: Sequence[str], batches: Iterable[
         finally:
             for norm, momentum in zip(found, before, strict=True):
                 norm.momentum = momentum
+    statistics = [one for norm in found for one in (norm.running_mean, norm.running_var)]
+    if not all(bool(one.isfinite().all()) for one in statistics if one is not None):
+        raise ThinetError(
+            "the BatchNorms cannot be estimated: what they read of these images is not finite (NaN "
+            "or infinite), so give images that are, normalised as in training."
+        )
 
 
 def _batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:

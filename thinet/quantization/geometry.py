@@ -1,15 +1,12 @@
-"""Where the filters of a convolution look, and the factors of a BatchNorm, in torch."""
+"""Strides, padding and dilation of a convolution, apart from its weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from thinet.base.errors import ThinetError
 
 
 class Geometry:
@@ -50,21 +47,3 @@ class Geometry:
         """Of ``(N, 1, H, W)`` over what a filter sees: ``(N, 1, h, w)``."""
         ones = torch.ones(1, 1, *self.kernel, dtype=x.dtype)
         return F.conv2d(self.padded(x), ones, None, self.stride, 0, self.dilation)
-
-
-@torch.no_grad()
-def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """One factor and one summand a channel, of a BatchNorm in ``eval()`` mode.
-
-    Raises:
-        ThinetError: If it has no running statistics, or is something else.
-    """
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        raise ThinetError(
-            f"a {type(norm).__name__} in a binary layer cannot be deployed: use a BatchNorm with "
-            "running statistics."
-        )
-    factor = 1 / torch.sqrt(norm.running_var + norm.eps)
-    factor = factor if norm.weight is None else norm.weight * factor
-    summand = -norm.running_mean * factor
-    return factor, summand if norm.bias is None else norm.bias + summand

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinet.base.errors import ThinetError
 from thinet.quantization import opset
-from thinet.quantization.geometry import Geometry, affine
+from thinet.quantization.geometry import Geometry
 from thinet.quantization.quantizer import ConstantScales
 from thinet.quantization.residual import sign
-from thinet.quantization.rounding import NEAR, undecided
 from thinet.quantization.settings import Quantizer
 
 
@@ -65,13 +65,13 @@ class Deployable:
             return _conv(self, _normalised(given, self.norm, (1, -1, 1, 1)))
         return _linear(self, _normalised(given, self.norm, (-1,)))
 
-    def rounding(self, given: Tensor, near: float = NEAR) -> Tensor:
-        """See :class:`thinet.artifacts.openvino.Lowers`.
+    def rounding(self, given: Tensor, near: float) -> Tensor:
+        """See :class:`thinet.artifacts.parity.Rounds`.
 
         A bit whose residual is nearly 0 may be either, and so may those of higher order behind it:
         an output that it reaches then differs by up to 2 alpha (b_1 + ... + b_K).
         """
-        slack = undecided(self, given, near)
+        slack = _undecided(self, given, near)
         if not hasattr(self, "kernel_size"):
             return slack * self.factors()
         return slack * self.factors().view(-1, 1, 1)
@@ -81,10 +81,23 @@ def _normalised(x: Any, norm: nn.Module | None, shape: tuple[int, ...]) -> Any:
     """BatchNorm as torch computes it: one factor and one summand a channel."""
     if norm is None:
         return x
-    factor, summand = affine(norm)
+    factor, summand = _affine(norm)
     ops = opset.operations()
     scaled = ops.multiply(x, opset.constant(factor.view(shape)))
     return ops.add(scaled, opset.constant(summand.view(shape)))
+
+
+@torch.no_grad()
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        raise ThinetError(
+            f"a {type(norm).__name__} in a binary layer cannot be deployed: use a BatchNorm with "
+            "running statistics."
+        )
+    factor = 1 / torch.sqrt(norm.running_var + norm.eps)
+    factor = factor if norm.weight is None else norm.weight * factor
+    summand = -norm.running_mean * factor
+    return factor, summand if norm.bias is None else norm.bias + summand
 
 
 def _conv(layer: Any, x: Any) -> Any:
@@ -241,3 +254,42 @@ def _outside(signs: Tensor, geometry: Geometry, x: Any) -> Any:
         opset.constant(places.view(1, -1, *shape)), opset.constant(weights), [1, 1], [0, 0], [0, 0],
         [1, 1],
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _undecided(layer: Any, given: Tensor, near: float) -> Tensor:
+    """Twice the scales of bits that rounding may decide, summed over what a filter sees."""
+    x, error = given, torch.zeros(())
+    flat = not hasattr(layer, "kernel_size")
+    if layer.norm is not None:
+        factor, summand = _affine(layer.norm)
+        shape = (-1,) if flat else (-1, 1, 1)
+        scaled, summand = x * factor.view(shape), summand.view(shape)
+        x, error = scaled + summand, scaled.abs() + summand.abs()
+    by_patch = layer.quantizer.scale == "patch"
+    if flat:
+        over = (x.dim() - 1,) if by_patch else tuple(range(1, x.dim()))
+        return _at_stake(layer, x, error, over, near).sum(-1, keepdim=True)
+    geometry = Geometry(layer)
+    if not by_patch:
+        return geometry.sums(_at_stake(layer, x, error, (1, 2, 3), near).sum(1, keepdim=True))
+    ones = torch.ones(1, 1, *x.shape[2:])
+    columns, errors = geometry.columns(x), geometry.columns(error.expand_as(x))
+    made = _at_stake(layer, columns, errors, (1,), near).sum(1)
+    return made.view(len(x), 1, *geometry.sums(ones).shape[2:])
+
+
+def _at_stake(layer: Any, x: Tensor, error: Tensor, axes: tuple[int, ...], near: float) -> Tensor:
+    """2 (b_1 + ... + b_K) where a bit is undecided, else 0: of the shape of ``x``."""
+    residual, reach = x, torch.zeros(())
+    undecided = x.abs() < near * error
+    for k in range(layer.quantizer.order):
+        if layer.constant is None:
+            scale = residual.abs().mean(axes, keepdim=True)
+        else:
+            scale = layer.constant.scales[k]
+        if k:
+            undecided = undecided | (residual.abs() <= near * (x.abs() + reach + error))
+        reach = reach + scale
+        residual = residual - scale * sign(residual)
+    return torch.where(undecided, 2 * reach, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,10 +121,13 @@ class Binarize(Method[Progress, Plan]):
         learning = self._learning(session) if len(session.state.steps) < len(stages) else Learning()
         keeping = Keeping(
             baseline=True,  # it is compared with in the end
-            spec=lambda: network_spec(session.setup, transforms=[transform]),
-            restore=partial(_restored, session.setup, transform),
+            spec=lambda: network_spec(session.setup, transforms=_done(session, transform)),
+            restore=lambda path: rebuilt_network(
+                session.setup, read_state(path), path, _done(session, transform)
+            ),
         )
-        steps = [Step(one.name, partial(self._train, session, learning, one)) for one in stages]
+        train = partial(self._train, session, learning, plan.conversion.in_front)
+        steps = [Step(one.name, partial(train, one)) for one in stages]
         network = run_steps(session, steps, network, keeping)
         return self._finished(session, plan, network, transform)
 
@@ -142,6 +146,7 @@ class Binarize(Method[Progress, Plan]):
         self,
         session: Session[Progress],
         learning: Learning,
+        in_front: Sequence[str],
         stage: Stage,
         network: nn.Module,
         folder: Path,
@@ -152,7 +157,7 @@ class Binarize(Method[Progress, Plan]):
         objective = learning.objective(
             session.engine, network, [stage.phase], self.binary.training, key
         )
-        bounded = Bounded(objective, self.binary.bounds)
+        bounded = Bounded(objective, self.binary.bounds, in_front)
         found = session.engine.train(bounded, key, folder / "fit", learning.batches)
         what = "activations and weights" if stage.binary_weights else "activations"
         said = f"binary {what}: validation top-1 {100 * found.top1:.2f} %"
@@ -186,8 +191,9 @@ class Binarize(Method[Progress, Plan]):
         )
 
 
-def _restored(setup: Setup, transform: Transform, path: Path) -> nn.Module:
-    return rebuilt_network(setup, read_state(path), path, [transform])
+def _done(session: Session[Progress], transform: Transform) -> list[Transform]:
+    """What the last finished step left is binary, the baseline is not."""
+    return [transform] if session.state.steps else []
 
 
 def packed_equal(network: nn.Module, images: Tensor) -> nn.Module:

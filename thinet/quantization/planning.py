@@ -34,7 +34,7 @@ from thinet.quantization.trial import missed
 from thinet.surgery import check_network
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""Of weights that can become binary."""
+"""Of networks that can become binary."""
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -63,12 +63,15 @@ class Conversion:
         binary: Module paths of the layers that become binary.
         norms: Of those: the ones that get a BatchNorm of their own in front.
         removed: ReLU modules that become :class:`torch.nn.Identity`.
+        in_front: BatchNorms of the network that the other binary layers read, directly, shifted or
+            through what is removed.
     """
 
     decisions: tuple[Decision, ...]
     binary: tuple[str, ...]
     norms: tuple[str, ...]
     removed: tuple[str, ...]
+    in_front: tuple[str, ...]
 
 
 def plan_conversion(
@@ -108,14 +111,13 @@ def plan_conversion(
         binary = tuple(path for path, reason in reasons.items() if not reason)
         if not binary:
             raise _nothing_left(reasons, layers)
-        _check_weights(modules, binary)
-        norms, removed = _signed(network, trace, binary, unreached)
+        norms, removed, in_front = _signed(network, trace, binary, unreached)
         gone = missed(network, images, binary, norms, removed)
         if not gone:
             break
         unreached |= gone
     decisions = tuple(Decision(path, _kind(modules[path]), why) for path, why in reasons.items())
-    return Conversion(decisions, binary, norms, removed)
+    return Conversion(decisions, binary, norms, removed, in_front)
 
 
 def _reasons(
@@ -149,6 +151,24 @@ def _check_whole(network: nn.Module) -> None:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor):
             raise ThinetError(f"{name} has no shape yet: run the network once before binarising.")
+        _check_numbers(name, tensor)
+
+
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    """Refuse what has no sign, or spreads to where signs are taken; buffers may be infinite."""
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in DTYPES):
+        raise ThinetError(
+            f"{name} holds {tensor.dtype}, which cannot become binary: convert the network with "
+            ".float()."
+        )
+    if tensor.is_meta or not tensor.is_floating_point():
+        return
+    odd = ~tensor.isfinite() if isinstance(tensor, nn.Parameter) else tensor.isnan()
+    if bool(odd.any()):
+        raise ThinetError(
+            f"{name} holds values that are not finite (NaN or infinite): give other weights, or "
+            "train the network again with a smaller learning rate."
+        )
 
 
 def _asked(layers: str | Sequence[str], paths: Sequence[str]) -> tuple[Set[str], Set[str]]:
@@ -208,25 +228,13 @@ def _nothing_left(reasons: Mapping[str, str], layers: str | Sequence[str]) -> Th
     )
 
 
-def _check_weights(modules: Mapping[str, nn.Module], binary: Sequence[str]) -> None:
-    for path in binary:
-        for kind, tensor in modules[path].named_parameters(recurse=False):
-            if tensor.dtype not in DTYPES:
-                raise ThinetError(
-                    f"{path}.{kind} holds {tensor.dtype}, which cannot become binary: convert the "
-                    "network with .float()."
-                )
-            if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
-                raise ThinetError(
-                    f"{path}.{kind} holds values that are not finite (NaN or infinite): give other "
-                    "weights, or train the network again with a smaller learning rate."
-                )
-
-
 def _signed(
     network: nn.Module, trace: Trace, binary: Sequence[str], kept: Set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where a BatchNorm is missing in front, and which ReLUs go, those in ``kept`` left out."""
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Where a BatchNorm is missing in front, which ReLUs go, and which BatchNorms are there.
+
+    ReLUs in ``kept`` stay.
+    """
     chosen = set(binary)
     removed: dict[str, Event] = {}
     for path, module in network.named_modules():
@@ -235,12 +243,16 @@ def _signed(
             if event is not None and _feeds(event, chosen):
                 removed[path] = event
     gone = set(removed.values())
-    norms = [
-        path
-        for path in binary
-        if not all(_is_normal(one) or (one and one.made_by in gone) for one in trace.inputs[path])
-    ]
-    return tuple(norms), tuple(path for path in trace.inputs if path in removed)
+    norms: list[str] = []
+    found: set[str] = set()
+    for path in binary:
+        in_front = [_norms_of(value, gone) for value in trace.inputs[path]]
+        if all(in_front):
+            found.update(*in_front)
+        else:
+            norms.append(path)
+    relus, there = (tuple(one for one in trace.inputs if one in ones) for ones in (removed, found))
+    return tuple(norms), relus, there
 
 
 def _rectifying(trace: Trace, path: str) -> Event | None:
@@ -266,13 +278,19 @@ def _feeds(event: Event, binary: Set[str]) -> bool:
 
 def _is_normal(value: Value | None) -> bool:
     """Whether a BatchNorm made it, with a learnable shift after it at most."""
+    return bool(_norms_of(value, frozenset()))
+
+
+def _norms_of(value: Value | None, gone: Set[Event]) -> set[str]:
+    """The BatchNorm that made it, with a learnable shift or what goes after it at most; or none."""
     event = None if value is None else value.made_by
     if event is None or event.call is None:
-        return False
-    if isinstance(event.call.module, Shift):
-        return all(_is_normal(one) for one in event.reads if one.fed)
+        return set()
+    if isinstance(event.call.module, Shift) or event in gone:
+        found = [_norms_of(one, gone) for one in event.reads if one.fed]
+        return set().union(*found) if all(found) else set()
     norm = isinstance(event.call.module, nn.modules.batchnorm._BatchNorm)
-    return norm and "batch_norm" in event.operation
+    return {event.call.path} if norm and "batch_norm" in event.operation else set()
 
 
 def _kind(module: nn.Module) -> str:

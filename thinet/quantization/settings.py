@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thinet.base.errors import SettingError, ThinetError
+from thinet.base.errors import SettingError
 from thinet.base.values import is_number, shown
 
 SCALES = ("sample", "patch", "constant")
@@ -34,8 +34,8 @@ class Quantizer:
     def __post_init__(self) -> None:
         check_order(self.order)
         if self.scale not in SCALES:
-            raise ThinetError(
-                f"scale={shown(self.scale)} is unknown: choose among {', '.join(SCALES)}."
+            raise SettingError(
+                f"scale={shown(self.scale)} is none of {', '.join(SCALES)}", "scale", "sample"
             )
         if not is_number(self.clip) or not 0 < self.clip <= 1000:
             raise SettingError(f"clip={shown(self.clip)} is not a positive number", "clip", "1.0")

@@ -30,12 +30,21 @@ class Bounds:
     gamma: float | None
 
     @torch.no_grad()
-    def keep_(self, network: nn.Module) -> None:
-        """Bring the parameters of a network back within them."""
+    def keep_(self, network: nn.Module, in_front: Sequence[str] = ()) -> None:
+        """Bring the parameters of a network back within them.
+
+        Args:
+            network: With binary layers.
+            in_front: BatchNorms in front of those that have none of their own, see
+                :class:`thinet.quantization.planning.Conversion`.
+        """
+        norms: list[nn.Module | None] = [network.get_submodule(path) for path in in_front]
         for layer in binary_layers(network).values():
             if self.weight is not None and layer.binary_weights:
                 layer.weight.clamp_(-self.weight, self.weight)
-            factors = getattr(layer.norm, "weight", None)
+            norms.append(layer.norm)
+        for norm in norms:
+            factors = getattr(norm, "weight", None)
             if self.gamma is not None and factors is not None:
                 factors.clamp_(min=self.gamma)
 
@@ -47,10 +56,12 @@ class Bounded(Objective):
     Attributes:
         inner: What is trained, and towards what.
         bounds: Where its parameters stay.
+        in_front: See :meth:`Bounds.keep_`.
     """
 
     inner: Objective
     bounds: Bounds
+    in_front: Sequence[str] = ()
 
     @property
     def network(self) -> nn.Module:  # type: ignore[override]
@@ -75,7 +86,7 @@ class Bounded(Objective):
     def settle(self) -> None:
         """Apply the bounds."""
         self.inner.settle()
-        self.bounds.keep_(self.network)
+        self.bounds.keep_(self.network, self.in_front)
 
 
 @dataclass(frozen=True)

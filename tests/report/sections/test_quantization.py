@@ -90,8 +90,9 @@ def test_bytes_on_disk_and_what_openvino_computes() -> None:
     assert lines[-1].endswith("outputs within 3.2e-06 of the largest")
     exact = lines_of(binarized(found=details(deployed_difference=0.0)))
     assert exact[-1].endswith("outputs within 0.0e+00 of the largest")
-    lines = lines_of(binarized(found=details(deployed_difference=None)))
-    assert lines[-1].endswith("pip install 'thinet[openvino]'")
+    reason = "openvino is not installed: type pip install 'thinet[openvino]'."
+    lines = lines_of(binarized(found=details(deployed_difference=None, why_not_deployed=reason)))
+    assert lines[-1].endswith(f"no faster: {reason[:-1]}")
 
 
 def test_measured_speeds_are_set_against_both_baselines() -> None:

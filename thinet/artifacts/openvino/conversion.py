@@ -32,11 +32,8 @@ class Lowers(Protocol):
             ThinetError: If it has no such equivalent.
         """
 
-    def rounding(self, given: Tensor) -> Tensor:
-        """By how much outputs may differ, since rounding decides which of two values they have.
-
-        0 where it decides nothing; of a shape that broadcasts with the output's.
-        """
+    def rounding(self, given: Tensor, near: float) -> Tensor:
+        """See :class:`thinet.artifacts.parity.Rounds`; its shape broadcasts with the output's."""
 
 
 @dataclass(frozen=True)

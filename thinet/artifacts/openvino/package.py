@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from thinet.base.errors import ThinetError
+from thinet.base.errors import ThinetError, first_line
 
 _REPORTING = "openvino_telemetry"
 
@@ -22,14 +22,20 @@ def openvino() -> Any:
     """The package, which tells its vendor that it was imported unless it cannot.
 
     Raises:
-        ThinetError: If it is not installed.
+        ThinetError: If it is not installed, or broken.
     """
     if "openvino" in sys.modules:
         return sys.modules["openvino"]
     if not has_openvino():
         raise ThinetError("openvino is not installed: type pip install 'thinet[openvino]'.")
-    with telling_nobody():
-        import openvino as found
+    try:
+        with telling_nobody():
+            import openvino as found
+    except Exception as error:  # a library that it needs is missing, or is of another version
+        raise ThinetError(
+            f"openvino is installed, but cannot be imported ({first_line(error)}): type "
+            "pip install --force-reinstall 'thinet[openvino]'."
+        ) from error
     return found
 
 

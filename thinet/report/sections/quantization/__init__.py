@@ -163,8 +163,8 @@ _FULL = ("PyTorch, full precision", "OpenVINO, full precision")
 def _deployed(found: QuantizationDetails) -> str:
     if found.deployed_difference is None:
         return (
-            "not run by OpenVINO, which is not installed, and from the bits PyTorch is no faster: "
-            "pip install 'thinet[openvino]'"
+            "not run by OpenVINO, and from the bits PyTorch is no faster: "
+            f"{found.why_not_deployed.rstrip('.')}"
         )
     return (
         f"OpenVINO computes what the trained network does: outputs within "

@@ -68,7 +68,8 @@ class QuantizationDetails:
         factor: Theoretical speed-up over the binary layers by the formula of the paper.
         speeds: Measured ones.
         deployed_difference: Largest difference between the outputs of OpenVINO and of the trained
-            network, as a share of the largest output; None if OpenVINO was not there.
+            network, as a share of the largest output; None if OpenVINO did not run it.
+        why_not_deployed: A sentence, if it did not.
     """
 
     quantizer: str
@@ -82,6 +83,7 @@ class QuantizationDetails:
     factor: float
     speeds: tuple[Speed, ...] = ()
     deployed_difference: float | None = None
+    why_not_deployed: str = ""
 
     @property
     def binary(self) -> tuple[LayerBits, ...]:
