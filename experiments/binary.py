@@ -26,7 +26,7 @@ from experiments.cifar import (
     read_rows,
 )
 from thinet.artifacts.openvino.conversion import converted
-from thinet.artifacts.openvino.package import openvino, telling_nobody
+from thinet.artifacts.openvino.package import core, openvino, telling_nobody
 from thinet.artifacts.store import dump_state
 from thinet.base.seeding import derive_seed
 from thinet.engine.distilled import Pupil
@@ -231,7 +231,7 @@ class Study:
             package.save_model(quantised, Path(folder) / "m.xml")
             size = (Path(folder) / "m.bin").stat().st_size
         exact = {"INFERENCE_PRECISION_HINT": "f32"}  # of what is not int8
-        run = package.compile_model(quantised, "CPU", exact)
+        run = core().compile_model(quantised, "CPU", exact)
 
         def logits(batch: Tensor) -> Tensor:
             found: np.ndarray[Any, Any] = run(batch.numpy())[0]

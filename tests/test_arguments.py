@@ -214,7 +214,9 @@ def test_save_writes_no_spec_that_load_would_refuse(spec, tmp_path):
 def test_exports_of_unknown_kinds(tmp_path):
     thinet.save(thinet.prune(network(), [IMAGES]), tmp_path)
     for wrong in ("", "tflite", None, "PT2", "../pt2"):
-        refused(export, tmp_path, wrong, network(), match="is unknown: choose onnx, pt2 or openvino")
+        refused(
+            export, tmp_path, wrong, network(), match="is unknown: choose onnx, pt2 or openvino"
+        )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_all_problems_are_reported_at_once(compose):
         ("ratio=half", "^ratio=half "),
         ("ratio=true", "^ratio=True "),
         ("ratio={features.0:2}", r"ratio=2 for 'features\.0' "),
-        ("layers=null", "^layers=None .*layers=inner"),
+        ("layers=null", "^layers=None .*layers=\\[features"),
         ("layers=[3]", "^layers=.*3.* is not a name"),
         ("finetune.group_end.epochs=0.5", r"finetune\.group_end\.epochs=1"),
         ("finetune.final.warmup=x", r"warmup=x .*finetune\.final\.warmup=0\.5"),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinet.artifacts.openvino.package import openvino
+from thinet.artifacts.openvino.package import core
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.values import shown, whole
 
@@ -144,7 +144,7 @@ def compiled(graph: Any, shape: tuple[int, ...], threads: int, **options: str) -
     }
     try:
         fixed.reshape(list(shape))
-        return openvino().Core().compile_model(fixed, "CPU", settings | options)
+        return core().compile_model(fixed, "CPU", settings | options)
     except Exception as error:  # of OpenVINO's own kinds
         raise ThinetError(
             f"OpenVINO does not compile this network ({first_line(error)})."

@@ -19,7 +19,7 @@ from thinet.artifacts.names import SPEC, WEIGHTS
 from thinet.artifacts.openvino.checking import check
 from thinet.artifacts.openvino.conversion import Converted, converted
 from thinet.artifacts.openvino.deployed import Deployed, threads_of
-from thinet.artifacts.openvino.package import openvino
+from thinet.artifacts.openvino.package import core, openvino
 from thinet.artifacts.store import load, read_spec
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.files import read_json, write_json_atomic
@@ -127,7 +127,7 @@ def deploy(
     if record is None:
         return deployed(load(folder, network), shape, count)
     try:
-        graph = openvino().Core().read_model(folder / GRAPH)
+        graph = core().read_model(folder / GRAPH)
     except Exception as error:  # of OpenVINO's own kinds
         raise ThinetError(
             f"{folder / GRAPH} is damaged ({first_line(error)}): type thinet export {folder} "
@@ -179,8 +179,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _machine() -> list[str]:
     """What decides how a graph is compiled."""
-    package = openvino()
-    about = package.Core()
+    package, about = openvino(), core()
     return [
         str(package.__version__),
         str(about.get_property("CPU", "FULL_DEVICE_NAME")),

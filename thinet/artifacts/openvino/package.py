@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from thinet.base.errors import ThinetError, first_line
@@ -37,6 +38,16 @@ def openvino() -> Any:
             "pip install --force-reinstall 'thinet[openvino]'."
         ) from error
     return found
+
+
+@cache
+def core() -> Any:
+    """The one runtime of this process.
+
+    With the last one the plugin of the CPU is unloaded, and what it has registered to be called at
+    a fork is not: the next process that is started crashes this one.
+    """
+    return openvino().Core()
 
 
 @contextmanager
