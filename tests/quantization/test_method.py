@@ -132,7 +132,7 @@ def test_bounds_are_kept():
     assert binary.norm.weight.min().item() == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 6, 8])  # of 12 batches
+@pytest.mark.parametrize("after", [1, 5, 8])  # of 12 batches
 def test_killed_it_ends_in_the_same_bits(after, make_run, tmp_path, monkeypatch):
     monkeypatch.setattr("thinet.quantization.comparison.deployed", no_openvino)
     fast = (f"paths.cache={tmp_path / 'cache'}", "trainer.checkpoint_minutes=0", "distill=kd",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.app.conftest import ROOT, environment
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear
-from thinet.quantization.settings import Quantizer
+from thinet.quantization.settings import SCALES, Quantizer
 
 STEPS, RATE = 3, 0.1
 
@@ -49,36 +48,44 @@ def learn(model: nn.Module, rank: int, world: int) -> None:
         optimizer.step()
 
 
-def share(rank: int, port: int, scale: str) -> None:
-    """One of two processes; prints what it ends with."""
+def share(rank: int, port: int) -> None:
+    """One of two processes; prints what it ends with, by scale."""
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
-    model = network(scale)
-    learn(DistributedDataParallel(model), rank, 2)
-    print(json.dumps([tensor.flatten().tolist() for tensor in model.state_dict().values()]))
+    found = {}
+    for scale in SCALES:
+        model = network(scale)
+        learn(DistributedDataParallel(model), rank, 2)
+        found[scale] = [tensor.flatten().tolist() for tensor in model.state_dict().values()]
+    print(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("scale", ["sample", "patch", "constant"])
-def test_two_processes_equal_one(scale):
-    alone = copy.deepcopy(network(scale))
-    learn(alone, 0, 1)
+@pytest.fixture(scope="module")
+def shares():
+    """What both processes end with."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = "from tests.quantization.test_processes import share; share(%d, %d, %r)"
+    program = "from tests.quantization.test_processes import share; share(%d, %d)"
     started = [
-        subprocess.Popen([sys.executable, "-c", program % (rank, port, scale)], cwd=ROOT,
+        subprocess.Popen([sys.executable, "-c", program % (rank, port)], cwd=ROOT,
                          env=environment(), text=True, stdout=subprocess.PIPE)
         for rank in range(2)
     ]  # fmt: skip
     try:
-        found = [json.loads(one.communicate(timeout=120)[0]) for one in started]
+        return [json.loads(one.communicate(timeout=120)[0]) for one in started]
     finally:
         for one in started:
             one.kill()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_two_processes_equal_one(scale, shares):
+    alone = network(scale)
+    learn(alone, 0, 1)
     for place, (key, wanted) in enumerate(alone.state_dict().items()):
-        for ended in found:
-            made = torch.tensor(ended[place], dtype=torch.float64)
+        for ended in shares:
+            made = torch.tensor(ended[scale][place], dtype=torch.float64)
             expected = wanted.flatten().double()
             torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-12, msg=key)
