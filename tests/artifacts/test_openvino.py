@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,3 +318,13 @@ def test_nobody_is_told_and_nothing_is_written_elsewhere(saved, tmp_path):
     done = subprocess.run(words, env=where, cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
+
+
+def test_there_is_one_runtime_in_a_process():
+    """Unloading the last one leaves handlers of forks behind: the next fork crashes."""
+    from thinet.artifacts.openvino import package
+
+    assert package.core() is package.core()
+    root = Path(package.__file__).parents[2]
+    made = [path.name for path in root.rglob("*.py") if ".Core()" in path.read_text()]
+    assert made == ["package.py"]
