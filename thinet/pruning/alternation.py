@@ -123,7 +123,7 @@ class Pruning:
 
     @property
     def _teaches_itself(self) -> bool:
-        return self.distilling.needs_teacher and self.session.setup.teacher is None
+        return self.distilling.teaches_itself(self.session.setup)
 
     def _spec(self, model: Measurement | None = None) -> Spec:
         metrics = {} if model is None else model.figures()

@@ -16,10 +16,9 @@ from thinet.run.result import Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
-from thinet.run.steps import BASELINE
 from thinet.training.distilling import Distilling
 from thinet.training.learning import Learning
-from thinet.training.start import restore, start
+from thinet.training.start import start
 from thinet.widths.choose import Request
 
 
@@ -83,17 +82,10 @@ class Prune(Method[Progress, Plan | None]):
         left = plan.stages[len(session.state.steps) :]
         session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
         # After the last stage the teacher is gone, and nothing is left to learn.
-        learning = self._learning(session) if left else Learning()
+        learning = self.distilling.begin_after(session) if left else Learning()
         return Pruning(
             self.choosing, self.finetuning.training, session, plan, learning, self.distilling
         ).run(network)
-
-    def _learning(self, session: Session[Progress]) -> Learning:
-        """The teacher is the network before any cut, which is kept until the last stage."""
-        setup, teacher = session.setup, None
-        if self.distilling.needs_teacher and setup.teacher is None:
-            teacher = restore(session, session.folder / BASELINE)
-        return self.distilling.begin(setup, session.engine, session.folder, teacher)
 
     def _find_plan(self, session: Session[Progress], network: nn.Module) -> Plan:
         progress = session.progress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from thinet.artifacts.openvino import deployed
 from thinet.artifacts.store import dump_state
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
-from thinet.metrics import latencies_ms, layer_costs
+from thinet.metrics import LayerCost, latencies_ms, layer_costs
 from thinet.quantization.packed import PackedConv2d, PackedLinear, packed_layers
 from thinet.quantization.planning import Conversion
 from thinet.quantization.theory import theoretical_speedup
@@ -29,19 +31,19 @@ def compare(
         conversion: What was done.
         setup: Of the run.
     """
-    layers = packed_layers(network)
+    layers, costs = packed_layers(network), layer_costs(network, tuple(setup.data.input_shape))
     first = next(iter(layers.values()))
     speeds, difference, why_not = _speeds(full, network, setup)
     return QuantizationDetails(
         quantizer=name,
         order=first.quantizer.order,
         scale=first.quantizer.scale,
-        layers=_rows(network, conversion, tuple(setup.data.input_shape)),
+        layers=_rows(network, conversion, costs),
         norms_added=len(conversion.norms),
         relus_removed=len(conversion.removed),
         bytes_full=len(dump_state(full)),
         bytes_packed=len(dump_state(network)),
-        factor=_factor(network, layers, tuple(setup.data.input_shape)),
+        factor=_factor(layers, costs),
         speeds=speeds,
         deployed_difference=difference,
         why_not_deployed=why_not,
@@ -49,9 +51,9 @@ def compare(
 
 
 def _rows(
-    network: nn.Module, conversion: Conversion, shape: tuple[int, ...]
+    network: nn.Module, conversion: Conversion, costs: Mapping[str, LayerCost]
 ) -> tuple[LayerBits, ...]:
-    costs, layers = layer_costs(network, shape), packed_layers(network)
+    layers = packed_layers(network)
     rows = []
     for one in conversion.decisions:
         cost, module = costs.get(one.layer), network.get_submodule(one.layer)
@@ -77,10 +79,9 @@ def _rows(
 
 
 def _factor(
-    network: nn.Module, layers: dict[str, PackedConv2d | PackedLinear], shape: tuple[int, ...]
+    layers: Mapping[str, PackedConv2d | PackedLinear], costs: Mapping[str, LayerCost]
 ) -> float:
     """The paper's speed-up, of all binary layers together."""
-    costs = layer_costs(network, shape)
     before = after = 0.0
     for path, layer in layers.items():
         work = costs[path].binary_ops / layer.quantizer.order

@@ -26,12 +26,12 @@ from thinet.run.result import MODEL, Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings, fill
 from thinet.run.setup import Setup
-from thinet.run.steps import BASELINE, Done, Keeping, Step, run_steps
+from thinet.run.steps import Done, Keeping, Step, run_steps
 from thinet.training.distilling import Distilling
 from thinet.training.learning import Learning
 from thinet.training.measurement import evaluate_fully
 from thinet.training.source import build_network, network_spec, on_paper, rebuilt_network
-from thinet.training.start import restore, start
+from thinet.training.start import start
 
 
 @dataclass
@@ -118,9 +118,10 @@ class Binarize(Method[Progress, Plan]):
             if session.writes:
                 self.show(plan)
             network = self._converted(network, plan.conversion)
-        learning = self._learning(session) if len(session.state.steps) < len(stages) else Learning()
+        left = len(session.state.steps) < len(stages)  # else the teacher is gone, and not needed
+        learning = self.distilling.begin_after(session) if left else Learning()
         keeping = Keeping(
-            baseline=True,  # it is compared with in the end
+            baseline=self.distilling.teaches_itself(session.setup),
             spec=lambda: network_spec(session.setup, transforms=_done(session, transform)),
             restore=lambda path: rebuilt_network(
                 session.setup, read_state(path), path, _done(session, transform)
@@ -134,13 +135,6 @@ class Binarize(Method[Progress, Plan]):
     def _converted(self, network: nn.Module, conversion: Conversion) -> nn.Module:
         transform = conversion_transform(conversion, self.quantizer)
         return binarized(network, **transform.arguments)  # type: ignore[arg-type]
-
-    def _learning(self, session: Session[Progress]) -> Learning:
-        """The teacher is the network in full precision, which is kept until the last step."""
-        setup, teacher = session.setup, None
-        if self.distilling.needs_teacher and setup.teacher is None:
-            teacher = restore(session, session.folder / BASELINE)
-        return self.distilling.begin(setup, session.engine, session.folder, teacher)
 
     def _train(
         self,

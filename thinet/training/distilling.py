@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,12 +17,15 @@ from thinet.engine.lesson import Lesson
 from thinet.models.features import embedded, find_feature
 from thinet.report.sections.distillation import KEY, DistillationDetails, Terms
 from thinet.run.result import Measurement
+from thinet.run.session import Session
 from thinet.run.settings import Settings, fill
 from thinet.run.setup import Setup
+from thinet.run.steps import BASELINE
 from thinet.surgery import evaluating
 from thinet.training.batches import Batches
 from thinet.training.learning import Learning, pupil
 from thinet.training.source import on_paper
+from thinet.training.start import restore
 from thinet.training.teacher import find_teacher, prepare_teacher
 
 READS = ("distill", "sampler", "teacher")
@@ -125,6 +129,17 @@ class Distilling:
         taught = pupil(teacher.cpu(), engine, lesson, named=False)
         batches = self.batches.make(setup, engine, taught)
         return Learning(self.lesson, taught if self.lesson is not None else None, batches)
+
+    def begin_after(self, session: Session[Any]) -> Learning:
+        """As :meth:`begin`; with nobody else named, the baseline teaches, which the run keeps."""
+        setup, teacher = session.setup, None
+        if self.teaches_itself(setup):
+            teacher = restore(session, session.folder / BASELINE)
+        return self.begin(setup, session.engine, session.folder, teacher)
+
+    def teaches_itself(self, setup: Setup) -> bool:
+        """Whether the network that the run begins with is the teacher, if a method lets it be."""
+        return self.needs_teacher and setup.teacher is None
 
     def show(self, setup: Setup) -> None:
         """Say whom from and what is learnt."""
