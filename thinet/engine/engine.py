@@ -151,6 +151,43 @@ class Engine:
             Terminated: If the process was told to end; a checkpoint has been written.
             ThinetError: If only the first process sees the checkpoint.
         """
+        trainer = self._train(objective, key, folder, batches, title)
+        found = trainer.callback_metrics
+        if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
+            return self.evaluate(objective.network, "val")
+        return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
+
+    def train_unseen(
+        self, objective: Objective, key: str, folder: Path, steps: Steps, title: str | None = None
+    ) -> None:
+        """Train networks in place without looking at any image of the data set.
+
+        Args:
+            objective: Its network is validated by nothing, and need not classify.
+            key: As in :meth:`train`; ``folder`` and ``title`` too.
+            folder: As above.
+            steps: How many an epoch.
+            title: As above.
+
+        Raises:
+            Exception: As :meth:`train`.
+        """
+        self._train(objective, key, folder, steps, title, limit_val_batches=0)
+
+    def _train(
+        self,
+        objective: Objective,
+        key: str,
+        folder: Path,
+        batches: MakeBatches | Steps | None,
+        title: str | None,
+        **settings: Any,
+    ) -> Trainer:
+        """Train to the end, and bring all that was trained back to the CPU.
+
+        Raises:
+            Exception: As :meth:`train`.
+        """
         epochs = check_objective(objective)
         self.data.stage_key = key
         with self._batches(batches):
@@ -158,15 +195,12 @@ class Engine:
             seed, network = derive_seed(self.seed, key), objective.network
             learner = Learner(network, self._classes(), objective, steps, seed, self.step)
             with at_rest(objective.frozen):
-                trainer = self._run(learner, epochs, title or key, folder / CHECKPOINT)
+                trainer = self._run(learner, epochs, title or key, folder / CHECKPOINT, **settings)
         self.step += epochs * steps
         for module in (network, *objective.parts.values()):
             self._share(module)
             module.cpu()
-        found = trainer.callback_metrics
-        if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
-            return self.evaluate(network, "val")
-        return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
+        return trainer
 
     def count_trained(self, phases: Sequence[Phase]) -> None:
         """Count steps that a killed process of this run has trained and logged, but not counted.
@@ -256,7 +290,9 @@ class Engine:
         assert self.data.num_classes is not None
         return self.data.num_classes
 
-    def _run(self, learner: Learner, epochs: int, title: str, checkpoint: Path) -> Trainer:
+    def _run(
+        self, learner: Learner, epochs: int, title: str, checkpoint: Path, **settings: Any
+    ) -> Trainer:
         """Train to the end, from the last checkpoint if there is one.
 
         Raises:
@@ -271,6 +307,7 @@ class Engine:
             callbacks=[keeper],
             max_epochs=epochs,
             gradient_clip_val=None if alone is None else alone.training.clip_norm,
+            **settings,
         )
         resumed = checkpoint if self.exists(checkpoint) else None
         try:

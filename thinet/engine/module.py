@@ -69,7 +69,7 @@ class Learner(LightningModule):
     @property
     def steps_done(self) -> int:
         """Batches trained on: Lightning counts the steps of all optimizers."""
-        return self.global_step // max(len(self.updates), 1)
+        return self.global_step // max(sum(update.times for update in self.updates), 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch."""
@@ -123,10 +123,11 @@ class Learner(LightningModule):
         losses: dict[str, Tensor] = {}
         for update, optimizer in zip(self.updates, self._optimizers(), strict=True):
             with self.toggled_optimizer(optimizer):  # the others' parameters get no gradients
-                found = update.losses(batch)
-                optimizer.zero_grad()
-                self.manual_backward(found[update.name])
-                optimizer.step()
+                for _ in range(update.times):
+                    found = update.losses(batch)
+                    optimizer.zero_grad()
+                    self.manual_backward(found[update.name])
+                    optimizer.step()
             losses |= {name: loss.detach() for name, loss in found.items()}
         return losses
 
@@ -181,6 +182,11 @@ class Learner(LightningModule):
             if loss is not None:
                 self._refuse_divergence(name, loss)
         self._log_step()
+        if self.objective is not None:
+            found = self.trainer.callback_metrics.items()
+            self.objective.after_epoch(
+                self.current_epoch, {name: float(value) for name, value in found}
+            )
 
     def _refuse_divergence(self, name: str, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):

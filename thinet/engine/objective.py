@@ -38,6 +38,7 @@ class Update:
         name: Its sum is logged as ``train/<name>``, and its terms, if there are several, under
             their own names.
         watched: Names of values that ``loss`` gives as well, to be logged and not trained on.
+        times: How often it is made in its turn; the last time is logged. Of several updates only.
     """
 
     modules: tuple[nn.Module, ...]
@@ -47,6 +48,7 @@ class Update:
     training: Training
     name: str = LOSS
     watched: tuple[str, ...] = ()
+    times: int = 1
 
     @property
     def epochs(self) -> int:
@@ -122,6 +124,16 @@ class Objective(ABC):
     def settle(self) -> None:  # noqa: B027  # most have no bounds
         """Called after each batch's updates, to bring parameters back within their bounds."""
 
+    def after_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:  # noqa: B027
+        """Called on every process at the end of an epoch, before its checkpoint is written.
+
+        It is called again for an epoch whose checkpoint was not.
+
+        Args:
+            epoch: From 0.
+            figures: Means over the epoch, as they are logged: ``train/loss``, ``val/top1``, ...
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class Supervised(Objective):
@@ -173,6 +185,8 @@ def check_objective(objective: Objective) -> int:
             "alternate updates take equally many epochs, and these were given: "
             f"{', '.join(f'{count} for {name}' for name, count in epochs.items())}."
         )
+    if any(one.times != 1 for one in updates) and len(updates) == 1:
+        raise ValueError("a single update is made once for every batch")
     for update in updates:
         for module in update.modules:
             check_trainable(module)

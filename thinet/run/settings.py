@@ -91,7 +91,7 @@ class Settings:
         found = self[group]
         return Training(
             optimizer,
-            found["label_smoothing"],
+            found.get("label_smoothing", 0.0),
             found["clip_norm"],
             found.get("head_factor", 1.0),
         )

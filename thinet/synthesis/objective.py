@@ -1,0 +1,314 @@
+"""Training without data: of a generator against a network, of a student on what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from thinet.datasets.steps import Step
+from thinet.engine.distilled import AGREEMENT, SOFT_TARGETS
+from thinet.engine.objective import LOSS, Objective, Update
+from thinet.engine.phases import Phase
+from thinet.engine.settings import Training
+from thinet.losses import discrepancy, soft_targets
+from thinet.models.classifier import logits_in
+from thinet.synthesis.critic import Critic
+from thinet.synthesis.generator import Generator
+from thinet.synthesis.memory import ImagePool
+from thinet.synthesis.noise import Noise
+from thinet.synthesis.settings import CHEAP, KL, Losses
+
+GENERATOR = "generator"
+"""Name of the generator's update and of the part of the objective."""
+DISCREPANCY = "discrepancy"
+MEMORIES = 1 << 20
+"""Numbers of draws that memories take, far from those of the batches."""
+
+AfterEpoch = Callable[[int, Mapping[str, float]], None]
+"""Called at the end of an epoch, on every process, with its number and its mean figures."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How one of the two networks is trained.
+
+    Attributes:
+        phase: How long and at which rate.
+        training: Its optimizer.
+        times: Steps of each iteration.
+    """
+
+    phase: Phase
+    training: Training
+    times: int = 1
+
+
+@dataclass(eq=False)
+class Batches:
+    """The images of an iteration, as a generator draws them.
+
+    Attributes:
+        generator: Draws them.
+        noise: From what.
+    """
+
+    generator: Generator
+    noise: Noise
+    _place: tuple[int, int] = field(default=(-1, -1), init=False)
+    _draws: int = field(default=0, init=False)
+    _last: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+
+    def fresh(self, step: Step) -> Tensor:
+        """New images ``(n, C, H, W)``, with gradient to the generator if it is recorded."""
+        if self._place != (step.epoch, step.number):
+            self._place, self._draws, self._last = (step.epoch, step.number), 0, None
+        noise = self.noise.draw(step, self._draws, self.generator.latent)
+        self._draws += 1
+        images: Tensor = self.generator(noise.to(self.generator.device))
+        return images
+
+    def keep(self, images: Tensor, logits: Tensor) -> None:
+        """For whoever learns from the images that the generator has just been trained with."""
+        self._last = images.detach(), logits.detach()
+
+    def kept(self, step: Step) -> tuple[Tensor, Tensor] | None:
+        """Images and the teacher's logits that were kept in this step; only once."""
+        found, self._last = self._last, None
+        return found if self._place == (step.epoch, step.number) else None
+
+
+def generator_update(
+    critic: Critic, batches: Batches, turn: Turn, student: nn.Module | None = None
+) -> Update:
+    """Train a generator towards what a critic asks for.
+
+    Args:
+        critic: Judges images.
+        batches: Drawn by the generator.
+        turn: How it is trained.
+        student: Whom the adversarial term looks at.
+    """
+    weights = critic.losses.weights
+
+    def loss(step: Step) -> dict[str, Tensor]:
+        images = batches.fresh(step)
+        logits, terms = critic.judge(images)
+        if student is not None and "adversarial" in weights:
+            terms["adversarial"] = -discrepancy(logits, logits_in(student(images)))
+        batches.keep(images, logits)
+        return terms
+
+    watched = tuple(name for name in CHEAP if name not in weights)
+    return Update(
+        (batches.generator,), loss, weights, [turn.phase], turn.training, GENERATOR, watched,
+        turn.times,
+    )  # fmt: skip
+
+
+def student_update(
+    student: nn.Module,
+    turn: Turn,
+    losses: Losses,
+    images_of: Callable[[Step], tuple[Tensor, Tensor]],
+) -> Update:
+    """Teach a student what a teacher says of images without labels.
+
+    Args:
+        student: What is trained.
+        turn: How.
+        losses: What is learnt.
+        images_of: Images and the teacher's logits of a step, without gradient.
+    """
+    term = SOFT_TARGETS if losses.learn == KL else DISCREPANCY
+
+    def loss(step: Step) -> dict[str, Tensor]:
+        images, taught = images_of(step)
+        logits = logits_in(student(images))
+        found = (
+            soft_targets(logits, taught, losses.temperature)
+            if losses.learn == KL
+            else discrepancy(taught, logits)
+        )
+        agreement = (logits.argmax(1) == taught.argmax(1)).float().mean()
+        return {term: found, AGREEMENT: agreement}
+
+    return Update(
+        (student,), loss, {term: 1.0}, [turn.phase], turn.training, LOSS, (AGREEMENT,), turn.times
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Imagining(Objective):
+    """A generator alone, trained against a network.
+
+    Attributes:
+        critic: Judges its images.
+        batches: Drawn by it.
+        turn: How it is trained.
+        watch: See :data:`AfterEpoch`.
+    """
+
+    critic: Critic
+    batches: Batches
+    turn: Turn
+    watch: AfterEpoch | None = None
+
+    @property
+    def network(self) -> nn.Module:  # type: ignore[override]
+        """The generator: nothing is classified by it."""
+        return self.batches.generator
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        """That of the generator."""
+        return (generator_update(self.critic, self.batches, self.turn),)
+
+    @property
+    def frozen(self) -> Sequence[nn.Module]:
+        """The network that judges."""
+        return (self.critic.network,)
+
+    def after_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Tell who watches."""
+        if self.watch is not None:
+            self.watch(epoch, figures)
+
+
+@dataclass(frozen=True, eq=False)
+class Learning(Objective):
+    """A student that learns from images without labels, drawn by whom is not trained.
+
+    Attributes:
+        network: The student.
+        teacher: Whose answers it learns.
+        draw: The images of a step, on the teacher's device.
+        turn: How it is trained.
+        losses: What is learnt.
+        drawer: The generator behind ``draw``, if there is one.
+        watch: See :data:`AfterEpoch`.
+    """
+
+    network: nn.Module
+    teacher: nn.Module
+    draw: Callable[[Step], Tensor]
+    turn: Turn
+    losses: Losses
+    drawer: nn.Module | None = None
+    watch: AfterEpoch | None = None
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        """That of the student."""
+        return (student_update(self.network, self.turn, self.losses, self._images),)
+
+    @property
+    def frozen(self) -> Sequence[nn.Module]:
+        """The teacher and the generator."""
+        return (self.teacher,) if self.drawer is None else (self.teacher, self.drawer)
+
+    def after_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Tell who watches."""
+        if self.watch is not None:
+            self.watch(epoch, figures)
+
+    @torch.no_grad()
+    def _images(self, step: Step) -> tuple[Tensor, Tensor]:
+        images = self.draw(step)
+        return images, logits_in(self.teacher(images))
+
+
+@dataclass(frozen=True, eq=False)
+class DataFree(Objective):
+    """A generator and a student in turn, both on the same images.
+
+    Source: Chen et al. 2019 (DAFL); with ``adversarial`` and ``l1`` that of Fang et al. 2019.
+
+    Attributes:
+        network: The student.
+        critic: Judges images.
+        batches: Drawn by the generator.
+        turns: How the generator and the student are trained.
+        average: Of the generator, which draws for the student too.
+        pool: Earlier images for the student.
+        share: Of the student's images that come from these.
+        watch: See :data:`AfterEpoch`.
+    """
+
+    network: nn.Module
+    critic: Critic
+    batches: Batches
+    turns: tuple[Turn, Turn]
+    average: AveragedModel | None = None
+    pool: ImagePool | None = None
+    share: float = 0.5
+    watch: AfterEpoch | None = None
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The generator, and what keeps its past."""
+        found = {GENERATOR: self.batches.generator, "average": self.average, "pool": self.pool}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def frozen(self) -> Sequence[nn.Module]:
+        """The teacher."""
+        return (self.critic.network,)
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        """First the generator's, then the student's."""
+        first, second = self.turns
+        losses = self.critic.losses
+        return (
+            generator_update(self.critic, self.batches, first, self.network),
+            student_update(self.network, second, losses, self._images),
+        )
+
+    def after_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Tell who watches."""
+        if self.watch is not None:
+            self.watch(epoch, figures)
+
+    @torch.no_grad()
+    def _images(self, step: Step) -> tuple[Tensor, Tensor]:
+        """The generator's own images, or new ones; some replaced by those of the past."""
+        kept = self.batches.kept(step)
+        if kept is not None and self.average is not None:
+            self.average.update_parameters(self.batches.generator)
+        images, logits = kept or self._answered(self.batches.fresh(step))
+        past = self._past(step, len(images))
+        if self.pool is not None and kept is not None:
+            self.pool.put(images)
+        if past is None:
+            return images, logits
+        old, theirs = self._answered(past)
+        rest = len(images) - len(old)
+        return torch.cat([images[:rest], old]), torch.cat([logits[:rest], theirs])
+
+    def _past(self, step: Step, count: int) -> Tensor | None:
+        """Images of the past, a share of a batch, if there are any."""
+        wanted = int(self.share * count)
+        sources = self._memories(step)
+        if not sources or not wanted:
+            return None
+        sizes = [wanted // len(sources)] * len(sources)
+        sizes[0] += wanted - sum(sizes)
+        return torch.cat([draw()[:size] for draw, size in zip(sources, sizes, strict=True)])
+
+    def _memories(self, step: Step) -> list[Callable[[], Tensor]]:
+        noise, found = self.batches.noise, list[Callable[[], Tensor]]()
+        if self.average is not None:
+            average, device = self.average, self.batches.generator.device
+            rows = noise.draw(step, MEMORIES, self.batches.generator.latent)
+            found.append(lambda: average(rows.to(device)))
+        if self.pool is not None and self.pool.filled:
+            pool, places = self.pool, noise.places(step, MEMORIES + 1)
+            found.append(lambda: pool.take(places))
+        return found
+
+    def _answered(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, logits_in(self.critic.network(images))
