@@ -26,6 +26,8 @@ PLACES = {
     "*.build": ("thinet",),
     "dataset.data": ("thinet",),
     "*.optimizer": ("torch.optim", "timm.optim", "thinet"),
+    "synthesis.generator.optimizer": ("torch.optim", "timm.optim", "thinet"),
+    "synthesis.student.optimizer": ("torch.optim", "timm.optim", "thinet"),
     "model.build": ("thinet.models", "torchvision.models"),
     "teacher.build": ("thinet.models", "torchvision.models"),
 }

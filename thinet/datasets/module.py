@@ -66,6 +66,7 @@ class ImageData(LightningDataModule, ABC):
         unreadable: The images that this process has left out.
         test_is_retrieval: Whether test images are of other classes than training images, so that
             they can be found again (:meth:`retrieval`) but not classified.
+        has_images: Whether there are any.
 
     Raises:
         ThinetError: If an option is out of range.
@@ -74,6 +75,7 @@ class ImageData(LightningDataModule, ABC):
     default_mean: tuple[float, float, float] = IMAGENET_MEAN
     default_std: tuple[float, float, float] = IMAGENET_STD
     test_is_retrieval: bool = False
+    has_images: bool = True
 
     def __init__(
         self,

@@ -119,7 +119,8 @@ def part_read(config: Config) -> dict[str, Any]:
 def _teacher_of(config: Config) -> Any:
     """The teacher, if anything is learnt from it; a path as it is usually written."""
     teacher = config.get("teacher")
-    asked = config["distill"]["name"] != "none"
+    asked = "distill" not in config["method"]["reads"]  # there is no learning without one
+    asked = asked or config["distill"]["name"] != "none"
     asked = asked or config["sampler"]["name"] == "superclass_uniform"
     return None if not asked else str(Path(teacher)) if isinstance(teacher, str) else teacher
 

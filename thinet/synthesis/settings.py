@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from thinet.base.errors import SettingError, ThinetError
@@ -187,8 +188,10 @@ class Synthesis:
             )
 
 
-PARTS = {one.name: one.default_factory for one in fields(Synthesis)}
-"""The kinds of the parts, by name: each is filled from ``synthesis.<name>``."""
+PARTS: dict[str, Callable[..., Any]] = {
+    "course": Course, "drawing": Drawing, "losses": Losses, "memory": Memory
+}  # fmt: skip
+"""The kinds of the parts of :class:`Synthesis`: each is filled from ``synthesis.<name>``."""
 
 
 def _check_number(settings: Any, name: str, least: float, most: float, example: str) -> None:

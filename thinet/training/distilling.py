@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thinet.base.errors import ThinetError, first_line
+from thinet.base.errors import ThinetError
 from thinet.base.messages import say
 from thinet.engine.engine import Engine
 from thinet.engine.lesson import Lesson
@@ -26,7 +26,7 @@ from thinet.training.batches import Batches
 from thinet.training.learning import Learning, pupil
 from thinet.training.source import on_paper
 from thinet.training.start import restore
-from thinet.training.teacher import find_teacher, prepare_teacher
+from thinet.training.teacher import fitting_teacher, like, prepare_teacher
 
 READS = ("distill", "sampler", "teacher")
 """What a method names among its ``reads`` to train by it."""
@@ -100,14 +100,13 @@ class Distilling:
         if not self.needs_teacher:
             return
         student, images = on_paper(setup)
-        teacher = student if own and setup.teacher is None else find_teacher(setup)
-        if teacher is not student:
-            _compare_outputs(setup, teacher, images)
+        itself = own and setup.teacher is None
+        teacher = student if itself else fitting_teacher(setup, images)
         lesson = self.lesson or Lesson()
         if lesson.beta or lesson.feature is not None or self.batches.needs_teacher:
             _find(student, images, lesson.feature, learnt=True)
             name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
-            _find(teacher, _like(teacher, images), name)
+            _find(teacher, like(teacher, images), name)
         self.show(setup)
 
     def begin(
@@ -167,36 +166,3 @@ def _find(network: nn.Module, images: torch.Tensor, name: str | None, learnt: bo
                 f"distill.feature={feature.module} reads what no weights of the student have made, "
                 "so nothing can be learnt there: name a later module, or type distill.feature=null."
             )
-
-
-def _like(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Images where a network is."""
-    first = next(network.parameters(), None)
-    device = images.device if first is None else first.device
-    return images if device == images.device else torch.zeros(images.shape, device=device)
-
-
-def _compare_outputs(setup: Setup, teacher: nn.Module, images: torch.Tensor) -> None:
-    """Refuse a teacher that does not take these images, or gives other numbers of logits.
-
-    Raises:
-        ThinetError: Saying which.
-    """
-    assert setup.teacher is not None
-    try:
-        with torch.no_grad(), evaluating(teacher):
-            found = teacher(_like(teacher, images))
-    except NotImplementedError:  # an operation that cannot be done on paper
-        return
-    except Exception as error:  # networks complain in every way there is
-        raise ThinetError(
-            f"the teacher {setup.teacher.name} does not run on images of "
-            f"{setup.image_size} pixels ({first_line(error)[:120]}): give another teacher."
-        ) from error
-    classes = found.shape[-1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None
-    if classes != setup.data.num_classes:
-        what = "no logits (N, classes)" if classes is None else f"{classes} classes"
-        raise ThinetError(
-            f"the teacher {setup.teacher.name} has {what} and this data set "
-            f"{setup.data.num_classes}: give a teacher of the same classes."
-        )

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from thinet.artifacts.names import saved_folder
 from thinet.artifacts.store import load, read_spec
-from thinet.base.errors import ThinetError
+from thinet.base.errors import ThinetError, first_line
 from thinet.engine.engine import Engine
 from thinet.run.setup import NetworkSource, Setup
+from thinet.surgery import evaluating
 from thinet.training.source import initial_network, on_paper, prepare_network
 
 _BY_NAME = "model@teacher"
@@ -88,6 +89,28 @@ def find_teacher(setup: Setup) -> nn.Module:
     return on_paper(own)[0]
 
 
+def fitting_teacher(setup: Setup, images: Tensor) -> nn.Module:
+    """As :func:`find_teacher`, run on images of the student's size.
+
+    Args:
+        setup: Of the run.
+        images: ``(N, C, H, W)``, without values.
+
+    Raises:
+        ThinetError: As there; if it does not take these images, or gives other numbers of logits.
+    """
+    network = find_teacher(setup)
+    _compare_outputs(setup, network, images)
+    return network
+
+
+def like(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images where a network is."""
+    first = next(network.parameters(), None)
+    device = images.device if first is None else first.device
+    return images if device == images.device else torch.zeros(images.shape, device=device)
+
+
 def prepare_teacher(setup: Setup, engine: Engine, folder: Path) -> nn.Module:
     """The teacher, trained if it has to be, for images as this run has them.
 
@@ -159,3 +182,29 @@ def _compare(setup: Setup, name: str, folder: Path) -> None:
             else "the classes in another order"
         )  # fmt: skip
         raise ThinetError(f"teacher={name} knows {what}: give a teacher of the same classes.")
+
+
+def _compare_outputs(setup: Setup, teacher: nn.Module, images: torch.Tensor) -> None:
+    """Refuse a teacher that does not take these images, or gives other numbers of logits.
+
+    Raises:
+        ThinetError: Saying which.
+    """
+    assert setup.teacher is not None
+    try:
+        with torch.no_grad(), evaluating(teacher):
+            found = teacher(like(teacher, images))
+    except NotImplementedError:  # an operation that cannot be done on paper
+        return
+    except Exception as error:  # networks complain in every way there is
+        raise ThinetError(
+            f"the teacher {setup.teacher.name} does not run on images of "
+            f"{setup.image_size} pixels ({first_line(error)[:120]}): give another teacher."
+        ) from error
+    classes = found.shape[-1] if isinstance(found, torch.Tensor) and found.dim() == 2 else None
+    if classes != setup.data.num_classes:
+        what = "no logits (N, classes)" if classes is None else f"{classes} classes"
+        raise ThinetError(
+            f"the teacher {setup.teacher.name} has {what} and this data set "
+            f"{setup.data.num_classes}: give a teacher of the same classes."
+        )

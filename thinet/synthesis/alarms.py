@@ -1,0 +1,79 @@
+"""Signs that a training without data goes wrong, each with what to change."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from thinet.report.sections.synthesis import EpochRow
+from thinet.synthesis.settings import Synthesis
+
+LOW, SAME, LEARNT, SWING = 0.9, 0.05, 0.01, 0.02
+"""Share of the largest entropy; spread of images; loss of the student; spread of accuracies."""
+LAST = 0.1
+"""Part of the epochs over which accuracies are compared."""
+
+
+def find_alarms(rows: Sequence[EpochRow], settings: Synthesis, ended: bool) -> list[str]:
+    """One sentence for each sign.
+
+    Source: the authors' issues on class balance, collapse and swings; Chen et al. 2019.
+
+    Args:
+        rows: Of the epochs so far.
+        settings: Of the training.
+        ended: Whether it was the last epoch: a beginning may be unbalanced, and accuracies are
+            compared over the last epochs alone.
+    """
+    found = [_collapse(rows[-1])]
+    if ended or len(rows) > settings.course.epochs // 2:
+        found.append(_imbalance(rows[-1], settings))
+    if ended:
+        found.append(_swing(rows))
+    return [sentence for sentence in found if sentence]
+
+
+def balance(row: EpochRow) -> float:
+    """Entropy of the classes that the teacher sees in the images of an epoch's end, 1 at most."""
+    total, classes = sum(row.classes), len(row.classes)
+    shares = [count / total for count in row.classes if count]
+    entropy = -sum(share * math.log(share) for share in shares)
+    return entropy / math.log(classes) if classes > 1 else 1.0
+
+
+def _imbalance(row: EpochRow, settings: Synthesis) -> str:
+    found = balance(row)
+    if found >= LOW:
+        return ""
+    weight = settings.losses.entropy
+    most = max(range(len(row.classes)), key=row.classes.__getitem__)
+    share = row.classes[most] / sum(row.classes)
+    return (
+        f"the images of epoch {row.epoch} are of few classes ({100 * share:.0f} % of them of class "
+        f"{most}; entropy {found:.2f} of 1): type synthesis.losses.entropy={max(2 * weight, 5):g}, "
+        "or a larger synthesis.course.batch_size."
+    )
+
+
+def _collapse(row: EpochRow) -> str:
+    loss = row.figures.get("train/loss", math.inf)
+    if row.spread >= SAME or loss >= LEARNT:
+        return ""
+    return (
+        f"the generator has collapsed: the images of epoch {row.epoch} are all alike (spread "
+        f"{row.spread:.3f} of 1) and nothing is left to learn (loss {loss:.4f}); type "
+        "synthesis.generator.lr=1e-3 or synthesis.memory.pool=4096, with another seed."
+    )
+
+
+def _swing(rows: Sequence[EpochRow]) -> str:
+    known = [row.figures["val/top1"] for row in rows if "val/top1" in row.figures]
+    last = known[-max(3, round(LAST * len(known))) :]
+    if len(last) < 3 or statistics.stdev(last) < SWING:
+        return ""
+    return (
+        f"accuracy swings from {100 * min(last):.1f} to {100 * max(last):.1f} % in the last "
+        f"{len(last)} epochs: type synthesis.student.decay=cosine, or a smaller "
+        "synthesis.student.lr."
+    )
