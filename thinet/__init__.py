@@ -5,6 +5,7 @@ The public functions are loaded when they are first used, so that ``import thine
     result = thinet.prune(model, batches, ratio=0.5)   # any classifier; it is left as it was
     thinet.save(result, "slim/")                       # safetensors and JSON
     net = thinet.load("slim/", network=model)
+    images = thinet.synthesize(model, 100, 32)         # where all images are gone: for prune
     binary = thinet.binarize(model, order=2)           # a bit a weight, two an activation: train it
     run = thinet.deploy("slim/", threads=2)            # in OpenVINO: run(images) gives logits
     thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from thinet.metrics import cost
     from thinet.pruning.prune import prune
     from thinet.quantization.convert import binarize
+    from thinet.synthesis.synthesize import synthesize
 
 __version__ = "0.1.0"
-__all__ = ["ThinetError", "binarize", "cost", "deploy", "load", "prune", "save"]
+__all__ = ["ThinetError", "binarize", "cost", "deploy", "load", "prune", "save", "synthesize"]
 
 _HOMES = {
     "ThinetError": "thinet.base.errors",
@@ -34,6 +36,7 @@ _HOMES = {
     "load": "thinet.artifacts.store",
     "prune": "thinet.pruning.prune",
     "save": "thinet.artifacts.store",
+    "synthesize": "thinet.synthesis.synthesize",
 }
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from thinet.base.allowlist import check_target, find_class, packages_of
 from thinet.base.records import Config
+from thinet.run.identity import draws_images, sources_of
 
 if TYPE_CHECKING:
     from thinet.run.method import Method
 
 _PLACE = "method.build"
+_IMAGES = "synthesis.build"
+"""What draws images for methods of other families."""
 
 
 def make_method(config: Config) -> Method[Any, Any]:
@@ -49,13 +52,24 @@ def check_method(config: Config) -> list[str]:
     target = check_target(
         config["method"]["build"]["_target_"], packages_of(_PLACE), f"{_PLACE}._target_"
     )
+    problems: list[str] = _say_of(target, "find_problems", config)
+    if "synthesis" in reads and sources_of(config) and draws_images(config):
+        target = check_target(
+            config["synthesis"]["build"]["_target_"], packages_of(_IMAGES), f"{_IMAGES}._target_"
+        )
+        problems += _say_of(target, "check_synthesis", config)
+    return problems
+
+
+def _say_of(target: str, name: str, config: Config) -> list[str]:
+    """What a function in the ``checks`` of the family of a class says; nothing without them."""
     home = ".".join(target.split(".")[:-2])
-    name = f"{home}.checks"
+    checks = f"{home}.checks"
     try:
-        module = import_module(name)
+        module = import_module(checks)
     except ModuleNotFoundError as error:
-        if error.name not in (name, home):
+        if error.name not in (checks, home):
             raise
         return []  # the class itself is looked for with torch at hand
-    problems: list[str] = module.find_problems(config)
-    return problems
+    found: list[str] = getattr(module, name)(config)
+    return found

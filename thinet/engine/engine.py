@@ -202,14 +202,15 @@ class Engine:
             module.cpu()
         return trainer
 
-    def count_trained(self, phases: Sequence[Phase]) -> None:
+    def count_trained(self, phases: Sequence[Phase], batches: Steps | None = None) -> None:
         """Count steps that a killed process of this run has trained and logged, but not counted.
 
         Whoever trains next would take their rows for those of an attempt that is made again.
         """
         rows = [one.last_step() for one in self.loggers if isinstance(one, RunCSVLogger)]
         if self.agree(max(rows, default=0) > self.step):
-            self.step += sum(phase.epochs for phase in phases) * self._steps_per_epoch()
+            with self._batches(batches):
+                self.step += sum(phase.epochs for phase in phases) * self._steps_per_epoch()
 
     def calibration(self, batch: int) -> CalibrationImages:
         """The calibration images that can be decoded, decoded once, ``batch`` at a time."""

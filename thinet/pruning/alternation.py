@@ -22,6 +22,7 @@ from thinet.pruning.inspection import inspecting
 from thinet.pruning.plan import Plan
 from thinet.pruning.reconstruction import recalibrate_
 from thinet.pruning.settings import Choosing
+from thinet.pruning.sources import Supplies
 from thinet.pruning.stages import Stage
 from thinet.pruning.statistics import Reference
 from thinet.report.sections.pruning import Accuracy, BeforeFinetuning, LayerRow, PruningDetails
@@ -30,7 +31,7 @@ from thinet.run.session import Session
 from thinet.run.steps import BASELINE, Done, Keeping, Step, run_steps
 from thinet.surgery import trace
 from thinet.training.distilling import Distilling
-from thinet.training.learning import Learning
+from thinet.training.images import Fitting
 from thinet.training.measurement import evaluate_fully, measure
 from thinet.training.source import build_network, network_spec, rebuilt_network
 from thinet.training.start import restore
@@ -47,12 +48,14 @@ class Progress:
         kept: Kept filters of each cut layer, numbered as in the network that the run began with.
         layers: A record for each cut layer, with the stage it was cut in.
         before_finetuning: Test accuracy in the last stage, before its fine-tuning.
+        drawn: Whether the steps are counted that a generator of images was trained for.
     """
 
     counts: dict[str, int] | None = None
     kept: dict[str, list[int]] = field(default_factory=dict)
     layers: list[tuple[int, LayerRecord]] = field(default_factory=list)
     before_finetuning: BeforeFinetuning | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,24 @@ class Pruning:
         plan: What is cut in which stage.
         learning: How fine-tuning trains.
         distilling: The settings behind it.
+        supplies: The images; None where every stage is finished.
+        needs_uncut: Whether images are drawn for the network as it was before the cuts.
     """
 
     choosing: Choosing
     training: Training
     session: Session[Progress]
     plan: Plan
-    learning: Learning
+    learning: Fitting
     distilling: Distilling
+    supplies: Supplies | None = None
+    needs_uncut: bool = False
 
     def run(self, network: nn.Module) -> Outcome:
         """Cut and fine-tune stage by stage, then test and save."""
         session, setup = self.session, self.session.setup
         keeping = Keeping(
-            baseline=self.choosing.reconstruction.aims_at_original or self._teaches_itself,
+            baseline=self._needs_baseline,
             spec=self._spec,
             restore=lambda path: rebuilt_network(setup, read_state(path), path),
         )
@@ -122,8 +129,10 @@ class Pruning:
         return Outcome(reference, model, details, tuple(digests))
 
     @property
-    def _teaches_itself(self) -> bool:
-        return self.distilling.teaches_itself(self.session.setup)
+    def _needs_baseline(self) -> bool:
+        original = self.choosing.reconstruction.aims_at_original
+        teaches = self.distilling.teaches_itself(self.session.setup)
+        return original or teaches or self.needs_uncut
 
     def _spec(self, model: Measurement | None = None) -> Spec:
         metrics = {} if model is None else model.figures()
@@ -194,8 +203,10 @@ class Pruning:
         if engine.exists(record):
             cut = engine.decide(lambda: _read_cut(record))
             return restore(session, weights), cut
+        assert self.supplies is not None
+        images = self.supplies.calibration
+        calibration = calibrate(engine, images, choosing.sampling, choosing.batch_size)
         network.to(engine.device)
-        calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
         if choosing.reconstruction.aims_at_original:
             calibration = replace(calibration, reference=self._original())
         graph = trace(network, calibration.images[0][None].to(engine.device))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from thinet.engine.engine import Engine
 from thinet.pruning.group import Calibration
 from thinet.pruning.statistics import Sampling
+from thinet.training.images import Supply
 
 
-def calibrate(engine: Engine, sampling: Sampling, batch: int) -> Calibration:
-    """The calibration images of the run's data set, and how its processes share them.
+def calibrate(engine: Engine, images: Supply, sampling: Sampling, batch: int) -> Calibration:
+    """The calibration images of a run, and how its processes share them.
 
     Args:
-        engine: Gives the images.
+        engine: Of the run.
+        images: Gives them.
         sampling: How much of them to look at.
         batch: Images a forward pass.
     """
-    return Calibration.of(engine.calibration(batch), sampling, batch, engine.rank, engine.world)
+    return Calibration.of(images.calibration(batch), sampling, batch, engine.rank, engine.world)

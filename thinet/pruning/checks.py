@@ -7,9 +7,14 @@ from typing import Any, Protocol
 
 from thinet.base.errors import ThinetError, problems_of
 from thinet.base.records import Config
-from thinet.base.values import is_number, is_whole, layer_names, whole
+from thinet.base.values import is_number, is_whole, layer_names, shown, whole
 from thinet.widths.ratio import check_ratio, read_ratio
 from thinet.widths.target import Target, Widths, recalibration
+
+
+IMAGES = "images"
+SOURCES = (IMAGES, "generated", "noise")
+"""Where images may come from: the data set, or the family that the group ``synthesis`` names."""
 
 
 class Readable(Protocol):
@@ -34,10 +39,50 @@ def find_problems(config: Config) -> list[str]:
     if "reconstruction" in reads:
         when = config["reconstruction"]["recalibrate_bn"]
         problems += problems_of(recalibration, when, "reconstruction.recalibrate_bn")
+    problems += _check_sources(config)
     if "ratios" in config["method"]:
         problems += _check_sensitivity(config["method"])
     if "epochs" in config["method"]:
         problems += _check_epochs(config["method"]["epochs"])
+    return problems
+
+
+def _check_sources(config: Config) -> list[str]:
+    """Where images come from."""
+    reads, problems = config["method"]["reads"], []
+    for group in ("calibration", "finetune"):
+        source = config[group]["source"] if group in reads else IMAGES
+        if source not in SOURCES:
+            problems.append(
+                f"{group}.source={shown(source)} is unknown: choose among {', '.join(SOURCES)}."
+            )
+        elif source != IMAGES and "synthesis" not in reads:
+            problems.append(
+                f"method={config['method']['name']} trains on the images of the data set: type "
+                f"{group}.source={IMAGES}."
+            )
+    if "finetune" in reads and config["finetune"]["iterations"] is not None:
+        iterations = config["finetune"]["iterations"]
+        problems += problems_of(whole, "finetune.iterations", iterations, "40")
+    if "finetune" in reads and config["finetune"]["source"] in SOURCES[1:]:
+        problems += _check_unlabelled(config)
+    return problems
+
+
+def _check_unlabelled(config: Config) -> list[str]:
+    """What takes labels, or the images of a data set, and is asked for with drawn images."""
+    problems = []
+    if config["sampler"]["name"] != "uniform":
+        problems.append(
+            f"sampler={config['sampler']['name']} puts labelled images into batches, and "
+            f"finetune.source={config['finetune']['source']} draws images without labels: type "
+            "sampler=uniform."
+        )
+    if config["distill"].get("beta"):
+        problems.append(
+            f"distill={config['distill']['name']} compares features, and recovery on drawn images "
+            "learns soft targets alone: type distill=kd, or distill=none."
+        )
     return problems
 
 

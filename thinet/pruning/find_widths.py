@@ -10,25 +10,27 @@ from thinet.pruning.calibrate import calibrate
 from thinet.pruning.loss_curves import loss_curves
 from thinet.pruning.settings import Choosing
 from thinet.surgery import trace
+from thinet.training.images import Supply
 from thinet.widths.choose import Request, choose_counts, choose_groups
 
 
 def find_counts(
-    request: Request, choosing: Choosing, engine: Engine, network: nn.Module
+    request: Request, choosing: Choosing, engine: Engine, images: Supply, network: nn.Module
 ) -> dict[str, int]:
     """The units that each group keeps, the same on every process.
 
     Args:
         request: Layers, ratios, budget.
         choosing: How filters are chosen.
-        engine: Gives the calibration images and the device.
+        engine: Gives the device.
+        images: Gives the calibration images.
         network: The full, trained network.
 
     Raises:
         ThinetError: If the target is out of reach.
     """
+    calibration = calibrate(engine, images, choosing.sampling, choosing.batch_size)
     network.to(engine.device)
-    calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
     few = next(iter(calibration.batches()))[:2].to(engine.device)
     graph = trace(network, few[:1])
     names, _ = engine.decide(lambda: choose_groups(network, graph, request, few))

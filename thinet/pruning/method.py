@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -11,14 +12,17 @@ from thinet.pruning.alternation import Progress, Pruning
 from thinet.pruning.find_widths import find_counts
 from thinet.pruning.plan import Plan, make_plan, needs_network, show_plan, try_stages
 from thinet.pruning.settings import Choosing, Finetuning, read_request
+from thinet.pruning.sources import Sources, Supplies, calibrating
 from thinet.run.method import Method, Trained
 from thinet.run.result import Outcome
 from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
+from thinet.run.steps import BASELINE
 from thinet.training.distilling import Distilling
+from thinet.training.images import Fitting
 from thinet.training.learning import Learning
-from thinet.training.start import start
+from thinet.training.start import restore, start
 from thinet.widths.choose import Request
 
 
@@ -33,6 +37,7 @@ class Prune(Method[Progress, Plan | None]):
         schedule: What is cut between two fine-tunings.
         distilling: What fine-tuning learns from besides labels: from the network before it is cut,
             if nobody else is named.
+        sources: Of the images.
     """
 
     request: Request
@@ -40,6 +45,7 @@ class Prune(Method[Progress, Plan | None]):
     finetuning: Finetuning
     schedule: str
     distilling: Distilling
+    sources: Sources
     remembers = Progress
 
     @classmethod
@@ -47,12 +53,13 @@ class Prune(Method[Progress, Plan | None]):
         """From the groups and keys that its yaml names."""
         return cls(
             read_request(settings), Choosing.read(settings), Finetuning.read(settings),
-            settings["schedule.name"], Distilling.read(settings),
+            settings["schedule.name"], Distilling.read(settings), Sources.read(settings),
         )  # fmt: skip
 
     def plan(self, setup: Setup, progress: Progress) -> Plan | None:
         """The plan; None if it takes the trained network to make it."""
         self.distilling.check(setup, own=True)
+        self.sources.check(setup)
         if progress.counts is None and needs_network(self.request):
             return None
         return self._plan(setup, progress.counts)
@@ -71,26 +78,47 @@ class Prune(Method[Progress, Plan | None]):
         if plan is None:
             say("plan: it depends on the trained network, so the baseline comes first")
             engine, network = trained()
-            plan = self._plan(setup, find_counts(self.request, self.choosing, engine, network))
+            images = calibrating(self.sources.calibration, setup, engine, network)
+            counts = find_counts(self.request, self.choosing, engine, images, network)
+            plan = self._plan(setup, counts)
         self.show(plan)
 
     def run(self, session: Session[Progress], plan: Plan | None) -> Outcome:
         """Prune; finished stages of an earlier attempt are not repeated."""
         network = start(session, None if plan is None else len(plan.stages))
+        supplies = None
         if plan is None:
-            plan = self._find_plan(session, network)
+            supplies = self._begin(session)
+            plan = self._find_plan(session, supplies, network)
         left = plan.stages[len(session.state.steps) :]
         session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
         # After the last stage the teacher is gone, and nothing is left to learn.
-        learning = self.distilling.begin_after(session) if left else Learning()
+        learning: Fitting = Learning()
+        if left:
+            supplies = supplies or self._begin(session)
+            learning = supplies.finetuning.fitting(self.distilling.begin_after(session))
         return Pruning(
-            self.choosing, self.finetuning.training, session, plan, learning, self.distilling
-        ).run(network)
+            self.choosing, self.finetuning.training, session, plan, learning, self.distilling,
+            supplies, self.sources.are_drawn,
+        ).run(network)  # fmt: skip
 
-    def _find_plan(self, session: Session[Progress], network: nn.Module) -> Plan:
+    def _begin(self, session: Session[Progress]) -> Supplies:
+        """Make the images ready, and count the steps that this has taken."""
+        progress = session.progress
+        uncut = partial(restore, session, session.folder / BASELINE)
+        supplies = self.sources.begin(session, uncut, progress.drawn)
+        if self.sources.are_drawn and not progress.drawn:
+            progress.drawn = True
+            session.save()
+        return supplies
+
+    def _find_plan(
+        self, session: Session[Progress], supplies: Supplies, network: nn.Module
+    ) -> Plan:
         progress = session.progress
         if progress.counts is None:
-            counts = find_counts(self.request, self.choosing, session.engine, network)
+            images = supplies.calibration
+            counts = find_counts(self.request, self.choosing, session.engine, images, network)
             progress.counts = counts
             session.save()
         plan = self._plan(session.setup, progress.counts)

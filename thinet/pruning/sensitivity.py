@@ -24,6 +24,7 @@ from thinet.pruning.checks import read_budget
 from thinet.pruning.group import Calibration, Ranked, cut_group_, rank_groups
 from thinet.pruning.plan import check_statistics
 from thinet.pruning.settings import Choosing
+from thinet.pruning.sources import calibrating
 from thinet.pruning.suggestion import Trials, recalibrated_, suggest
 from thinet.report.sections.sensitivity import Cell, Figures, SensitivityDetails
 from thinet.run.method import Method
@@ -33,6 +34,7 @@ from thinet.run.settings import Settings
 from thinet.run.setup import Setup
 from thinet.run.steps import Done, Keeping, Step, run_steps
 from thinet.surgery import ChannelGraph, check_weights, trace
+from thinet.training.images import ImageSource, find_source
 from thinet.training.measurement import measure_baseline
 from thinet.training.source import network_spec, on_paper, prepare_network
 from thinet.training.start import restore
@@ -59,6 +61,7 @@ class Sensitivity(Method[Progress, int]):
         budget: What the suggestion may leave.
         images: At most so many validation images; None for all.
         trials: Corrections of the suggestion that are tried.
+        source: Of the calibration images.
     """
 
     choosing: Choosing
@@ -67,6 +70,7 @@ class Sensitivity(Method[Progress, int]):
     budget: Target
     images: int | None
     trials: int
+    source: ImageSource
     remembers = Progress
 
     @classmethod
@@ -84,6 +88,7 @@ class Sensitivity(Method[Progress, int]):
             budget=budget,
             images=settings["method.images"],
             trials=settings["method.trials"],
+            source=find_source(settings, settings["calibration.source"]),
         )  # fmt: skip
 
     def plan(self, setup: Setup, progress: Progress) -> int:
@@ -91,6 +96,7 @@ class Sensitivity(Method[Progress, int]):
         network, images = on_paper(setup)
         graph = trace(network, images[:1])
         names, _ = choose_groups(network, graph, self.request, images)
+        self.source.check(setup, network, images)
         check_statistics(network, graph, self.choosing, names)
         self._trials(setup).widths_within(network, graph, names)
         return len(names)
@@ -148,8 +154,9 @@ def _start(session: Session[Progress]) -> nn.Module:
 
 def _begin(method: Sensitivity, session: Session[Progress], network: nn.Module) -> _Work:
     engine, choosing = session.engine, method.choosing
+    supply = calibrating(method.source, session.setup, engine, network)
+    calibration = calibrate(engine, supply, choosing.sampling, choosing.batch_size)
     network.to(engine.device)
-    calibration = calibrate(engine, choosing.sampling, choosing.batch_size)
     few = torch.stack([calibration.images[0], calibration.images[-1]]).to(engine.device)
     check_weights(network)
     graph = trace(network, few[:1])

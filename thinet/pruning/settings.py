@@ -37,7 +37,7 @@ class Choosing:
     @classmethod
     def read(cls, settings: Settings) -> Choosing:
         """From ``criterion``, ``reconstruction`` and ``calibration``."""
-        values = settings.without("calibration", "batch_size")
+        values = settings.without("calibration", "batch_size", "source")
         criterion: Any = Criterion  # mypy wants no abstract class where a class is wanted
         reconstruction: Any = Reconstruction
         return cls(

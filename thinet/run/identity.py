@@ -22,6 +22,8 @@ _COMMON = ("model", "dataset", "baseline", "seed", "trainer", "method", "evaluat
 """What every method reads."""
 _USUAL = {"evaluate": CLASSIFICATION}
 """What of it goes without saying."""
+_SOURCES, _OWN = ("calibration", "finetune"), "images"
+"""Groups that say where images come from, and what goes without saying."""
 ABOUT_METHODS = ("reads", "sizes", "usual", "unless", "label")
 """Keys of ``conf/method`` that say how a method is named and told apart."""
 _NOT_IDENTITY_OF_TRAINER = {"progress", "checkpoint_minutes"}
@@ -32,6 +34,7 @@ def register_resolvers() -> None:
     """Teach OmegaConf the interpolations of ``conf/config.yaml``."""
     for name, function in (
         ("fingerprint", lambda _root_: fingerprint(_root_)),
+        ("drawn", lambda _root_: _drawn(_root_)),
         ("label", lambda _root_: _label(_root_)),
         ("short", _short),
         ("size", lambda _root_: _size(_root_)),
@@ -64,6 +67,28 @@ def _taught(cfg: DictConfig) -> str:
     """What a network learns from a teacher, and in which batches, as part of a file name."""
     words = [cfg.distill.name, cfg.sampler.name]
     return "".join(f"-{_short(word)}" for word in words if word not in ("none", "uniform"))
+
+
+def _drawn(cfg: DictConfig) -> str:
+    """Where images come from that are not the data set's, as part of a file name."""
+    found = dict.fromkeys(sources_of(cfg).values())
+    return "".join(f"-{_short(name)}" for name in found if name != _OWN)
+
+
+def sources_of(config: Config | DictConfig) -> dict[str, str]:
+    """Where the images come from that the method chooses and recovers on, by group."""
+    reads = config["method"]["reads"]
+    return {
+        key: str(config[key]["source"])
+        for key in _SOURCES
+        if key in reads and "source" in (config[key] or {})
+    }
+
+
+def draws_images(config: Config | DictConfig) -> bool:
+    """Whether what the group ``synthesis`` says counts."""
+    found = sources_of(config)
+    return not found or any(name != _OWN for name in found.values())
 
 
 def _teacher(cfg: DictConfig) -> str:
@@ -113,6 +138,8 @@ def part_read(config: Config) -> dict[str, Any]:
     found["method"] = _without(found["method"], ABOUT_METHODS)
     if "teacher" in found:
         found["teacher"] = _teacher_of(config)
+    if not draws_images(config):
+        found.pop("synthesis", None)
     return found
 
 
@@ -143,12 +170,16 @@ def settings_of(config: Config) -> dict[str, Any]:
     unless = config["method"].get("unless") or {}
     found = {}
     for key in (*(config["method"].get("reads") or ()), *_USUAL):
+        if key == "synthesis" and not draws_images(config):
+            continue
         value = _teacher_of(config) if key == "teacher" else config.get(key)
         if isinstance(value, Mapping) and key not in _MAPPINGS:
             value = value.get("name")
         told = _is_unset(config.get(unless.get(key, "")))
         if told and not _is_unset(value) and not _is_usual(value, usual.get(key, ...)):
             found[key] = value
+    sources = sources_of(config).items()
+    found |= {f"{key}.source": source for key, source in sources if source != _OWN}
     own = _without(config["method"], {*ABOUT_METHODS, "name", "build"})
     return found | {f"method.{key}": value for key, value in own.items() if not _is_unset(value)}
 
@@ -175,6 +206,9 @@ def fingerprint(cfg: DictConfig) -> str:
             content["ratio"] = read_ratio(content["ratio"])
         if isinstance(content["ratio"], Mapping):  # an earlier glob goes before a later one
             content["ratio"] = [[key, value] for key, value in content["ratio"].items()]
+    for key, source in sources_of(cfg).items():
+        if source == _OWN:
+            content[key] = _without(content[key], {"source"})
     content["trainer"] = _without(content["trainer"], _NOT_IDENTITY_OF_TRAINER)
     content["dataset"] = _without(content["dataset"], {"max_unreadable"})
     if "data" in content["dataset"]:

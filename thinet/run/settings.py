@@ -50,6 +50,10 @@ class Settings:
             found = found[key]
         return found
 
+    def may_read(self, key: str) -> bool:
+        """Whether a group or key at the top may be read."""
+        return key in self._reads
+
     def without(self, path: str, *keys: str) -> dict[str, Any]:
         """The mapping at a path apart from some of its keys."""
         return {str(key): value for key, value in self[path].items() if key not in keys}
