@@ -315,7 +315,7 @@ def test_an_update_made_several_times_is_logged_once(engine, data_free, tmp_path
 
     def note(self, batch):
         found = losses(self, batch)
-        made.append({name: float(loss) for name, loss in found.items()})
+        made.append({name: float(loss.detach()) for name, loss in found.items()})
         return found
 
     monkeypatch.setattr(Update, "losses", note)
