@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from thinet.artifacts.store import dump_state, load_state_, read_state
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
@@ -55,4 +57,5 @@ def load_generator(folder: Path) -> Generator:
             f"{path} is damaged ({error}): repeat the run with resume=off."
         ) from error
     load_state_(generator, read_state(folder / WEIGHTS), str(folder / WEIGHTS))
-    return generator
+    # Files know no layouts, and another layout is another order of summation: other bits.
+    return generator.to(memory_format=torch.channels_last)
