@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from thinet.base.errors import ThinetError
+from thinet.engine.objective import LOSS
 
 MODES = ("auto", "bar", "lines", "off")
 
@@ -41,7 +42,11 @@ class PlainProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line an epoch."""
-        loss, top1 = (trainer.callback_metrics.get(key) for key in ("train/loss", "val/top1"))
+        found: dict[str, Any] = trainer.callback_metrics
+        # Where no loss is that of a network which classifies, it is that of what is trained.
+        sums = [LOSS, *(update.name for update in getattr(pl_module, "updates", ()))]
+        loss = next((found[f"train/{one}"] for one in sums if f"train/{one}" in found), None)
+        top1 = found.get("val/top1")
         parts = [] if loss is None else [f"loss {float(loss):.4f}"]
         parts += [] if top1 is None else [f"validation top-1 {100 * float(top1):.2f} %"]
         self._line(trainer, ", ".join(parts))
