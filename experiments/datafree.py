@@ -67,6 +67,7 @@ DRAWN = {
     "one-hot, entropy": _losses("one_hot", "entropy"),
     "entropy, activation": _losses("entropy", "activation"),
     "all three": _losses("one_hot", "entropy", "activation"),
+    "all three, 0.3 : 0.1 : 10": {"one_hot": 0.3, "activation": 0.1, "entropy": 10.0},
     "BatchNorm": _losses("batchnorm"),
     "all three, BatchNorm": _losses("one_hot", "entropy", "activation", "batchnorm"),
 }
@@ -135,7 +136,10 @@ class Study:
 
     def fill(self, path: Path) -> None:
         """Measure what is missing, so that after each seed the tables are worth reading."""
-        names = ("iterations", "batch", "width", "generator_lr", "student_lr", "teacher_epochs")
+        names = (
+            "iterations", "batch", "width", "generator_lr", "generator_decay", "student_lr",
+            "teacher_epochs",
+        )  # fmt: skip
         for seed in self.options.seeds:
             for name in self.pair.arms:
                 if name not in self.options.arms:
@@ -176,10 +180,13 @@ class Arm:
         epochs = max(options.iterations // 40, 1)
         self.steps = Steps(options.iterations // epochs)
 
-        def turn(rate: float) -> Turn:
-            return Turn(Phase(epochs, rate, "cosine"), Training(ADAM))
+        def turn(rate: float, decay: str) -> Turn:
+            return Turn(Phase(epochs, rate, decay), Training(ADAM))
 
-        self.turns = turn(options.generator_lr), turn(options.student_lr)
+        self.turns = (
+            turn(options.generator_lr, options.generator_decay),
+            turn(options.student_lr, "cosine"),
+        )
         self.noise = Noise(derive_seed(seed, "study"), options.batch)
 
     def measure(self) -> dict[str, object]:
@@ -277,6 +284,7 @@ def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--draw", action="store_true", help="only the tables")
     parser.add_argument("--arms", nargs="+", default=ORDER)
     parser.add_argument("--generator-lr", type=float, default=0.02)
+    parser.add_argument("--generator-decay", default="cosine")
     parser.add_argument("--student-lr", type=float, default=5e-3)
     parser.add_argument("--width", type=int, default=32, help="of the generator; the paper's: 128")
     return parser
@@ -290,27 +298,37 @@ TINY = {
 
 def tables(rows: Sequence[Mapping[str, str]], paper: bool) -> str:
     """Means and spreads over seeds, and paired differences to the student of real images."""
-    by_arm: dict[str, dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
+    by_arm = _grouped(rows)
     lines = [
-        "| student of | seeds | test % | to KD on real images | classes (entropy of 1) | spread |"
+        "| student of | iterations | seeds | test % | to KD on real images | classes (entropy of 1) | spread |"
         + (" paper |" if paper else ""),
-        "|---|---|---|---|---|---|" + ("---|" if paper else ""),
+        "|---|---|---|---|---|---|---|" + ("---|" if paper else ""),
     ]
-    for name in (one for one in ORDER if one in by_arm):
-        found = by_arm[name]
+    for (name, iterations), found in by_arm.items():
         cells = [
             name if name != TEACHER else "(the teacher)",
+            str(iterations) if name != TEACHER else "",
             str(len(found)),
             mean_and_spread([float(row["test"]) for row in found.values()]),
-            _beyond(found, by_arm.get(REAL, {})),
+            _beyond(found, by_arm.get((REAL, iterations), {})),
             *(_mean(found, key) for key in ("balance", "spread")),
         ]
         if paper:
             cells.append(f"{PAPER[name]:.2f}" if name in PAPER else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+Grouped = dict[tuple[str, int], dict[str, Mapping[str, str]]]
+"""Rows by arm and iterations, then by seed."""
+
+
+def _grouped(rows: Sequence[Mapping[str, str]]) -> Grouped:
+    """In the order of the arms; the longer ones after the shorter."""
+    found: Grouped = {}
+    for row in sorted(rows, key=lambda row: (ORDER.index(row["arm"]), int(row["iterations"]))):
+        found.setdefault((row["arm"], int(row["iterations"])), {})[row["seed"]] = row
+    return found
 
 
 def _mean(found: Mapping[str, Mapping[str, str]], key: str) -> str:
@@ -335,18 +353,19 @@ def draw(rows: Sequence[Mapping[str, str]], title: str, path: Path) -> None:
         title: What was learnt.
         path: Of the PNG.
     """
-    names = [name for name in ORDER if any(row["arm"] == name for row in rows)]
+    by_arm = _grouped(rows)
     figure, (ax,) = new_figure(
-        8.6, 1.6 + 0.34 * len(names), "What a student learns from",
+        8.6, 1.6 + 0.34 * len(by_arm), "What a student learns from",
         f"{title}, test accuracy of the student (small: a seed, large: mean)",
     )  # fmt: skip
-    for place, name in enumerate(names):
-        found = np.array([float(row["test"]) for row in rows if row["arm"] == name])
+    for place, ((name, _), mine) in enumerate(by_arm.items()):
+        found = np.array([float(row["test"]) for row in mine.values()])
         color = VERMILLION if name in DRAWN else GREEN if name in (OTHER, NOISE) else BLUE
         ax.plot([found.min(), found.max()], [place] * 2, color=GRID, linewidth=3, zorder=1)
         ax.plot(found, [place] * len(found), "o", color=color, markersize=3.5, alpha=0.7)
         ax.plot(found.mean(), place, "o", color=color, markersize=8, markerfacecolor="none")
-    ax.set_yticks(range(len(names)), ["(the teacher)" if n == TEACHER else n for n in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
+    titles = ["(the teacher)" if arm == TEACHER else f"{arm}, {n:,}" for arm, n in by_arm]
+    ax.set_yticks(range(len(by_arm)), titles)
+    ax.set_ylim(len(by_arm) - 0.4, -0.6)
     percent_axis(ax, "x")
     save_png(figure, path)

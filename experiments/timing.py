@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 from thinet.base.files import write_text_atomic
 from thinet.metrics.memory import resident_peak_mb
@@ -189,3 +190,10 @@ def _cell(value: Any, how: str) -> str:
 def default_threads() -> int:
     """One thread a core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def furthest(left: nn.Module, right: nn.Module) -> float:
+    """Largest difference of two networks' weights, over the largest weight."""
+    pairs = zip(left.parameters(), right.parameters(), strict=True)
+    far = max(float((a - b).detach().abs().max()) for a, b in pairs)
+    return far / max(float(parameter.detach().abs().max()) for parameter in left.parameters())

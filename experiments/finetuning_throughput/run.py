@@ -22,6 +22,7 @@ from experiments.smoke import parse
 from experiments.timing import (
     Row,
     default_threads,
+    furthest,
     hardware,
     markdown,
     ratio,
@@ -147,13 +148,6 @@ def validate(network: nn.Module, setting: Setting) -> float:
             hits += int((found == labels).sum())
             seen += len(labels)
     return hits / seen
-
-
-def furthest(left: nn.Module, right: nn.Module) -> float:
-    """Largest difference of two networks' weights, over the largest weight."""
-    pairs = zip(left.parameters(), right.parameters(), strict=True)
-    far = max(float((a - b).detach().abs().max()) for a, b in pairs)
-    return far / max(float(parameter.detach().abs().max()) for parameter in left.parameters())
 
 
 def measure(name: str, setting: Setting, rounds: int, patience: float) -> tuple[Row, list[float]]:
