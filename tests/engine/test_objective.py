@@ -297,6 +297,46 @@ def test_alternate_updates_are_a_loop_of_both(batches, engine, data_free, tmp_pa
     assert names == {"network.", "parts.generator."}
 
 
+def test_an_update_made_several_times_is_logged_once(engine, data_free, tmp_path, monkeypatch):
+    """Steps are those of batches, rates follow them, and watchers are told what was logged."""
+    told: list[tuple[int, dict[str, float]]] = []
+    made: list[dict[str, float]] = []
+    losses = Update.losses
+
+    @dataclass(frozen=True, eq=False)
+    class Several(DataFree):
+        @property
+        def updates(self):
+            first, second = super().updates
+            return replace(first, times=2), replace(second, times=3)
+
+        def after_epoch(self, epoch, figures):
+            told.append((epoch, dict(figures)))
+
+    def note(self, batch):
+        found = losses(self, batch)
+        made.append({name: float(loss.detach()) for name, loss in found.items()})
+        return found
+
+    monkeypatch.setattr(Update, "losses", note)
+    engine.step, engine.loggers = 4, [RunCSVLogger(tmp_path)]
+    one = data_free()
+    engine.train(Several(one.network, one.teacher, one.generator, one.training), KEY, tmp_path)
+    assert engine.step == 4 + 2 * STEPS
+    assert [sorted(one) for one in made[:5]] == 2 * [["apart", "images", "sure"]] + 3 * [["loss"]]
+    assert len(made) == 2 * STEPS * (2 + 3)
+    rows = [row for row in rows_of(tmp_path) if row["train/loss"]]
+    assert [int(row["step"]) for row in rows] == [4 + STEPS, 4 + 2 * STEPS]
+    assert [epoch for epoch, _ in told] == [0, 1]
+    for epoch, (row, (_, figures)) in enumerate(zip(rows, told, strict=True)):
+        turns = made[5 * STEPS * epoch : 5 * STEPS * (epoch + 1)]
+        for name, last in (("images", 1), ("sure", 1), ("loss", 4)):
+            mean = sum(turn[name] for turn in turns[last::5]) / STEPS
+            assert figures[f"train/{name}"] == pytest.approx(mean, rel=1e-5)
+            assert float(row[f"train/{name}"]) == pytest.approx(mean, rel=1e-4)
+        assert 0 <= figures["val/top1"] <= 1
+
+
 KILLS = [("step", after) for after in range(6)] + [("validation", 0), ("validation", 1), ("end", 0)]
 
 
@@ -468,6 +508,7 @@ def test_objectives_that_contradict_themselves_are_refused(
         "must belong": Given(network, [own, other]),
         "must not belong": Given(network, [own], [network[0]]),
         r"terms \['b'\] of update loss: \['a'\]": Given(network, [own]),
+        "made once for every batch": Given(network, [replace(own, times=2)]),
     }
     for said, objective in wrong.items():
         with pytest.raises(ValueError, match=said):

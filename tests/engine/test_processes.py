@@ -114,7 +114,7 @@ def main(folder, world):
         folder, network = Path(folder), make(rank)
         nn.init.constant_(network[1].running_mean, rank)
         own = digest(network)
-        engine._share(network)
+        engine.share(network)
         found["shared"] = [own, digest(network)]
         found["whole"] = train(engine, folder / "whole")
         found["told"] = train(engine, folder / "told", 3 if rank == 1 else None)

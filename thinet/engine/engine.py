@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from thinet.artifacts.store import dump_state
-from thinet.base.collective import agree, decided
-from thinet.base.errors import Terminated, ThinetError
+from thinet.base.errors import Terminated
 from thinet.base.evaluation import CLASSIFICATION, RETRIEVAL, Evaluate
 from thinet.base.seeding import derive_seed
 from thinet.datasets.calibration import CalibrationImages
@@ -33,16 +30,14 @@ from thinet.engine.phases import Phase
 from thinet.engine.processes import start_others
 from thinet.engine.retrieval import retrieve
 from thinet.engine.settings import Accuracy, Devices, Training
+from thinet.engine.together import Together
 from thinet.engine.trainers import call, make_trainer
 
 CHECKPOINT = "last.ckpt"
 
 
-T = TypeVar("T")
-
-
 @dataclass
-class Engine:
+class Engine(Together):
     """Builds a fresh Trainer for every task; the network is a plain module in between.
 
     Surgery replaces parameters, so an optimizer or a DDP wrapper must never outlive a stage.
@@ -63,17 +58,6 @@ class Engine:
     step: int = 0
     evaluation: Evaluate = CLASSIFICATION
     _device: torch.device | None = field(default=None, init=False, repr=False)
-
-    @property
-    def world(self) -> int:
-        """How many processes there are."""
-        return self.devices.devices * self.devices.num_nodes
-
-    @property
-    def rank(self) -> int:
-        """This process, among all."""
-        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return torch.distributed.get_rank() if ready else 0
 
     @property
     def device(self) -> torch.device:
@@ -198,7 +182,7 @@ class Engine:
                 trainer = self._run(learner, epochs, title or key, folder / CHECKPOINT, **settings)
         self.step += epochs * steps
         for module in (network, *objective.parts.values()):
-            self._share(module)
+            self.share(module)
             module.cpu()
         return trainer
 
@@ -223,28 +207,6 @@ class Engine:
             labels.append(classes)
         return CalibrationImages(images, torch.cat(labels))
 
-    def agree(self, value: T) -> T:
-        """The value of the first process, on every process."""
-        return agree(value, self.world)
-
-    def decide(self, choose: Callable[[], T]) -> T:
-        """What the first process finds, or the error that it meets: see :func:`decided`."""
-        return decided(choose, self.rank == 0, self.agree)
-
-    def exists(self, path: Path) -> bool:
-        """Whether the first process sees a file that all of them are to read.
-
-        Raises:
-            ThinetError: On every process, if another one does not see it.
-        """
-        seen = self.gather(path.exists())
-        if seen[0] and not all(seen):
-            raise ThinetError(
-                f"{path} is not to be seen by every process of this run: type the same command "
-                "again, or give all machines the same paths.outputs and paths.cache."
-            )
-        return seen[0]
-
     def start_processes(self) -> None:
         """Start the other processes before anything is shared between them."""
         if self.world > 1:
@@ -263,29 +225,6 @@ class Engine:
         """Remove what :meth:`fit` kept for resuming."""
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, on every process."""
-        found = [value] * self.world
-        if self.world > 1:
-            torch.distributed.all_gather_object(found, value)
-        return found
-
-    def digests(self, network: nn.Module) -> list[str]:
-        """SHA-256 of the network's weights on each process, the same for all if all is well."""
-        return self.gather(hashlib.sha256(dump_state(network)).hexdigest())
-
-    def _share(self, network: nn.Module) -> None:
-        """The first process's tensors for all: DDP leaves each its own BatchNorm statistics."""
-        if self.world > 1:
-            network.to(self.device)
-            for tensor in network.state_dict(keep_vars=True).values():
-                torch.distributed.broadcast(tensor.data, 0)
-
-    def barrier(self) -> None:
-        """Wait for the other processes."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
 
     def _classes(self) -> int:
         assert self.data.num_classes is not None

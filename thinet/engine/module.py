@@ -28,8 +28,8 @@ LOOK_AT_LOSS = 50
 class Learner(LightningModule):
     """Trains a network towards an objective, and evaluates it.
 
-    One update is left to Lightning's automatic optimization; several are made here, in turn, for
-    every batch, which counts as one step.
+    One update is left to Lightning's automatic optimization; several are made here, in turn and
+    each as often as it says, for every batch, which counts as one step.
 
     Args:
         network: Images ``(N, C, H, W)`` to logits ``(N, classes)``.
@@ -119,7 +119,11 @@ class Learner(LightningModule):
             self.objective.settle()
 
     def _alternate(self, batch: Any) -> dict[str, Tensor]:
-        """Make all updates, each with the parameters that those before it left."""
+        """Make all updates, each with the parameters that those before it left.
+
+        Returns:
+            Losses of the last time that each was made.
+        """
         losses: dict[str, Tensor] = {}
         for update, optimizer in zip(self.updates, self._optimizers(), strict=True):
             with self.toggled_optimizer(optimizer):  # the others' parameters get no gradients

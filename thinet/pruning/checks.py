@@ -11,7 +11,6 @@ from thinet.base.values import is_number, is_whole, layer_names, shown, whole
 from thinet.widths.ratio import check_ratio, read_ratio
 from thinet.widths.target import Target, Widths, recalibration
 
-
 IMAGES = "images"
 SOURCES = (IMAGES, "generated", "noise")
 """Where images may come from: the data set, or the family that the group ``synthesis`` names."""

@@ -65,6 +65,23 @@ class Noise:
         random = self._random(step, number)
         return self._own(torch.randint(2**40, (self.batch_size,), generator=random))
 
+    def deal(self, share: float, parts: int) -> list[Tensor]:
+        """Which rows of this process go to whom, when a share of the whole batch is dealt out.
+
+        The rows of a share lie evenly over the batch, and so over the processes.
+
+        Args:
+            share: Of the rows, from 0 to 1.
+            parts: Among how many they are dealt out.
+
+        Returns:
+            Places within this process's rows: first those of the rest, then of each part.
+        """
+        before = (share * torch.arange(self.batch_size + 1, dtype=torch.float64)).floor().long()
+        dealt = torch.where(before.diff() > 0, before[:-1] % max(parts, 1), -1)
+        own = self._own(dealt)
+        return [(own == part).nonzero().flatten() for part in range(-1, parts)]
+
     def _random(self, step: Step, number: int) -> torch.Generator:
         seed = derive_seed(self.seed, "noise", step.epoch, step.number, number)
         return torch.Generator().manual_seed(seed)

@@ -71,6 +71,11 @@ class Batches:
         images: Tensor = self.generator(noise.to(self.generator.device))
         return images
 
+    @property
+    def draws(self) -> int:
+        """How often new images were drawn in this step so far."""
+        return self._draws
+
     def keep(self, images: Tensor, logits: Tensor) -> None:
         """For whoever learns from the images that the generator has just been trained with."""
         self._last = images.detach(), logits.detach()
@@ -280,33 +285,30 @@ class DataFree(Objective):
         if kept is not None and self.average is not None:
             self.average.update_parameters(self.batches.generator)
         images, logits = kept or self._answered(self.batches.fresh(step))
-        past = self._past(step, len(images))
+        rest, past = self._past(step)
         if self.pool is not None and kept is not None:
             self.pool.put(images)
-        if past is None:
+        if not len(past):
             return images, logits
         old, theirs = self._answered(past)
-        rest = len(images) - len(old)
-        return torch.cat([images[:rest], old]), torch.cat([logits[:rest], theirs])
+        return torch.cat([images[rest], old]), torch.cat([logits[rest], theirs])
 
-    def _past(self, step: Step, count: int) -> Tensor | None:
-        """Images of the past, a share of a batch, if there are any."""
-        wanted = int(self.share * count)
+    def _past(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Places of a batch that stay as they are, and images of the past for the others."""
         sources = self._memories(step)
-        if not sources or not wanted:
-            return None
-        sizes = [wanted // len(sources)] * len(sources)
-        sizes[0] += wanted - sum(sizes)
-        return torch.cat([draw()[:size] for draw, size in zip(sources, sizes, strict=True)])
+        rest, *parts = self.batches.noise.deal(self.share if sources else 0.0, len(sources))
+        drawn = [draw()[rows] for draw, rows in zip(sources, parts, strict=True)]
+        return rest, torch.cat(drawn) if drawn else torch.empty(0)
 
     def _memories(self, step: Step) -> list[Callable[[], Tensor]]:
         noise, found = self.batches.noise, list[Callable[[], Tensor]]()
+        number = MEMORIES + 2 * self.batches.draws  # another one in each of the student's turns
         if self.average is not None:
             average, device = self.average, self.batches.generator.device
-            rows = noise.draw(step, MEMORIES, self.batches.generator.latent)
+            rows = noise.draw(step, number, self.batches.generator.latent)
             found.append(lambda: average(rows.to(device)))
         if self.pool is not None and self.pool.filled:
-            pool, places = self.pool, noise.places(step, MEMORIES + 1)
+            pool, places = self.pool, noise.places(step, number + 1)
             found.append(lambda: pool.take(places))
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinet.engine.gathering import everyones
 from thinet.losses.precision import in_full
+from thinet.models.classifier import tensors_in
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Of each layer means and variances ``(C,)``."""
@@ -57,9 +58,9 @@ def watching(network: nn.Module) -> Iterator[Callable[[], tuple[Statistics, Stat
     """
     seen: list[tuple[_BatchNorm, Tensor]] = []
 
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         assert isinstance(module, _BatchNorm)
-        given = in_full(args[0])
+        (given,) = map(in_full, tensors_in(args, kwargs))
         axes = [axis for axis in range(given.dim()) if axis != 1]
         variance, mean = torch.var_mean(given, axes, correction=0)
         seen.append((module, torch.cat([mean, variance])))
@@ -72,7 +73,10 @@ def watching(network: nn.Module) -> Iterator[Callable[[], tuple[Statistics, Stat
         seen.clear()
         return found, stored
 
-    handles = [one.register_forward_pre_hook(note) for one in batchnorms(network).values()]
+    handles = [
+        one.register_forward_pre_hook(note, with_kwargs=True)
+        for one in batchnorms(network).values()
+    ]
     try:
         yield read
     finally:

@@ -57,5 +57,5 @@ def load_generator(folder: Path) -> Generator:
             f"{path} is damaged ({error}): repeat the run with resume=off."
         ) from error
     load_state_(generator, read_state(folder / WEIGHTS), str(folder / WEIGHTS))
-    # Files know no layouts, and another layout is another order of summation: other bits.
+    # Weights are read in their usual layout, and the layout has a say in the last bit.
     return generator.to(memory_format=torch.channels_last)

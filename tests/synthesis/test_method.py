@@ -1,0 +1,204 @@
+"""A run without data: what it leaves, that it sees no image, that it goes on in the same bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import thinet
+from thinet.artifacts.store import dump_state, read_spec
+from thinet.base.errors import ThinetError
+from thinet.datasets.module import ImageData
+from thinet.report.sections.synthesis import SynthesisDetails
+from thinet.run.result import MODEL
+from thinet.synthesis.recorder import ROWS, Recorder
+from thinet.synthesis.stored import load_generator
+
+DATAFREE = (
+    "method=datafree", "model.build.widths=[3,4]", "teacher.build.widths=[6,8]",
+    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=8",
+    "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
+)  # fmt: skip
+FIRST = (*DATAFREE, "synthesis.course.mode=generator_first")
+MEMORY = ("synthesis.memory.average=0.9", "synthesis.memory.pool=20")
+
+
+@pytest.fixture
+def teacher(make_run, tmp_path):
+    """The folder of a finished run."""
+    run = make_run("method=train", "model.build.widths=[6,8]", folder=tmp_path / "teacher")
+    run.run()
+    return run.folder
+
+
+def test_teacher_control_generator_and_student(make_run):
+    run = make_run(*DATAFREE)
+    outcome = run.run()
+    assert outcome.reference_is == "teacher"
+    assert outcome.reference.flops > 2 * outcome.model.flops
+    found = outcome.details["synthesis"]
+    assert isinstance(found, SynthesisDetails)
+    assert (found.teacher, found.student, found.mode) == ("vgg_small", "vgg_half", "together")
+    assert (found.iterations, found.images) == (6, 48)
+    assert found.weights == {"one_hot": 1, "activation": 0.1, "entropy": 5, "batchnorm": 1}
+    (control,) = found.controls
+    assert control.name == "noise"
+    assert control.measurement.flops == outcome.model.flops
+    assert [row.epoch for row in found.epochs] == [1, 2]
+    for row in found.epochs:
+        assert sum(row.classes) == 64
+        assert 0 < row.spread < 2
+        assert {
+            "train/loss",
+            "train/generator",
+            "train/batchnorm",
+            "val/top1",
+        } <= row.figures.keys()
+    student = thinet.load(run.folder / MODEL)
+    assert run.engine.evaluate(student, "test").top1 == outcome.model.top1
+    assert read_spec(run.folder / MODEL).metrics == outcome.model.figures()
+    generator = load_generator(run.folder / "generator")
+    assert sum(one.numel() for one in generator.parameters()) == found.generator_parameters
+    assert generator(torch.randn(4, 5)).shape == (4, 3, 8, 8)
+    pictures = sorted(path.name for path in (run.folder / "figures/generated").iterdir())
+    assert pictures[-2:] == ["epoch_001.png", "epoch_002.png"]
+    assert pictures[0].startswith("class_")
+
+
+def test_first_the_generator_then_the_student(make_run):
+    run = make_run(*FIRST, "method.controls=[]")
+    outcome = run.run()
+    found = outcome.details["synthesis"]
+    assert [step.name for step in run.session.state.steps] == ["generator", "student"]
+    assert found.controls == ()
+    assert "val/top1" not in found.epochs[0].figures  # nothing is classified by a generator
+    assert "train/loss" not in found.epochs[0].figures
+
+
+@pytest.mark.parametrize("mode", [DATAFREE, FIRST], ids=["together", "generator first"])
+def test_no_training_image_is_looked_at(make_run, teacher, monkeypatch, mode):
+    def refuse(*_):
+        raise AssertionError("an image was looked at")
+
+    run = make_run(*mode, f"teacher={teacher}")
+    for name in ("plain_training", "calibration", "examples"):
+        monkeypatch.setattr(ImageData, name, refuse)
+    run.setup.data.setup()
+    monkeypatch.setattr(type(run.setup.data._train), "__getitem__", _only(run.setup.data))
+    run.run()
+
+
+def untimed(outcome):
+    """The details without what was measured by a clock."""
+    found = outcome.details["synthesis"]
+    controls = [replace(one.measurement, latency_ms=None) for one in found.controls]
+    return replace(found, controls=()), controls
+
+
+def _only(data):
+    """Images of the test and validation parts alone."""
+    read = type(data._train).__getitem__
+
+    def get(view, position):
+        assert view is data._val or view is data._test, "a training image was looked at"
+        return read(view, position)
+
+    return get
+
+
+@pytest.mark.parametrize("extra", [(), MEMORY], ids=["plain", "with a memory"])
+def test_killed_after_an_epoch_it_goes_on_in_the_same_bits(make_run, tmp_path, monkeypatch, extra):
+    mode = (*DATAFREE, *extra)
+    whole = make_run(*mode, folder=tmp_path / "whole")
+    expected = whole.run()
+    note, calls = Recorder.note, []
+
+    def killed(self, epoch, figures):
+        calls.append(epoch)
+        if calls == [0, 1]:
+            raise KeyboardInterrupt
+        note(self, epoch, figures)
+
+    monkeypatch.setattr(Recorder, "note", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_run(*mode, folder=tmp_path / "killed").run()
+    again = make_run(*mode, folder=tmp_path / "killed")
+    found = again.run()
+    assert calls == [0, 1, 1]
+    assert found.weights_by_process == expected.weights_by_process
+    assert untimed(found) == untimed(expected)
+    both = [load_generator(run.folder / "generator") for run in (whole, again)]
+    assert dump_state(both[0]) == dump_state(both[1])
+
+
+def test_killed_between_generator_and_student(make_run, tmp_path, monkeypatch):
+    expected = make_run(*FIRST, folder=tmp_path / "whole").run()
+    from thinet.synthesis.training import Teaching
+
+    learn = Teaching.from_generator
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Teaching, "from_generator", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_run(*FIRST, folder=tmp_path / "killed").run()
+    monkeypatch.setattr(Teaching, "from_generator", learn)
+    found = make_run(*FIRST, folder=tmp_path / "killed").run()
+    assert found.weights_by_process == expected.weights_by_process
+    assert untimed(found) == untimed(expected)
+
+
+def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
+    pruned = make_run("model.build.widths=[6,8]", f"model.weights={teacher}", "schedule=oneshot",
+                      folder=tmp_path / "pruned")  # fmt: skip
+    pruned.run()
+    run = make_run(*DATAFREE, "model.build.widths=[6,8]", f"model.weights={pruned.folder}",
+                   f"teacher={teacher}", "method.controls=[]")  # fmt: skip
+    outcome = run.run()
+    assert outcome.model.flops < outcome.reference.flops
+    spec = read_spec(run.folder / MODEL)
+    assert spec.keep == read_spec(pruned.folder / MODEL).keep
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["synthesis.losses.feature=nowhere"], "no module called 'nowhere'"),
+        (["trainer.devices=3", "trainer=cpu", "trainer.strategy=ddp"],
+         "type synthesis.course.batch_size=6"),
+        (["synthesis.losses.one_hot=0", "synthesis.losses.activation=0",
+          "synthesis.losses.entropy=0", "synthesis.losses.batchnorm=0"], "nothing is drawn"),
+        (["synthesis.course.mode=generator_first", "synthesis.losses.adversarial=1"],
+         "type synthesis.course.mode=together"),
+        (["synthesis.course.mode=generator_first", *MEMORY], "synthesis.memory.average=null"),
+        (["synthesis.course.mode=both"], "none of together, generator_first"),
+        (["synthesis.generator.lr=-1"], "synthesis.generator.lr=1e-3"),
+        (["synthesis.student.clip_norm=0"], "synthesis.student.clip_norm=null"),
+        (["synthesis.memory.share=2"], "synthesis.memory.share=0.5"),
+        (["method.controls=[images]"], "method.controls=[noise]"),
+        (["teacher=null"], "model@teacher=<name of a model>"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_on_paper(make_run, overrides, sentence):
+    with pytest.raises(ThinetError) as refused:
+        make_run(*DATAFREE, *overrides)
+    assert sentence in " ".join(str(refused.value).split())
+
+
+def test_a_teacher_without_batchnorm_is_told_what_to_type(make_run):
+    bare = ("model@teacher=vgg11", "teacher.image_size=32", "dataset.image_size=32")
+    mode = [one for one in DATAFREE if not one.startswith("teacher.build")]
+    with pytest.raises(ThinetError, match=r"type synthesis.losses.batchnorm=0"):
+        make_run(*mode, *bare)
+
+
+def test_rows_that_were_damaged_are_told(make_run, tmp_path):
+    rows = tmp_path / ROWS
+    rows.write_text(json.dumps({"rows": [{"epoch": "first"}]}))
+    recorder = Recorder(None, None, None, 0, tmp_path, tmp_path, ((), ()), 10)
+    with pytest.raises(ThinetError, match="resume=off"):
+        recorder.rows()
