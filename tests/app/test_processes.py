@@ -45,6 +45,19 @@ def test_two_processes_keep_the_filters_of_one_and_end_alike(process, tiny, tmp_
     assert len(found["one"]["run"]["weights_by_process"]) == 1
 
 
+def test_two_processes_leave_one_network_that_recovered_on_drawn_images(process, tiny, tmp_path):
+    common = [text for text in tiny if text != "trainer=cpu"]
+    common += ["trainer=ddp_cpu", "experiment=prune_datafree", "synthesis.course.epochs=1",
+               "synthesis.course.iterations=3", "synthesis.course.batch_size=16",
+               "synthesis.drawing.width=4", f"paths.outputs={tmp_path}"]  # fmt: skip
+    done = process(*common)
+    assert done.returncode == 0, done.stderr
+    (saved,) = tmp_path.glob("*/model/model.safetensors")
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert result(tmp_path)["run"]["weights_by_process"] == [digest, digest]
+    assert done.stdout.count("generator: training it") == 1
+
+
 def test_two_processes_leave_one_binary_network(process, tiny, tmp_path):
     """BatchNorm has its share of each batch: see tests/quantization/test_processes.py."""
     common = [text for text in tiny if text != "trainer=cpu"]
