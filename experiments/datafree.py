@@ -43,9 +43,10 @@ from thinet.report.style import (
 )
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches, DataFree, Learning, Turn
+from thinet.synthesis.objective import DataFree, Learning
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.training import critic_of
+from thinet.synthesis.updates import Batches, Turn
 
 ADAM = partial(torch.optim.Adam, lr=1.0)
 TEACHER, LABELS = "teacher", "labels"

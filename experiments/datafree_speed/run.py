@@ -55,10 +55,11 @@ from thinet.models import build
 from thinet.report.style import BLUE, GRID, MUTED, SKY, VERMILLION, new_figure, save_png
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches, DataFree, Turn
+from thinet.synthesis.objective import DataFree
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.statistics import watching
 from thinet.synthesis.training import critic_of
+from thinet.synthesis.updates import Batches, Turn
 
 HERE = Path(__file__).parent
 ADAM = partial(torch.optim.Adam, lr=1.0)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from omegaconf import OmegaConf
 
 from tests.pruning.test_method import KilledError, record_of, weights_of, without_times

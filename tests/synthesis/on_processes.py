@@ -30,7 +30,8 @@ from thinet.synthesis.critic import Critic
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.memory import ImagePool, average_of
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches, DataFree, Imagining, Turn
+from thinet.synthesis.objective import DataFree, Imagining
+from thinet.synthesis.updates import Batches, Turn
 
 STEPS, BATCH = 9, 12  # processes ask each other after 8 whether one was told to stop
 SGD = Training(partial(torch.optim.SGD, lr=1.0, momentum=0.9), clip_norm=0.3)

@@ -10,8 +10,8 @@ from torch import nn
 
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
-from thinet.synthesis.objective import Turn
 from thinet.synthesis.settings import Losses
+from thinet.synthesis.updates import Turn
 
 EPOCHS = 2
 PHASE = Phase(EPOCHS, 0.02, "cosine")

@@ -37,16 +37,10 @@ from thinet.losses import (
 from thinet.synthesis.critic import Critic, mean_classes
 from thinet.synthesis.memory import ImagePool, average_of
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import (
-    GENERATOR,
-    MEMORIES,
-    Batches,
-    DataFree,
-    Imagining,
-    Learning,
-)
+from thinet.synthesis.objective import MEMORIES, DataFree, Imagining, Learning
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.statistics import watching
+from thinet.synthesis.updates import GENERATOR, Batches
 
 KEY, BATCH, COUNT = "stage", 8, 3
 NOISE = Noise(11, BATCH)

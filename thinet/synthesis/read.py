@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from thinet.engine.phases import Phase
 from thinet.run.settings import Settings, fill
-from thinet.synthesis.objective import GENERATOR, Turn
 from thinet.synthesis.settings import PARTS, Synthesis
+from thinet.synthesis.updates import GENERATOR, Turn
 
 GROUP = "synthesis"
 STUDENT = "student"

@@ -25,10 +25,10 @@ from thinet.synthesis.drawn import classes_of, draw, draw_noise
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.kept import kept_generator
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.recovering import Recovering
 from thinet.synthesis.training import plan_teaching
+from thinet.synthesis.updates import Batches
 from thinet.training.images import Fitting, ImageSource, Supply, Uncut
 from thinet.training.learning import Learning
 

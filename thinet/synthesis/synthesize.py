@@ -27,9 +27,9 @@ from thinet.synthesis.critic import Critic
 from thinet.synthesis.drawn import draw
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches, Turn, generator_update
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.statistics import batchnorms
+from thinet.synthesis.updates import Batches, Turn, generator_update
 
 BATCHNORM = 1.0
 """Weight of the BatchNorm statistics where the network has any and nothing else is asked for."""

@@ -24,11 +24,12 @@ from thinet.synthesis.critic import Critic
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.memory import ImagePool, average_of
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import Batches, DataFree, Imagining, Learning
+from thinet.synthesis.objective import DataFree, Imagining, Learning
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.recorder import Recorder
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.stored import load_generator, save_generator
+from thinet.synthesis.updates import Batches
 from thinet.training.teacher import Renormalised, like
 
 FOLDER = "generator"
