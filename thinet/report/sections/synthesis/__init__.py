@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from thinet.report import numbers
-from thinet.report.sections.base import Picture, Section, StepFigure
+from thinet.report.courses import last_epochs
+from thinet.report.sections.base import Picture, Plot, Section, StepFigure
 from thinet.report.sections.synthesis.details import (
     KEY,
     TOP1,
@@ -17,9 +19,16 @@ from thinet.report.sections.synthesis.details import (
     EpochRow,
     SynthesisDetails,
 )
+from thinet.report.sections.synthesis.figures import (
+    STRIPS,
+    accuracy_figure,
+    balance_figure,
+    classes_figure,
+    losses_figure,
+)
 from thinet.report.sections.synthesis.grid import save_grid
 from thinet.report.sections.synthesis.words import TERMS, least, taught_by
-from thinet.report.table import Table
+from thinet.report.table import Table, subject
 from thinet.run.result import Measurement
 
 __all__ = ["KEY", "Control", "EpochRow", "Synthesis", "SynthesisDetails", "save_grid"]
@@ -74,13 +83,69 @@ class Synthesis(Section[SynthesisDetails]):
             *(_row(f"student on {one.name}", one.measurement) for one in found.controls),
             _row("student on drawn images", self.result.final),
         )
-        heads = ("", "top-1", "top-5", "FLOPs", "parameters", "latency")
+        heads = ("", "top-1", "top-5", "FLOPs", "parameters")
         note = (
             f"All students are {found.student} and begin with the same weights; they learn from "
             "the same teacher by the same recipe and as long."
         )
         title = "What the drawn images are worth"
         return Table(title, heads, rows, note, brief=True, leading=True)
+
+    def plots(self) -> Sequence[Plot]:
+        """The student's accuracy, the losses, the classes of what is drawn."""
+        found, plots = self.found, list[Plot]()
+        if not found.epochs:
+            return plots
+        if any(map(math.isfinite, found.accuracies)):
+            plots.append(self._accuracy(found.accuracies))
+        about = subject(self.result)
+        if any(name in row.figures for row in found.epochs for name in TERMS):
+            caption = (
+                "The terms that generator and student minimise, before their weights, and how "
+                "often student and teacher give the same class."
+            )
+            plots.append(Plot("synthesis_losses", caption, partial(losses_figure, found, about)))
+        if found.epochs[-1].classes:
+            caption = (
+                "Which classes the teacher sees in the images of the last epoch, and how much "
+                "classes and images differed over the epochs."
+            )
+            plots.append(Plot("synthesis_balance", caption, partial(balance_figure, found, about)))
+        return plots
+
+    def logged(self, folder: Path) -> Sequence[Plot]:
+        """The course of a student that was taught by a finished generator; images by class."""
+        found, plots = self.found, list[Plot]()
+        if not any(map(math.isfinite, found.accuracies)) and self.result.steps:
+            values = last_epochs(folder, self.result.steps[-1].epochs).get(TOP1, [])
+            if any(map(math.isfinite, values)):
+                plots.append(self._accuracy(values))
+        pictures = self._of_classes(folder / "figures" / GENERATED)
+        if pictures:
+            caption = "Generated images at the end, by the class that the teacher sees in them."
+            draw = partial(classes_figure, pictures, found, subject(self.result))
+            plots.append(Plot("synthesis_classes", caption, draw))
+        return plots
+
+    def _accuracy(self, values: Sequence[float]) -> Plot:
+        levels = {"teacher": self.result.reference.val_top1}
+        levels |= {f"on {one.name}": one.measurement.val_top1 for one in self.found.controls}
+        caption = (
+            "Top-1 accuracy of the student on validation images after each epoch. The student of "
+            "the last epoch is kept, whatever these say."
+        )
+        draw = partial(accuracy_figure, list(values), levels, subject(self.result))
+        return Plot("synthesis_accuracy", caption, draw)
+
+    def _of_classes(self, folder: Path) -> dict[int, Path]:
+        """Pictures of the classes that are most frequent, in the order of the classes."""
+        if not self.found.epochs:
+            return {}
+        counts = self.found.epochs[-1].classes
+        order = sorted(range(len(counts)), key=lambda number: -counts[number])
+        paths = {number: folder / f"class_{number}.png" for number in order if counts[number]}
+        there = [number for number, path in paths.items() if path.exists()][:STRIPS]
+        return {number: paths[number] for number in sorted(there)}
 
     def pictures(self, figures: Path) -> Sequence[Picture]:
         """Images at the end of the training, and of a few epochs before it."""
@@ -167,5 +232,4 @@ def _row(name: str, one: Measurement) -> tuple[str, ...]:
         numbers.percent(one.top5),
         numbers.human(one.flops),
         numbers.human(one.params),
-        numbers.milliseconds(one.latency_ms),
     )
