@@ -213,8 +213,8 @@ def _terms(found: SynthesisDetails) -> Table:
     heads = ("", "weight", f"epoch {found.epochs[0].epoch}", f"epoch {found.epochs[-1].epoch}",
              "at best")  # fmt: skip
     note = (
-        "Means of an epoch, before the weights. The generator minimises the first of these and the "
-        "student its own; what a term can reach at best depends on its base and reduction."
+        "Means of an epoch, before the weights. The generator minimises the sum of its weighted "
+        "terms, the student a loss of its own. At best, with this base and these reductions."
     )
     return Table("The terms of the losses", heads, tuple(rows), note)
 

@@ -56,8 +56,8 @@ def _term(ax: Axes, term: Term, values: Sequence[float], weight: float | None) -
     else:
         ax.grid(axis="y", color=style.GRID, linewidth=0.8)
         ax.margins(y=0.12)
-    title = term.title if weight is None else f"{term.title}, weight {weight:g}"
-    ax.set_title(title, size=9.5, color=style.INK, loc="left")
+    title = term.title if weight is None else f"{weight:g} × {term.title}"
+    ax.set_title(title, size=9, color=style.INK, loc="left")
 
 
 def accuracy_figure(
