@@ -26,6 +26,7 @@ from thinet.engine.logging.sending import (
     Summary,
     log_config,
     log_figures,
+    log_picture,
     log_result,
     log_step,
 )
@@ -174,7 +175,11 @@ def test_wandb_offline_receives_everything(tmp_path, summary, monkeypatch):
     log_config([logger], {"ratio": 0.5, "model": {"name": "m"}})
     for place, row in enumerate(ROWS):
         log_step([logger], row, step=place + 1)
+    log_picture([logger], "generated/images", summary.charts[0], step=7)
     log_result([logger], summary)
+    (shown,) = [row for row in logged if "generated/images" in row]
+    assert shown["trainer/global_step"] == 7
+    assert isinstance(shown["generated/images"], wandb.Image)
     assert dict(run.config)["ratio"] == 0.5
     sent = dict(run.summary)
     assert sent["reference/top1"] == 0.6
@@ -231,6 +236,8 @@ def test_tensorboard_receives_everything(tmp_path, summary):
     log_step([logger], ROWS[0], step=6)
     logger.finalize("success")  # as Lightning does after every stage
     log_step([logger], ROWS[1], step=9)
+    for step in (7, 8):
+        log_picture([logger], "generated/images", summary.charts[0], step)
     log_result([logger], summary)
     close([logger], "success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -238,6 +245,8 @@ def test_tensorboard_receives_everything(tmp_path, summary):
     assert [(e.step, e.value) for e in events.Scalars("stage/flops")] == [(6, 75), (9, 50)]
     assert [e.value for e in events.Scalars("compression_rate")] == [0.25, 0.5]
     assert events.Images("figures/accuracy")[0].width == 9
+    shown = [(e.step, e.width, e.height) for e in events.Images("generated/images")]
+    assert shown == [(7, 9, 8), (8, 9, 8)]
     assert events.Scalars("model/top1")[0].value == pytest.approx(0.4)
 
 
@@ -248,6 +257,7 @@ def test_mlflow_receives_everything(tmp_path, summary):
     log_config([logger], {"ratio": 0.5, "layers": ["a"]})
     log_step([logger], ROWS[0], step=6)
     log_step([logger], ROWS[1], step=9)
+    log_picture([logger], "generated/images", summary.charts[0], step=7)
     log_result([logger], summary)
     close([logger], "success")
     run_id = logger.inner.run_id
@@ -258,7 +268,9 @@ def test_mlflow_receives_everything(tmp_path, summary):
     assert run.data.params["ratio"] == "0.5"
     assert run.info.status == "FINISHED"
     names = {Path(f.path).name for f in logger.experiment.list_artifacts(run_id)}
-    assert names == {"accuracy.png", "model.safetensors", "spec.json"}
+    assert names == {"accuracy.png", "generated", "model.safetensors", "spec.json"}
+    (shown,) = logger.experiment.list_artifacts(run_id, "generated/images")
+    assert shown.path == "generated/images/accuracy.png"
 
 
 def test_figures_keep_their_names(tmp_path):
@@ -274,6 +286,7 @@ def test_csv_alone_needs_no_dashboard(tmp_path, summary):
     logger = RunCSVLogger(tmp_path)
     log_config([logger], {"ratio": 0.5})
     log_step([logger], ROWS[0], 6)
+    log_picture([logger], "generated/images", summary.charts[0], step=7)
     log_result([logger], summary)
     close([logger], "success")
     (row,) = rows_of(tmp_path)

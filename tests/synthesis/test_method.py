@@ -202,3 +202,17 @@ def test_rows_that_were_damaged_are_told(make_run, tmp_path):
     recorder = Recorder(None, None, None, 0, tmp_path, tmp_path, ((), ()), 10)
     with pytest.raises(ThinetError, match="resume=off"):
         recorder.rows()
+
+
+def test_dashboards_get_the_images_of_each_epoch(make_run, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        "thinet.synthesis.training.log_picture",
+        lambda loggers, name, path, step: sent.append((loggers, name, path, step)),
+    )
+    run = make_run(*DATAFREE, "method.controls=[]")
+    run.run()
+    names = [(name, path.name) for _, name, path, _ in sent]
+    assert names == [("generated/images", f"epoch_00{k}.png") for k in (1, 2)]
+    assert all(path.exists() and loggers is run.engine.loggers for loggers, _, path, _ in sent)
+    assert [step for *_, step in sent] == [4, 6]  # two steps an epoch here, after the teacher's

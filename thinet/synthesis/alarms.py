@@ -34,16 +34,8 @@ def find_alarms(rows: Sequence[EpochRow], settings: Synthesis, ended: bool) -> l
     return [sentence for sentence in found if sentence]
 
 
-def balance(row: EpochRow) -> float:
-    """Entropy of the classes that the teacher sees in the images of an epoch's end, 1 at most."""
-    total, classes = sum(row.classes), len(row.classes)
-    shares = [count / total for count in row.classes if count]
-    entropy = -sum(share * math.log(share) for share in shares)
-    return entropy / math.log(classes) if classes > 1 else 1.0
-
-
 def _imbalance(row: EpochRow, settings: Synthesis) -> str:
-    found = balance(row)
+    found = row.balance
     if found >= LOW:
         return ""
     weight = settings.losses.entropy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class Recorder:
         pictures: Where the pictures go.
         normalisation: Mean and standard deviation of each channel, to show images.
         classes: How many the teacher knows.
+        show: Given the picture of an epoch and the optimizer steps so far; None if nobody looks.
     """
 
     generator: Generator
@@ -59,6 +60,7 @@ class Recorder:
     pictures: Path
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
     classes: int
+    show: Callable[[Path, int], None] | None = None
     _said: set[str] = field(default_factory=set, init=False)
 
     def note(self, epoch: int, figures: Mapping[str, float]) -> None:
@@ -74,6 +76,8 @@ class Recorder:
         write_json_atomic(self.folder / ROWS, to_json(_Rows(tuple(rows))))
         picture = self.pictures / f"epoch_{epoch + 1:03d}.png"
         save_grid(self._shown(images[:SHOWN]), picture, COLUMNS)
+        if self.show is not None:
+            self.show(picture, int(figures.get("step", epoch + 1)))
         ended = epoch + 1 == self.settings.course.epochs
         if ended:
             self._save_classes(images, seen)

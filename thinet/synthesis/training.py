@@ -15,6 +15,7 @@ from thinet.base.seeding import derive_seed
 from thinet.datasets.steps import Step, Steps
 from thinet.engine.distilled import Pupil
 from thinet.engine.engine import Engine
+from thinet.engine.logging.sending import log_picture
 from thinet.engine.objective import Objective
 from thinet.models.features import find_feature
 from thinet.report.sections.synthesis import EpochRow
@@ -35,6 +36,8 @@ from thinet.training.teacher import Renormalised, like
 FOLDER = "generator"
 """Of the generator, below that of the run."""
 PICTURES = "figures/generated"
+SHOWN = "generated/images"
+"""Name of the picture of an epoch on dashboards."""
 NOISE_KEY, TOGETHER_KEY, GENERATOR_KEY, STUDENT_KEY = "noise", "data-free", "generator", "drawn"
 
 
@@ -194,6 +197,7 @@ class Teaching:
         return Recorder(
             self.generator, self.teacher, self.recipe.settings, self.setup.seed, folder,
             self.folder / PICTURES, (tuple(data.mean), tuple(data.std)), data.num_classes,
+            partial(log_picture, self.engine.loggers, SHOWN),
         )  # fmt: skip
 
     def _note(self, recorder: Recorder, epoch: int, figures: Mapping[str, float]) -> None:

@@ -101,6 +101,34 @@ def log_figures(loggers: Sequence[Logger], figures: Mapping[str, float], step: i
 
 
 @rank_zero_only
+def log_picture(loggers: Sequence[Logger], name: str, path: Path, step: int) -> None:
+    """Send a picture that is drawn anew from time to time to the dashboards.
+
+    Args:
+        loggers: Of the run.
+        name: Under which all of them are shown, with a slash.
+        path: Of the PNG file.
+        step: Optimizer steps so far.
+    """
+    for logger in loggers:
+        if isinstance(logger, Steady):
+            logger.send(lambda inner: _show(inner, name, path, step))
+
+
+def _show(logger: Logger, name: str, path: Path, step: int) -> None:
+    from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        logger.experiment.log({name: wandb.Image(str(path)), "trainer/global_step": step})
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, _pixels(path), step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path), name)
+
+
+@rank_zero_only
 def log_result(loggers: Sequence[Logger], summary: Summary) -> None:
     """Send the final figures, the charts and the network to the dashboards that take them."""
     for logger in loggers:
@@ -140,11 +168,17 @@ def _send_wandb(logger: Any, summary: Summary) -> None:
 
 
 def _send_tensorboard(logger: Any, summary: Summary) -> None:
+    for path in summary.charts:
+        name = f"{path.parent.name}/{path.stem}"
+        logger.experiment.add_image(name, _pixels(path), dataformats="HWC")
+    logger.log_metrics(summary.numbers())
+    logger.experiment.flush()
+
+
+def _pixels(path: Path) -> Any:
+    """A picture as ``(H, W, 3)`` of uint8."""
     import numpy as np
     from PIL import Image
 
-    for path in summary.charts:
-        picture = np.asarray(Image.open(path).convert("RGB"))
-        logger.experiment.add_image(f"{path.parent.name}/{path.stem}", picture, dataformats="HWC")
-    logger.log_metrics(summary.numbers())
-    logger.experiment.flush()
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
