@@ -27,7 +27,7 @@ PERSONS = ("reid", "cckd_resnet18_msmt17")
 GROUPS = {
     "baseline", "binary_training", "criterion", "dataset", "distill", "experiment", "finetune",
     "logger", "method", "model", "paths", "quantizer", "reconstruction", "sampler", "schedule",
-    "trainer",
+    "synthesis", "trainer",
 }  # fmt: skip
 LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 
