@@ -22,6 +22,7 @@ from thinet.run.identity import baseline_fingerprint, plain, weights_file
 from thinet.widths.ratio import read_ratio
 
 if TYPE_CHECKING:
+    from thinet.datasets.none import NoImages
     from thinet.run.method import Method
     from thinet.run.settings import Settings
     from thinet.run.setup import NetworkSource, Setup
@@ -66,27 +67,55 @@ def build(config: Config) -> tuple[Setup, Method[Any, Any]]:
         ThinetError: If a device, data set or option does not exist.
     """
     from thinet.datasets.module import ImageData
+    from thinet.datasets.none import NoImages
     from thinet.engine.settings import Devices
     from thinet.run.settings import Settings, fill
     from thinet.run.setup import Setup
     from thinet.training.evaluation import check_evaluation
+    from thinet.training.unseen import check_images
 
     settings = Settings(config, _COMMON)
+    data = settings.make("dataset.data", ImageData)  # type: ignore[type-abstract]
+    if isinstance(data, NoImages):
+        _adopt(data, config)
     trainer = settings.without("trainer", "name")
     setup = Setup(
         name=config["name"],
         seed=config["seed"],
         source=_source(config, settings),
-        data=settings.make("dataset.data", ImageData),  # type: ignore[type-abstract]
-        image_size=settings["dataset.image_size"],
+        data=data,
+        image_size=data.image_size,
         devices=fill(Devices, {**trainer, "devices": _device_count(trainer)}, "trainer"),
         teacher=_teacher(config),
         keep_steps=config["keep_steps"],
         inspect=config["inspect"],
         evaluate=config["evaluate"],
     )
+    method = make_method(config)
+    check_images(setup, method)
     check_evaluation(setup)
-    return setup, make_method(config)
+    return setup, method
+
+
+def _adopt(data: NoImages, config: Config) -> None:
+    """Take what is not known of images from the saved network that is learnt from, or begun with.
+
+    Raises:
+        ThinetError: If it does not say how many classes there are, and neither does the user.
+    """
+    teacher = config.get("teacher") if "teacher" in config["method"]["reads"] else None
+    first = teacher["weights"] if isinstance(teacher, Mapping) else teacher
+    for weights in (first, config["model"]["weights"]):
+        folder = None if weights is None else saved_folder(str(weights))
+        if folder is not None:
+            spec = read_spec(folder)
+            outputs = spec.builder.arguments.get("num_classes") if spec.builder else None
+            data.adopt(
+                input_shape=spec.input_shape, classes=spec.classes, mean=spec.mean, std=spec.std,
+                num_classes=outputs if isinstance(outputs, int) else None,
+            )  # fmt: skip
+            break
+    data.check()
 
 
 def _source(config: Config, settings: Settings) -> NetworkSource:

@@ -58,7 +58,9 @@ def make_result(
 
 
 def _protocol(setup: Setup) -> dict[str, JSON]:
-    """How test images were prepared, and which look for which."""
+    """How test images were prepared, and which look for which; empty where there are none."""
+    if not setup.data.has_images:
+        return {}
     found = setup.data.preprocessing.protocol()
     if setup.evaluate == RETRIEVAL:
         from thinet.metrics.retrieval import count_lost
@@ -76,7 +78,7 @@ def _command() -> str:
     return shlex.join(["python", "run.py", *overrides])
 
 
-def report(result: Result, folder: Path, loggers: list[Any]) -> float:
+def report(result: Result, folder: Path, loggers: list[Any]) -> float | None:
     """Write everything a finished run leaves, mirror it to the dashboards, and show it."""
     from thinet.engine.logging.sending import Summary, log_result
     from thinet.report import draw_figures, write_files, write_report
@@ -111,11 +113,11 @@ def _tables(result: Result) -> dict[str, list[dict[str, JSON]]]:
     return found
 
 
-def show(result: Result, folder: Path) -> float:
-    """Print the result; its validation accuracy, which sweepers look at."""
+def show(result: Result, folder: Path) -> float | None:
+    """Print the result; its validation accuracy, which sweepers look at, if there are images."""
     from thinet.report.terminal import print_result
 
     if is_first_process():
         print_result(result)
         say(f"network: {folder / MODEL}   report: {folder / 'report.html'}")
-    return float(result.final.val_top1 or 0.0)
+    return float(result.final.val_top1 or 0.0) if result.images else None

@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> float | None:
 
     Returns:
         Validation top-1 accuracy of the final network, the objective for sweepers (never test);
-        None for a dry run.
+        None for a dry run, and where there are no images.
 
     Raises:
         ThinetError: If something is wrong that the user can put right.
@@ -129,7 +129,7 @@ def _run(cfg: DictConfig, config: Config, fingerprint: str, folder: Path) -> flo
     return _work(config, state, folder, done)
 
 
-def _show_again(result: Result, folder: Path) -> float:
+def _show_again(result: Result, folder: Path) -> float | None:
     say("this configuration has been run before; resume=off runs it again")
     return show(result, folder)
 

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from thinet.base.errors import Terminated
 from thinet.base.evaluation import CLASSIFICATION, RETRIEVAL, Evaluate
@@ -29,7 +30,7 @@ from thinet.engine.objective import Objective, Supervised, at_rest, check_object
 from thinet.engine.phases import Phase
 from thinet.engine.processes import start_others
 from thinet.engine.retrieval import retrieve
-from thinet.engine.settings import Accuracy, Devices, Training
+from thinet.engine.settings import UNKNOWN, Accuracy, Devices, Training
 from thinet.engine.together import Together
 from thinet.engine.trainers import call, make_trainer
 
@@ -76,7 +77,12 @@ class Engine(Together):
         Args:
             network: The network.
             split: ``val`` (early decisions) or ``test`` (final figures).
+
+        Returns:
+            No figures where the data set has no images.
         """
+        if not self.data.has_images:
+            return UNKNOWN
         trainer = self._trainer(f"evaluating on {split}", logger=False, callbacks=[])
         if split == "test" and self.evaluation == RETRIEVAL:
             return retrieve(self, trainer, network)
@@ -128,13 +134,17 @@ class Engine(Together):
             title: What is trained, for people; None shows the key.
 
         Returns:
-            Validation accuracy of the objective's network after the last epoch.
+            Validation accuracy of the objective's network after the last epoch; no figures where
+            the data set has no images.
 
         Raises:
             DivergedError: If a loss is no longer finite.
             Terminated: If the process was told to end; a checkpoint has been written.
             ThinetError: If only the first process sees the checkpoint.
         """
+        if not self.data.has_images:
+            self._train(objective, key, folder, batches, title, limit_val_batches=0)
+            return UNKNOWN
         trainer = self._train(objective, key, folder, batches, title)
         found = trainer.callback_metrics
         if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
@@ -213,13 +223,12 @@ class Engine(Together):
             trainer = self._trainer("start", logger=False, callbacks=[], limit_val_batches=1)
             start_others(trainer)
             channels = self.data.input_shape[0]
+            blank = _blank(self.data.input_shape, self.world)
             tiny = nn.Sequential(
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, self._classes())
             )
-            call(
-                trainer, trainer.validate, Learner(tiny, self._classes()),
-                datamodule=self.data, verbose=False,
-            )  # fmt: skip
+            given = {"datamodule": self.data} if self.data.has_images else {"dataloaders": blank}
+            call(trainer, trainer.validate, Learner(tiny, self._classes()), verbose=False, **given)
 
     def clear(self, folder: Path) -> None:
         """Remove what :meth:`fit` kept for resuming."""
@@ -281,3 +290,8 @@ class Engine(Together):
 
     def _trainer(self, title: str, **settings: Any) -> Trainer:
         return make_trainer(self.devices, title, **settings)
+
+
+def _blank(shape: tuple[int, int, int], count: int) -> DataLoader[tuple[Tensor, ...]]:
+    """Black images of the first class."""
+    return DataLoader(TensorDataset(torch.zeros(count, *shape), torch.zeros(count).long()))

@@ -42,6 +42,8 @@ class Devices:
 class Accuracy:
     """Top-1 and top-5 accuracy as fractions; of a retrieval rank-1 and rank-5.
 
+    All of them are None where there are no images to measure on.
+
     Attributes:
         top1: As above.
         top5: As above.
@@ -49,10 +51,14 @@ class Accuracy:
         mean_ap: Mean average precision of a retrieval.
     """
 
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     top10: float | None = None
     mean_ap: float | None = None
+
+
+UNKNOWN = Accuracy(None, None)
+"""Where nothing can be measured."""
 
 
 @dataclass(frozen=True)

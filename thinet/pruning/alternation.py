@@ -25,6 +25,7 @@ from thinet.pruning.settings import Choosing
 from thinet.pruning.sources import Supplies
 from thinet.pruning.stages import Stage
 from thinet.pruning.statistics import Reference
+from thinet.report.numbers import percent
 from thinet.report.sections.pruning import Accuracy, BeforeFinetuning, LayerRow, PruningDetails
 from thinet.run.result import MODEL, Measurement, Outcome
 from thinet.run.session import Session
@@ -164,12 +165,12 @@ class Pruning:
             )  # fmt: skip
             accuracy = Accuracy(found.top1, found.top5)
         figures = self._figures(network, cut, accuracy)
-        before = f"{100 * cut.plain.top1:.2f} % before"
+        before = f"{percent(cut.plain.top1)} before"
         if cut.recalibrated is not None:
-            before += f" ({100 * cut.recalibrated.top1:.2f} % recalibrated)"
+            before += f" ({percent(cut.recalibrated.top1)} recalibrated)"
         said = (
             f"stage {stage.index + 1}/{total}: validation top-1 {before}, "
-            f"{100 * accuracy.top1:.2f} % after {stage.epochs} epochs of fine-tuning; "
+            f"{percent(accuracy.top1)} after {stage.epochs} epochs of fine-tuning; "
             f"{100 * (figures['compression_rate'] or 0):.1f} % of the FLOPs removed"
         )
         return Done(network, figures, stage.epochs, said, partial(self._note, stage, cut))

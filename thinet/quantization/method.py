@@ -154,6 +154,7 @@ class Binarize(Method[Progress, Plan]):
         bounded = Bounded(objective, self.binary.bounds, in_front)
         found = session.engine.train(bounded, key, folder / "fit", learning.batches)
         what = "activations and weights" if stage.binary_weights else "activations"
+        assert found.top1 is not None  # it is refused where there are no images
         said = f"binary {what}: validation top-1 {100 * found.top1:.2f} %"
         figures: dict[str, float | None] = {"top1": found.top1, "top5": found.top5}
         return Done(network, figures, stage.phase.epochs, said)

@@ -14,7 +14,7 @@ from thinet.report import numbers, style
 from thinet.report.figures import run_plots
 from thinet.report.sections import Section, sections
 from thinet.report.steps import step_table
-from thinet.report.table import Table, counting, headline, left_out, subject, summary
+from thinet.report.table import Table, counting, headline, lead, left_out, subject, summary
 from thinet.report.template import template
 from thinet.run.result import Result
 
@@ -100,9 +100,9 @@ def run_page(result: Result, folder: Path) -> RunPage:
 
 
 def _lead(result: Result) -> str:
-    lead = result.evaluated.lead
+    first = lead(result)
     text = (
-        f"{lead[0].upper()}{lead[1:]}; {counting(result)}. "
+        f"{first[0].upper()}{first[1:]}; {counting(result)}. "
         f"{numbers.seconds(result.run.seconds)} in all."
     )
     missing = left_out(result)

@@ -76,8 +76,8 @@ def step_table(result: Result, sections: Sequence[Section[object]]) -> Table | N
         )
         for step in result.steps
     )
-    note = "Accuracies of steps are measured on validation images."
-    note += f" Peak memory: {memory}." if memory else ""
+    told = [] if result.unseen else ["Accuracies of steps are measured on validation images."]
+    note = " ".join([*told, *([f"Peak memory: {memory}."] if memory else [])])
     return Table("Steps", (*heads, *(["peak memory"] if memory else [])), rows, note)
 
 

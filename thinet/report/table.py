@@ -69,7 +69,7 @@ def compare(result: Result) -> list[Comparison]:
     """
     before, after = result.reference, result.model
     lines = []
-    for one in result.evaluated.figures:
+    for one in () if result.unseen else result.evaluated.figures:
         old, new = (part.figures()[one.field] if part else None for part in (before, after))
         written = (numbers.percent(old), numbers.percent(new), numbers.points(old, new))
         lines.append(Comparison(one.name, *written))
@@ -97,12 +97,20 @@ def summary(result: Result) -> Table:
     return Table("", heads, rows)
 
 
+def lead(result: Result) -> str:
+    """What the accuracies are measured on, in words."""
+    return "no accuracy, since there are no images" if result.unseen else result.evaluated.lead
+
+
 def headline(result: Result) -> str:
     """Say what the run achieved: accuracies of both networks and the saving in the main cost.
 
     Where operations became binary ones it is told in all of them: one alone would say too much.
     """
     before, after = result.reference, result.model
+    if result.unseen:
+        saved = _saving(result) if after else f"{numbers.human(before.flops)} FLOPs"
+        return f"no images to measure accuracy on, {saved}"
     old = f"{numbers.percent(before.top1)} {result.evaluated.main.name}"
     if after is None:
         return f"{old}, {numbers.human(before.flops)} FLOPs"

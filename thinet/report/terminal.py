@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from thinet.report import numbers
 from thinet.report.sections import sections
-from thinet.report.table import Table, headline, left_out, peak_memory, subject, summary
+from thinet.report.table import Table, headline, lead, left_out, peak_memory, subject, summary
 from thinet.run.result import Result
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def print_result(result: Result, console: Console | None = None) -> None:
     console.print(headline(result), style="bold", markup=False, highlight=False)
     console.print(subject(result), style="dim", markup=False, highlight=False)
     print_table(summary(result), console)
-    console.print(f"{result.evaluated.lead}; {numbers.seconds(result.run.seconds)} in all")
+    console.print(f"{lead(result)}; {numbers.seconds(result.run.seconds)} in all")
     for line in filter(None, (left_out(result), _memory(result))):
         console.print(line, highlight=False)
     for section in said:

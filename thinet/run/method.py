@@ -46,6 +46,17 @@ class Method(ABC, Generic[P, L]):
             ThinetError: In one sentence, if they make no sense.
         """
 
+    def without_images(self) -> str | None:
+        """Why it cannot do without images and what to type, where the data set has none.
+
+        Returns:
+            A sentence without its full stop; None if it can.
+        """
+        return (
+            f"{type(self).__name__} looks at images, and dataset=none has none: type a data set, "
+            "for example dataset=digits, or method=datafree teacher=<folder of a finished run>"
+        )
+
     @abstractmethod
     def plan(self, setup: Setup, progress: P) -> L:
         """Work out on paper what will be done, before any long work: no data, no arithmetic.

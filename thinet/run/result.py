@@ -175,6 +175,12 @@ class Result:
         return self.reference if self.model is None else self.model
 
     @property
+    def unseen(self) -> bool:
+        """Whether there were no images to measure an accuracy on."""
+        known = (self.reference.top1, self.final.top1)
+        return not self.images and all(one is None for one in known)
+
+    @property
     def evaluated(self) -> Evaluation:
         """What the figures of test images are called."""
         return EVALUATIONS[self.evaluation]

@@ -80,6 +80,9 @@ class DataFreeLearning(Method[Progress, Plan]):
         """From the groups and keys that its yaml names."""
         return cls(Recipe.read(settings), tuple(settings["method.controls"]))
 
+    def without_images(self) -> None:
+        """It can."""
+
     def plan(self, setup: Setup, progress: Progress) -> Plan:
         """What it costs.
 

@@ -39,7 +39,8 @@ def evaluate_fully(setup: Setup, engine: Engine, network: nn.Module) -> Measurem
 def measure_baseline(setup: Setup, engine: Engine, network: nn.Module) -> Measurement:
     """Figures of the baseline; the points of a sweep share its accuracies like its weights."""
     path = setup.source.cache / ACCURACIES[setup.evaluate]
-    shared = engine.world == 1  # processes must not disagree on whether to evaluate
+    # Processes must not disagree on whether to evaluate; without images there is nothing to share.
+    shared = engine.world == 1 and setup.data.has_images
     images = setup.data.identity()
     known = _read(path) if shared else None
     if known is not None and known.data == images:

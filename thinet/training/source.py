@@ -186,6 +186,11 @@ def prepare_network(setup: Setup, engine: Engine, folder: Path, who: str = "base
         return network
     if not setup.source.phase.epochs:
         return _cached(setup, engine, who) or network
+    if not setup.data.has_images:
+        raise ThinetError(
+            f"the {who} {setup.source.name} would have to be trained, and dataset=none has no "
+            "images: give the folder of a finished run, or type a data set."
+        )
     wait = partial(say, f"{who}: another run is training it; waiting for that one")
     lock, _ = _beside(setup.source.cache)
     with one_at_a_time(lock, engine.rank == 0, engine.agree, wait):

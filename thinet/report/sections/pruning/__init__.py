@@ -63,8 +63,8 @@ class LayerRow:
 class Accuracy:
     """Of a network on test images, as fractions; see :class:`~thinet.run.result.Measurement`."""
 
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     top10: float | None = None
     mean_ap: float | None = None
 
