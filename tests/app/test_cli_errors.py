@@ -39,7 +39,7 @@ def composition_error(compose, *overrides):
             "criterion=thinnet",
             "did you mean criterion=thinet? Choose among activation_mean, apoz, ",
         ),
-        ("dataset=mars", "dataset=mars does not exist; Choose among cifar10, cifar100, cub200, "),
+        ("dataset=mars", "dataset=mars does not exist; Choose among celeba, cifar10, cifar100, "),
         ("experiment=nothing", "experiment=nothing does not exist"),
         ("ratoi=0.3", "there is no key 'ratoi'; did you mean ratio? "),
         ("modle=vgg16", "there is no key 'modle'; did you mean model? "),

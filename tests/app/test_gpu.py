@@ -11,6 +11,10 @@ from thinet.base.errors import ThinetError
 from thinet.run import steps as loop
 from thinet.widths import choose as planning
 
+DRAWN = [
+    "method=datafree", "teacher.build.widths=[6,8]", "synthesis.course.epochs=2",
+    "synthesis.course.batch_size=8", "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
+]  # fmt: skip
 METHODS = {
     "prune, inspected": ["inspect=true", "keep_steps=true"],
     "prune at once, by error": ["schedule=oneshot", "allocation=error", "target=flops:0.5"],
@@ -35,6 +39,16 @@ METHODS = {
     "binarize, bf16": [
         "method=binarize", "model.build.widths=[16,16]", "binary_training=one_step",
         "binary_training.weights.epochs=1", "trainer.precision=bf16-mixed",
+    ],
+    "datafree": [
+        *DRAWN, "synthesis.memory.average=0.9", "synthesis.memory.pool=20",
+        "synthesis.losses.adversarial=1", "trainer.precision=16-mixed",
+    ],
+    "datafree, generator first": [
+        *DRAWN, "synthesis.course.mode=generator_first", "trainer.precision=bf16-mixed",
+    ],
+    "prune without data": [
+        *DRAWN[2:], "experiment=prune_datafree",
     ],
     "found": ["method=train", "evaluate=retrieval"],
     "float16": ["trainer.precision=16-mixed", "baseline.clip_norm=1.0", "method=train"],

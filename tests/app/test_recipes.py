@@ -21,7 +21,7 @@ from thinet.models.vgg import VggGap, initialise_
 
 CLASSES, TRAIN, TEST = 4, 6, 2
 EVERY = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/experiment").glob("*"))
-RECIPES = [name for name in EVERY if not name.startswith(("cckd", "prune_and", "horq"))]
+RECIPES = [name for name in EVERY if not name.startswith(("cckd", "prune_and", "horq", "dafl"))]
 """Others have files of their own: ``test_distill_recipes.py``, ``test_binary_recipes.py``."""
 TRANSFER = {  # after which run, and with which network
     "thinet_gap_imagenet": ("thinet_conv_imagenet", "vgg16_gap"),

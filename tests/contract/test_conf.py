@@ -27,8 +27,10 @@ PERSONS = ("reid", "cckd_resnet18_msmt17")
 GROUPS = {
     "baseline", "binary_training", "criterion", "dataset", "distill", "experiment", "finetune",
     "logger", "method", "model", "paths", "quantizer", "reconstruction", "sampler", "schedule",
-    "trainer",
+    "synthesis", "trainer",
 }  # fmt: skip
+UNPAPERED = ("mobilenet_v2", "lenet5", "lenet5_half", "hinton_net", "hinton_net_half", "alexnet",
+             "alexnet_half")  # fmt: skip
 LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 
 
@@ -91,7 +93,7 @@ def test_a_model_is_built_for_its_own_image_size(option, compose):
     size, source = setup.image_size, setup.source
     assert size == yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["image_size"]
     assert bool(method.request.paper) == (
-        option not in {*LIBRARIES, "mobilenet_v2"} and "binary" not in option
+        option not in {*LIBRARIES, *UNPAPERED} and "binary" not in option
     )
     with torch.device("meta"):
         network = build_network(source.target, **source.arguments, num_classes=7, image_size=size)

@@ -38,8 +38,10 @@ def compose(file: Path) -> DictConfig:
     return OmegaConf.create({**rest, "dataset": own})
 
 
-def test_the_ten_data_sets_are_there() -> None:
-    names = "cifar10 cifar100 cub200 digits fashion_mnist folder imagenet indoor67 mnist reid"
+def test_the_data_sets_are_there() -> None:
+    names = (
+        "celeba cifar10 cifar100 cub200 digits fashion_mnist folder imagenet indoor67 mnist reid"
+    )
     assert " ".join(file.stem for file in FILES) == names
 
 

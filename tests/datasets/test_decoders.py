@@ -148,7 +148,7 @@ def test_split_order_and_augmentation_do_not_depend_on_the_loader(fast, tmp_path
         assert torch.equal(images, others), "the same run twice"
 
 
-@pytest.mark.parametrize("option", ["cub200", "folder", "imagenet", "indoor67"])
+@pytest.mark.parametrize("option", ["celeba", "cub200", "folder", "imagenet", "indoor67"])
 def test_another_loader_is_another_run(compose, option) -> None:
     usual, quick = (compose(f"dataset={option}", f"dataset.loader={x}") for x in ("pil", "other"))
     assert fingerprint(compose(f"dataset={option}")) == fingerprint(usual), "pil is the default"

@@ -23,6 +23,10 @@ TORCHVISION = [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_
 TORCHVISION += ["resnet18", "resnet34", "resnet50", "resnet101"]
 BINARY = ["vgg_binary", "vgg_binary_small", "resnet20_binary", "resnet18_binary"]
 LARGE = {*TORCHVISION, "vgg16_gap", "resnet50_v1", "mobilenet_v2", "resnet18_binary"}
+LARGE |= {"alexnet", "alexnet_half"}
+LINEAR = ["hinton_net", "hinton_net_half"]  # of 28 pixels
+ALEXNETS = ["alexnet", "alexnet_half"]  # from 63 pixels on
+UNPAPERED = ["mobilenet_v2", *BINARY, *LINEAR, *ALEXNETS, "lenet5", "lenet5_half"]
 
 
 def build_configured(name: str, classes: int, size: int, device: str = "cpu") -> nn.Module:
@@ -39,6 +43,8 @@ def gflops(network: nn.Module, size: int) -> float:
 
 def test_all_models_of_the_issue_are_configured():
     others = ["vgg16_gap", "resnet50_v1", "vgg_small", "vgg_tiny", "mobilenet_v2"]
+    others += ["vgg_half", "lenet5", "lenet5_half", "resnet18_cifar", "resnet34_cifar"]
+    others += [*LINEAR, *ALEXNETS]
     others += [f"resnet{depth}" for depth in (14, 20, 32, 44, 56, 110)]
     assert set(NAMES) == {*TORCHVISION, *BINARY, *others}
 
@@ -46,29 +52,30 @@ def test_all_models_of_the_issue_are_configured():
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_on_small_images(name):
     config = OmegaConf.load(CONF / f"{name}.yaml")
-    network = build_configured(name, 10, 32).eval()
+    size = 64 if name in ALEXNETS else 32
+    network = build_configured(name, 10, size).eval()
     if name == "mobilenet_v2":  # its initialisation counts on BatchNorm's batches
         network.train()
     with torch.no_grad():
-        logits = network(torch.randn(2, 3, 32, 32))
+        logits = network(torch.randn(2, 3, size, size))
     assert logits.shape == (2, 10)
     assert torch.isfinite(logits).all()
     assert logits.std() > 1e-6, "uninitialised or dead"
     assert config.name == name
-    assert config.image_size == (224 if name in LARGE else 32)
+    assert config.image_size == (224 if name in LARGE else 28 if name in LINEAR else 32)
     raw = OmegaConf.to_container(config, resolve=False)
-    published = config.image_size == 224 and name not in BINARY
+    published = config.image_size == 224 and name not in [*BINARY, "alexnet_half"]
     assert raw["weights"] == ("${dataset.pretrained}" if published else "none")
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"mobilenet_v2", *BINARY}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*UNPAPERED}))
 def test_paper_layers_leave_out_what_the_paper_leaves_out(name):
     globs = OmegaConf.load(CONF / f"{name}.yaml").paper_layers
     network = build_configured(name, 10, 32, "meta")
     convs = [n for n, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     chosen = [n for n in convs if any(fnmatchcase(n, glob) for glob in globs)]
     assert all(any(fnmatchcase(n, glob) for n in chosen) for glob in globs)
-    if name in ("vgg_small", "vgg_tiny"):
+    if name in ("vgg_small", "vgg_half", "vgg_tiny"):
         assert chosen == convs[:-1]
     elif name.startswith("vgg"):
         kept = {"11": 2, "13": 2, "16": 3, "19": 4}[name[3:5]]
@@ -143,6 +150,31 @@ def test_cifar_resnets_have_the_published_sizes(depth, millions):
     assert total / 1e6 == pytest.approx(millions, abs=0.035)
     convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) + 1 == depth
+
+
+@pytest.mark.parametrize(("depth", "millions", "gmacs"), [(18, 11.17, 0.557), (34, 21.28, 1.16)])
+def test_wide_cifar_resnets_cost_what_the_paper_says(depth, millions, gmacs):
+    # Chen et al. 2019, table 2: 11 M and 557 M, 21 M and 1.16 G
+    network = build_configured(f"resnet{depth}_cifar", 10, 32, "meta")
+    assert round(sum(w.numel() for w in network.parameters()) / 1e6, 2) == millions
+    assert gflops(network, 32) / 2 == pytest.approx(gmacs, rel=3e-3)
+
+
+def test_alexnet_is_torchvisions_and_half_of_it_has_half_of_the_channels():
+    ours = build_configured("alexnet", 1000, 224, "meta")
+    with torch.device("meta"):
+        theirs = torchvision.models.alexnet(weights=None)
+    assert str(ours) == str(theirs)
+    half = build_configured("alexnet_half", 1000, 224, "meta").state_dict()
+    for key, weight in theirs.state_dict().items():
+        kept = [1 if key.startswith("classifier.6") else 2, 1 if key == "features.0.weight" else 2]
+        shape = [n // k for n, k in zip(weight.shape[:2], kept, strict=False)]
+        assert half[key].shape == (*shape, *weight.shape[2:]), key
+    with pytest.raises(ThinetError, match=r"dataset\.image_size=63"):
+        build("thinet.models.alexnet.alexnet", num_classes=10, image_size=62)
+    with pytest.raises(ThinetError, match=r"outside \(0, 1\]"):
+        build("thinet.models.alexnet.alexnet", num_classes=10, image_size=64, width=2)
+    build_configured("alexnet", 10, 63, "meta").eval()(torch.empty(1, 3, 63, 63, device="meta"))
 
 
 def test_option_a_shortcut_subsamples_and_pads():

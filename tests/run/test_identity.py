@@ -17,7 +17,8 @@ OF_ALL = ["seed=1", "model=resnet20", "dataset=fashion_mnist", "baseline.lr=0.2"
           "trainer.precision=bf16-mixed", "model.weights=DEFAULT",
           "evaluate=retrieval"]  # fmt: skip
 CHOICE = ["criterion=apoz", "reconstruction=refit", "reconstruction.recalibrate_bn=never",
-          "calibration.locations=11", "dataset.calibration_per_class=3"]  # fmt: skip
+          "calibration.locations=11", "calibration.source=noise",
+          "dataset.calibration_per_class=3"]  # fmt: skip
 WIDTHS = ["ratio=0.4", "ratio={features.0:0.5}", "target=flops:0.5", "allocation=error",
           "+layer_ratio.0=0.5"]  # fmt: skip
 LAYERS = ["layers=all", "round_to=4"]
@@ -26,6 +27,8 @@ RECOVERY = ["schedule=oneshot", "finetune.stage.lr=0.5", "finetune.final.epochs=
 LEARNING = ["distill=kd", "sampler=class_uniform"]
 BINARY = ["quantizer=xnor", "quantizer.clip=2.0", "binary_training=one_step",
           "binary_training.weights.lr=0.5"]  # fmt: skip
+DRAWN = ["synthesis=paper", "synthesis.course.epochs=3", "synthesis.losses.entropy=2",
+         "synthesis.student.lr=0.1", "model@teacher=resnet20"]  # fmt: skip
 READ = {
     "prune": CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING,
     "scratch": WIDTHS + LAYERS + RECOVERY + LEARNING,
@@ -33,8 +36,9 @@ READ = {
     "train": LEARNING,
     "distill": LEARNING,
     "binarize": LAYERS[:1] + BINARY + LEARNING,
+    "datafree": DRAWN,
 }
-EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY
+EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN
 CASES = [(method, override) for method in METHODS for override in EVERYTHING]
 
 
