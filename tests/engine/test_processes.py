@@ -37,6 +37,7 @@ from thinet.pruning.criteria import ThiNet
 from thinet.pruning.reconstruction import Scale
 from thinet.pruning.settings import Choosing
 from thinet.pruning.statistics import Sampling
+from thinet.training.images import OfDataSet
 from thinet.widths.target import Target, Widths
 
 STEPS = 12  # an epoch; after 8 of them the processes ask each other whether one was told to stop
@@ -104,7 +105,9 @@ def main(folder, world):
     planning.latencies_ms = latencies(rank)
     request = Request("all", widths=Widths(Target("latency", 0.5)))
     choosing = Choosing(ThiNet(), Scale(), "after", Sampling(), 16)
-    found["counts"] = find_counts(request, choosing, engine, make())
+    found["counts"] = find_counts(
+        request, choosing, engine, OfDataSet().begin(None, engine, make, False), make()
+    )
     probe = SubsetEvaluation(engine, 45)
     probe.set_reference(make())
     found["probe"] = [probe.images, probe.measure(make(1))]

@@ -24,6 +24,7 @@ from thinet.pruning.reconstruction import recalibrate_
 from thinet.report.sections.sensitivity import Tried
 from thinet.run.result import Measurement
 from thinet.run.state import RunState
+from thinet.training.images import OfDataSet
 from thinet.training.source import build_network
 from thinet.widths.ratio import SUGGESTION, read_ratio
 
@@ -246,7 +247,8 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(when, make_run, m
     for name, tensor in full.state_dict().items():
         assert all(torch.equal(one[name], tensor) for one in begun), name
     # ... and all that are compared, the full one too, have had their statistics re-estimated.
-    batches = calibrate(run.engine, run.method.choosing.sampling, 64).batches
+    images = OfDataSet().begin(run.setup, run.engine, None, False)
+    batches = calibrate(run.engine, images, run.method.choosing.sampling, 64).batches
     for network in compared:
         again = copy.deepcopy(network)
         recalibrate_(again, batches())
