@@ -21,8 +21,9 @@ from thinet.models.vgg import VggGap, initialise_
 
 CLASSES, TRAIN, TEST = 4, 6, 2
 EVERY = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/experiment").glob("*"))
-RECIPES = [name for name in EVERY if not name.startswith(("cckd", "prune_and", "horq", "dafl"))]
-"""Others have files of their own: ``test_distill_recipes.py``, ``test_binary_recipes.py``."""
+OTHERS = ("cckd", "prune_and", "prune_datafree", "horq", "dafl", "datafree")
+RECIPES = [name for name in EVERY if not name.startswith(OTHERS)]
+"""Others have files of their own: ``test_distill_recipes.py``, ``test_processes.py``, ..."""
 TRANSFER = {  # after which run, and with which network
     "thinet_gap_imagenet": ("thinet_conv_imagenet", "vgg16_gap"),
     "transfer_cub200": ("thinet_conv_imagenet", "vgg16"),
