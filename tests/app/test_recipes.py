@@ -205,7 +205,7 @@ def test_a_recipe_says_what_it_is(name):
     """The command, and for the paper's rows its figures with their status, hardware and time."""
     text = (Path(__file__).parents[2] / f"conf/experiment/{name}.yaml").read_text()
     assert f"# python run.py experiment={name} " in text
-    if name == "prune_and_distill":
+    if name in ("prune_and_distill", "prune_datafree", "datafree_digits"):
         assert "# found by: experiments/" in text
     elif not name.startswith("resnet56"):
         assert "# paper: " in text

@@ -28,17 +28,18 @@ LEARNING = ["distill=kd", "sampler=class_uniform"]
 BINARY = ["quantizer=xnor", "quantizer.clip=2.0", "binary_training=one_step",
           "binary_training.weights.lr=0.5"]  # fmt: skip
 DRAWN = ["synthesis=paper", "synthesis.course.epochs=3", "synthesis.losses.entropy=2",
-         "synthesis.student.lr=0.1", "model@teacher=resnet20"]  # fmt: skip
+         "synthesis.student.lr=0.1"]  # fmt: skip
+TAUGHT = ["model@teacher=resnet20"]
 READ = {
     "prune": CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING,
     "scratch": WIDTHS + LAYERS + RECOVERY + LEARNING,
     "sensitivity": CHOICE + LAYERS,
     "train": LEARNING,
-    "distill": LEARNING,
+    "distill": LEARNING + TAUGHT,
     "binarize": LAYERS[:1] + BINARY + LEARNING,
-    "datafree": DRAWN,
+    "datafree": DRAWN + TAUGHT,
 }
-EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN
+EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN + TAUGHT
 CASES = [(method, override) for method in METHODS for override in EVERYTHING]
 
 

@@ -97,9 +97,10 @@ def test_methods_that_look_at_images_say_what_to_type(compose, method):
     from thinet.app.config import build, check
 
     model = ["model=vgg_binary_small"] if method == "binarize" else []
-    with pytest.raises(ThinetError, match="method=datafree teacher=<folder") as refused:
+    advice = "finetune.source=generated" if method == "prune" else "method=datafree teacher=<folder"
+    with pytest.raises(ThinetError, match=advice) as refused:
         build(check(compose(f"method={method}", "dataset=none", "dataset.num_classes=10", *model)))
-    assert str(refused.value).count(".") == 1
+    assert str(refused.value).count(". ") == 0
 
 
 @pytest.mark.parametrize(
@@ -165,3 +166,17 @@ def test_nothing_is_known_of_a_network(make_run, teacher):
     assert run.engine.evaluate(torch.nn.Identity(), "test") == UNKNOWN
     with pytest.raises(ThinetError, match="type for example dataset=digits"):
         run.engine.calibration(8)
+
+
+def test_pruning_without_any_image(make_run, teacher):
+    """Chosen, corrected and recovered on drawn images; the figures are absent."""
+    prune = ("experiment=prune_datafree", *NONE, "model.build.widths=[6,8]",
+             f"model.weights={teacher}", "finetune.iterations=2", "finetune.batch_size=8",
+             "finetune.final.epochs=1", *TINY)  # fmt: skip
+    run = make_run(*prune)
+    outcome = run.run()
+    assert outcome.model.flops < outcome.reference.flops
+    assert (outcome.model.top1, outcome.reference.top1) == (None, None)
+    assert thinet.load(run.folder / MODEL)(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+    with pytest.raises(ThinetError, match=r"type calibration.source=generated finetune.source="):
+        make_run(*prune, "finetune.source=images")

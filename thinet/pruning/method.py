@@ -56,6 +56,15 @@ class Prune(Method[Progress, Plan | None]):
             settings["schedule.name"], Distilling.read(settings), Sources.read(settings),
         )  # fmt: skip
 
+    def without_images(self) -> str | None:
+        """It can, if both sources draw their own."""
+        if self.sources.calibration.is_drawn and self.sources.finetuning.is_drawn:
+            return None
+        return (
+            "method=prune looks at images, and dataset=none has none: type calibration.source="
+            "generated finetune.source=generated, or a data set, for example dataset=digits"
+        )
+
     def plan(self, setup: Setup, progress: Progress) -> Plan | None:
         """The plan; None if it takes the trained network to make it."""
         self.distilling.check(setup, own=True)
@@ -91,7 +100,8 @@ class Prune(Method[Progress, Plan | None]):
             supplies = self._begin(session)
             plan = self._find_plan(session, supplies, network)
         left = plan.stages[len(session.state.steps) :]
-        session.engine.decide(lambda: try_stages(network, left, session.setup.data.examples()))
+        examples = self.sources.examples(session.setup)
+        session.engine.decide(lambda: try_stages(network, left, examples))
         # After the last stage the teacher is gone, and nothing is left to learn.
         learning: Fitting = Learning()
         if left:

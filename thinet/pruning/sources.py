@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from thinet.base.seeding import derive_seed
 from thinet.engine.engine import Engine
 from thinet.run.session import Session
 from thinet.run.settings import Settings
@@ -62,6 +64,13 @@ class Sources:
             network, images = on_paper(setup)
             self.calibration.check(setup, network, images)
             self.finetuning.check(setup, network, images)
+
+    def examples(self, setup: Setup) -> Tensor:
+        """Two images to try cuts on, ``(2, C, H, W)``: any will do, so none is read for nothing."""
+        if not self.calibration.is_drawn:
+            return setup.data.examples()
+        random = torch.Generator().manual_seed(derive_seed(setup.seed, "examples"))
+        return torch.randn(2, *setup.data.input_shape, generator=random)
 
     def begin(self, session: Session[Any], uncut: Uncut, counted: bool) -> Supplies:
         """Make all images ready; see :meth:`ImageSource.begin`."""

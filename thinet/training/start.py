@@ -50,8 +50,9 @@ def start(
         network = restore(session, path, done)
         of_all = "" if planned is None else f" of {planned}"
         say(f"resuming after {len(session.state.steps)}{of_all} steps")
-    what = EVALUATIONS[setup.evaluate].main.name
-    say(f"baseline: test {what} {100 * (session.reference.top1 or 0):.2f} %")
+    if session.reference.top1 is not None:
+        what = EVALUATIONS[setup.evaluate].main.name
+        say(f"baseline: test {what} {100 * session.reference.top1:.2f} %")
     return network
 
 

@@ -122,7 +122,7 @@ class Pruning(Section[PruningDetails]):
             f"before fine-tuning, {how} BatchNorm recalibration: "
             f"{written(self.result.evaluated, vars(one))}"
             for how, one in zip(("without", "with"), self._before(), strict=True)
-            if one
+            if one and one.top1 is not None
         ]
 
     def _before(self) -> tuple[Accuracy | None, Accuracy | None]:
