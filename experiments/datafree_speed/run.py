@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.cifar import splice
 from experiments.smoke import parse
 from experiments.timing import (
     Row,
@@ -284,7 +285,10 @@ def main(words: Sequence[str] | None = None) -> None:
     where = hardware(torch.device(options.device), options.threads)
     write_rows(options.out / "results.csv", [{**row, "machine": where} for row in rows])
     draw(rows, rounds, where, options.out / "figure.png")
-    print(f"\n{where}\n\n{markdown(rows, COLUMNS)}")
+    text = f"{where}\n\n{markdown(rows, COLUMNS)}"
+    if options.out == HERE:
+        splice(HERE / "README.md", text)
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":
