@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from thinet.synthesis.stored import load_generator
 
 DATAFREE = (
     "method=datafree", "model.build.widths=[3,4]", "teacher.build.widths=[6,8]",
-    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=8",
+    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=16",
     "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
 )  # fmt: skip
 FIRST = (*DATAFREE, "synthesis.course.mode=generator_first")
@@ -42,7 +43,7 @@ def test_teacher_control_generator_and_student(make_run):
     found = outcome.details["synthesis"]
     assert isinstance(found, SynthesisDetails)
     assert (found.teacher, found.student, found.mode) == ("vgg_small", "vgg_half", "together")
-    assert (found.iterations, found.images) == (6, 48)
+    assert (found.iterations, found.images) == (6, 96)
     assert found.weights == {"one_hot": 1, "activation": 0.1, "entropy": 5, "batchnorm": 1}
     (control,) = found.controls
     assert control.name == "noise"
@@ -152,6 +153,15 @@ def test_killed_between_generator_and_student(make_run, tmp_path, monkeypatch):
     assert untimed(found) == untimed(expected)
 
 
+def test_run_anew_it_does_not_begin_with_the_generator_that_was_left(make_run, tmp_path):
+    folder = tmp_path / "run"
+    expected = make_run(*DATAFREE, "method.controls=[]", folder=folder).run()
+    (folder / "state.json").unlink()  # as resume=off does
+    shutil.rmtree(folder / "steps")
+    found = make_run(*DATAFREE, "method.controls=[]", folder=folder).run()
+    assert found.weights_by_process == expected.weights_by_process
+
+
 def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
     pruned = make_run("model.build.widths=[6,8]", f"model.weights={teacher}", "schedule=oneshot",
                       folder=tmp_path / "pruned")  # fmt: skip
@@ -167,9 +177,10 @@ def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["synthesis.course.batch_size=9"], "type synthesis.course.batch_size=20"),
         (["synthesis.losses.feature=nowhere"], "no module called 'nowhere'"),
         (["trainer.devices=3", "trainer=cpu", "trainer.strategy=ddp"],
-         "type synthesis.course.batch_size=6"),
+         "type synthesis.course.batch_size=15"),
         (["synthesis.losses.one_hot=0", "synthesis.losses.activation=0",
           "synthesis.losses.entropy=0", "synthesis.losses.batchnorm=0"], "nothing is drawn"),
         (["synthesis.course.mode=generator_first", "synthesis.losses.adversarial=1"],

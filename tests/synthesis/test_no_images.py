@@ -22,7 +22,7 @@ from thinet.synthesis.recorder import Recorder
 
 NONE = ("dataset=none", "dataset.image_size=null")
 TINY = (
-    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=8",
+    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=16",
     "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
 )  # fmt: skip
 DATAFREE = ("method=datafree", *NONE, "model.build.widths=[3,4]", "method.controls=[]", *TINY)
