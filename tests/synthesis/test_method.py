@@ -207,6 +207,17 @@ def test_a_teacher_without_batchnorm_is_told_what_to_type(make_run):
         make_run(*mode, *bare)
 
 
+@pytest.mark.parametrize("mode", [DATAFREE, FIRST], ids=["together", "generator first"])
+def test_a_collapse_ends_the_run_with_its_sentence(make_run, monkeypatch, mode):
+    same = torch.ones(64, 3, 8, 8)
+    monkeypatch.setattr(Recorder, "_draw", lambda _: (same, torch.zeros(64, dtype=torch.int64)))
+    monkeypatch.setattr("thinet.synthesis.alarms.LEARNT", 100.0)
+    run = make_run(*mode, "method.controls=[]")
+    with pytest.raises(ThinetError, match="collapsed: the images of epoch 1 are all alike"):
+        run.run()
+    assert not (run.folder / "generator").exists()
+
+
 def test_rows_that_were_damaged_are_told(make_run, tmp_path):
     rows = tmp_path / ROWS
     rows.write_text(json.dumps({"rows": [{"epoch": "first"}]}))

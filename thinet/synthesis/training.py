@@ -214,8 +214,8 @@ class Teaching:
         )  # fmt: skip
 
     def _note(self, recorder: Recorder, epoch: int, figures: Mapping[str, float]) -> None:
-        if self.engine.rank == 0:
-            recorder.note(epoch, figures)
+        """On the first process; what stops that one stops all."""
+        self.engine.decide(partial(recorder.note, epoch, figures))
 
     def _kept(self, recorder: Recorder) -> list[EpochRow]:
         """Keep the generator; the rows of its training, on every process."""
