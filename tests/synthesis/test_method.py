@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from thinet.base.errors import ThinetError
 from thinet.datasets.module import ImageData
 from thinet.report.sections.synthesis import SynthesisDetails
 from thinet.run.result import MODEL
+from thinet.synthesis.generator import Generator
 from thinet.synthesis.recorder import ROWS, Recorder
 from thinet.synthesis.stored import load_generator
 
@@ -43,7 +45,7 @@ def test_teacher_control_generator_and_student(make_run):
     found = outcome.details["synthesis"]
     assert isinstance(found, SynthesisDetails)
     assert (found.teacher, found.student, found.mode) == ("vgg_small", "vgg_half", "together")
-    assert (found.iterations, found.images) == (6, 96)
+    assert (found.iterations, found.images) == (4, 64)  # epochs are cut to two steps here
     assert found.weights == {"one_hot": 1, "activation": 0.1, "entropy": 5, "batchnorm": 1}
     (control,) = found.controls
     assert control.name == "noise"
@@ -153,6 +155,31 @@ def test_killed_between_generator_and_student(make_run, tmp_path, monkeypatch):
     assert untimed(found) == untimed(expected)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "draws"),
+    [
+        ([], 3),
+        (["synthesis.course.generator_steps=2", "synthesis.course.student_steps=4"], 3 * (2 + 3)),
+        (["synthesis.course.student_steps=2", "synthesis.memory.average=0.9"], 3 * (2 + 2)),
+        (["synthesis.course.mode=generator_first", "synthesis.course.student_steps=2"], 3 + 6),
+    ],
+)
+def test_batches_that_are_drawn_are_counted(make_run, monkeypatch, overrides, draws):
+    run = make_run(*DATAFREE, "trainer.max_steps_per_epoch=null", "baseline.epochs=1",
+                   "method.controls=[]", "synthesis.course.epochs=1", *overrides)  # fmt: skip
+    forward, seen = Generator.forward, []
+
+    def counted(self, noise):
+        if len(noise) == 16:  # and no picture
+            seen.append(len(noise))
+        return forward(self, noise)
+
+    monkeypatch.setattr(Generator, "forward", counted)
+    found = run.run().details["synthesis"]
+    assert len(seen) == draws
+    assert (found.iterations, found.images) == (3, 16 * draws)
+
+
 def test_run_anew_it_does_not_begin_with_the_generator_that_was_left(make_run, tmp_path):
     folder = tmp_path / "run"
     expected = make_run(*DATAFREE, "method.controls=[]", folder=folder).run()
@@ -216,6 +243,18 @@ def test_a_collapse_ends_the_run_with_its_sentence(make_run, monkeypatch, mode):
     with pytest.raises(ThinetError, match="collapsed: the images of epoch 1 are all alike"):
         run.run()
     assert not (run.folder / "generator").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [(DATAFREE, "synthesis.generator.lr=1e-3 synthesis.student.lr=1e-3"),
+     (FIRST, "synthesis.generator.lr=1e-3")],
+    ids=["together", "generator first"],
+)  # fmt: skip
+def test_rates_to_type_where_it_diverges_are_those_that_count(make_run, monkeypatch, mode, advice):
+    monkeypatch.setattr("thinet.synthesis.critic.one_hot", lambda found: found.sum() * torch.nan)
+    with pytest.raises(ThinetError, match=f"for example {re.escape(advice)}\\."):
+        make_run(*mode, "method.controls=[]").run()
 
 
 def test_rows_that_were_damaged_are_told(make_run, tmp_path):

@@ -46,6 +46,12 @@ def test_it_takes_from_the_teacher_what_images_are_like(make_run, teacher):
     assert not data.has_images
 
 
+def test_no_control_is_taught_where_none_can_be_measured(make_run, teacher):
+    run = make_run(*DATAFREE, "method.controls=[noise]", f"teacher={teacher}")
+    assert run.run().details["synthesis"].controls == ()
+    assert len(run.session.state.steps) == 1
+
+
 def test_figures_are_absent_and_not_zero(make_run, teacher, compose_tiny, capsys):
     from thinet.app.config import check
 

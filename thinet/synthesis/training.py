@@ -28,7 +28,7 @@ from thinet.synthesis.noise import Noise
 from thinet.synthesis.objective import DataFree, Imagining, Learning
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.recorder import Recorder
-from thinet.synthesis.settings import Losses, Synthesis
+from thinet.synthesis.settings import GENERATOR_FIRST, Losses, Synthesis
 from thinet.synthesis.stored import MADE, load_generator, save_generator
 from thinet.synthesis.updates import Batches
 from thinet.training.teacher import Renormalised, like
@@ -140,6 +140,21 @@ class Teaching:
         images = torch.zeros(2, *self.setup.data.input_shape)
         return critic_of(self.teacher.cpu(), self.recipe.settings.losses, images)
 
+    @property
+    def iterations(self) -> int:
+        """Of an epoch."""
+        return self._steps().count
+
+    @property
+    def draws(self) -> int:
+        """Batches that are drawn in an epoch of the generator's training and the student's."""
+        course, average = self.recipe.settings.course, self.recipe.settings.memory.average
+        own, its = course.generator_steps, course.student_steps
+        if course.mode == GENERATOR_FIRST:
+            return self._steps(own).count + self._steps(its).count
+        # The student's first are the generator's last; an average draws in each of its turns.
+        return self.iterations * (own + its - 1 + (its if average is not None else 0))
+
     def together(self, student: nn.Module, folder: Path) -> list[EpochRow]:
         """Train generator and student in turn, in place; figures of each epoch."""
         generator, memory = self.generator, self.recipe.settings.memory
@@ -198,7 +213,8 @@ class Teaching:
             self.engine.train_unseen(objective, key, folder, steps, title)
 
     def _steps(self, times: int = 1) -> Steps:
-        return Steps(self.recipe.settings.course.iterations * times)
+        count, limit = self.recipe.settings.course.iterations * times, self.setup.devices
+        return Steps(min(count, limit.max_steps_per_epoch or count))
 
     def _noise(self, key: str) -> Noise:
         seed = derive_seed(self.setup.seed, key)
