@@ -218,6 +218,9 @@ def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
         (["synthesis.student.clip_norm=0"], "synthesis.student.clip_norm=null"),
         (["synthesis.memory.share=2"], "synthesis.memory.share=0.5"),
         (["method.controls=[images]"], "method.controls=[noise]"),
+        (["method.controls=[noise,noise]"], "method.controls=[noise]"),
+        (["method.controls=noise"], "method.controls=[noise]"),
+        (["synthesis.generator.optimizer=null"], "synthesis.generator.optimizer=None names no"),
         (["teacher=null"], "model@teacher=<name of a model>"),
     ],
 )  # fmt: skip
