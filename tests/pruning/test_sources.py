@@ -148,6 +148,16 @@ def test_a_damaged_generator_is_trained_again_to_the_same_bits(keep, make_run, s
         assert file.read_bytes() == content
 
 
+def test_what_a_killed_run_left_to_resume_is_removed(keep, make_run, said):
+    keep()
+    cache = make_run(*GENERATED).setup.source.cache.parent / kept.CACHE
+    (folder,) = (path.parent for path in cache.glob("*/generator"))
+    assert not (folder / "fit").exists()
+    (folder / "fit").mkdir()
+    keep()
+    assert not (folder / "fit").exists()
+
+
 # -- kills
 
 PLACES = {
