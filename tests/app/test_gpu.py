@@ -13,7 +13,7 @@ from thinet.widths import choose as planning
 
 DRAWN = [
     "method=datafree", "teacher.build.widths=[6,8]", "synthesis.course.epochs=2",
-    "synthesis.course.batch_size=8", "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
+    "synthesis.course.batch_size=16", "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
 ]  # fmt: skip
 METHODS = {
     "prune, inspected": ["inspect=true", "keep_steps=true"],

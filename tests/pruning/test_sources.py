@@ -118,7 +118,7 @@ def keep(make_run):
 def test_a_generator_is_trained_once_for_all_that_agree_on_it(keep, said):
     first, engine = keep()
     assert engine.step == 4
-    second, engine = keep("ratio=0.25", "criterion=apoz", "finetune.iterations=7")
+    second, engine = keep("ratio=0.25", "criterion=apoz", "finetune.batch_size=7")
     assert engine.step == 0, "steps that another run has trained are not counted"
     keep("synthesis.student.lr=0.5", "synthesis.course.student_steps=3")
     assert [line.partition(":")[2].split()[0] for line in said].count("training") == 1
@@ -146,6 +146,16 @@ def test_a_damaged_generator_is_trained_again_to_the_same_bits(keep, make_run, s
         keep()
         assert any("Training it again" in line for line in said)
         assert file.read_bytes() == content
+
+
+def test_what_a_killed_run_left_to_resume_is_removed(keep, make_run, said):
+    keep()
+    cache = make_run(*GENERATED).setup.source.cache.parent / kept.CACHE
+    (folder,) = (path.parent for path in cache.glob("*/generator"))
+    assert not (folder / "fit").exists()
+    (folder / "fit").mkdir()
+    keep()
+    assert not (folder / "fit").exists()
 
 
 # -- kills
@@ -344,6 +354,7 @@ BAD = [
     (["finetune.source=noise", "sampler=class_uniform"], "type sampler=uniform"),
     (["finetune.source=generated", "distill=cckd"], "type distill=kd"),
     (["finetune.source=generated", "finetune.iterations=0"], "type finetune.iterations=40"),
+    (["finetune.iterations=7"], "type finetune.iterations=null, or finetune.source=generated"),
     (["finetune.iterations=x"], "type finetune.iterations=40"),
     (["calibration.source=generated", "synthesis.course.batch_size=1"], "synthesis.course.batch_s"),
     (["calibration.source=generated", "synthesis.losses.base=1"], "synthesis.losses.base"),
@@ -370,6 +381,7 @@ def test_settings_of_a_generator_that_nobody_asks_for_are_nobody_s_fault(compose
 ON_PAPER = [
     (["model=vgg16", "calibration.source=generated"], "synthesis.losses.batchnorm=0"),
     (["calibration.source=generated", "synthesis.losses.adversarial=1"], "adversarial=0"),
+    (["calibration.source=generated", "synthesis.memory.pool=9"], "type synthesis.memory.average"),
     (
         ["finetune.source=noise", "finetune.batch_size=63", "trainer=ddp_cpu", "trainer.devices=2"],
         "type finetune.batch_size=62",
@@ -382,6 +394,24 @@ def test_what_cannot_be_drawn_is_said_before_long_work(given, match, compose):
     setup, method = build(check(compose(*given)))
     with pytest.raises(ThinetError, match=match):
         method.plan(setup, method.remembers())
+
+
+def test_only_recovery_on_drawn_images_shares_its_batches_equally(compose):
+    odd = ["calibration.source=noise", "finetune.batch_size=63"]
+    two = ["trainer=ddp_cpu", "trainer.devices=2"]
+    setup, method = build(check(compose(*odd, *two)))
+    method.plan(setup, method.remembers())
+
+
+def test_labels_are_not_said_to_be_learnt_where_there_are_none(compose, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("thinet.training.distilling.say", said.append)
+    setup, method = build(check(compose("finetune.source=generated", "distill=kd")))
+    method.plan(setup, method.remembers())
+    told = [line for line in said if line.startswith("teacher: ")]
+    assert len(told) == 1
+    assert "soft targets alone" in told[0]
+    assert "cross-entropy" not in told[0]
 
 
 def test_recovery_learns_soft_targets_alone():

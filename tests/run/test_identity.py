@@ -105,6 +105,13 @@ def test_a_new_key_that_is_set_changes_that_of_its_readers_alone(group, compose)
         assert (fingerprint(added(cfg, group, 3)) != before) == reads, (method, group)
 
 
+def test_the_usual_control_goes_without_saying(compose):
+    told = settings_of(plain(compose("method=datafree")))
+    assert "method.controls" not in told
+    fewer, usual = compose("method=datafree", "method.controls=[]"), compose("method=datafree")
+    assert fingerprint(fewer) != fingerprint(usual)
+
+
 @pytest.mark.parametrize("unset", ["null", "false", "{}", "[]"])
 def test_a_new_key_at_the_top_that_is_not_read_changes_nothing(unset, compose):
     assert fingerprint(compose(f"+brand_new={unset}")) == fingerprint(compose())

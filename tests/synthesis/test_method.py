@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,12 +16,13 @@ from thinet.base.errors import ThinetError
 from thinet.datasets.module import ImageData
 from thinet.report.sections.synthesis import SynthesisDetails
 from thinet.run.result import MODEL
+from thinet.synthesis.generator import Generator
 from thinet.synthesis.recorder import ROWS, Recorder
 from thinet.synthesis.stored import load_generator
 
 DATAFREE = (
     "method=datafree", "model.build.widths=[3,4]", "teacher.build.widths=[6,8]",
-    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=8",
+    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=16",
     "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
 )  # fmt: skip
 FIRST = (*DATAFREE, "synthesis.course.mode=generator_first")
@@ -42,7 +45,7 @@ def test_teacher_control_generator_and_student(make_run):
     found = outcome.details["synthesis"]
     assert isinstance(found, SynthesisDetails)
     assert (found.teacher, found.student, found.mode) == ("vgg_small", "vgg_half", "together")
-    assert (found.iterations, found.images) == (6, 48)
+    assert (found.iterations, found.images) == (4, 64)  # epochs are cut to two steps here
     assert found.weights == {"one_hot": 1, "activation": 0.1, "entropy": 5, "batchnorm": 1}
     (control,) = found.controls
     assert control.name == "noise"
@@ -152,6 +155,40 @@ def test_killed_between_generator_and_student(make_run, tmp_path, monkeypatch):
     assert untimed(found) == untimed(expected)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "draws"),
+    [
+        ([], 3),
+        (["synthesis.course.generator_steps=2", "synthesis.course.student_steps=4"], 3 * (2 + 3)),
+        (["synthesis.course.student_steps=2", "synthesis.memory.average=0.9"], 3 * (2 + 2)),
+        (["synthesis.course.mode=generator_first", "synthesis.course.student_steps=2"], 3 + 6),
+    ],
+)
+def test_batches_that_are_drawn_are_counted(make_run, monkeypatch, overrides, draws):
+    run = make_run(*DATAFREE, "trainer.max_steps_per_epoch=null", "baseline.epochs=1",
+                   "method.controls=[]", "synthesis.course.epochs=1", *overrides)  # fmt: skip
+    forward, seen = Generator.forward, []
+
+    def counted(self, noise):
+        if len(noise) == 16:  # and no picture
+            seen.append(len(noise))
+        return forward(self, noise)
+
+    monkeypatch.setattr(Generator, "forward", counted)
+    found = run.run().details["synthesis"]
+    assert len(seen) == draws
+    assert (found.iterations, found.images) == (3, 16 * draws)
+
+
+def test_run_anew_it_does_not_begin_with_the_generator_that_was_left(make_run, tmp_path):
+    folder = tmp_path / "run"
+    expected = make_run(*DATAFREE, "method.controls=[]", folder=folder).run()
+    (folder / "state.json").unlink()  # as resume=off does
+    shutil.rmtree(folder / "steps")
+    found = make_run(*DATAFREE, "method.controls=[]", folder=folder).run()
+    assert found.weights_by_process == expected.weights_by_process
+
+
 def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
     pruned = make_run("model.build.widths=[6,8]", f"model.weights={teacher}", "schedule=oneshot",
                       folder=tmp_path / "pruned")  # fmt: skip
@@ -167,9 +204,10 @@ def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["synthesis.course.batch_size=9"], "type synthesis.course.batch_size=20"),
         (["synthesis.losses.feature=nowhere"], "no module called 'nowhere'"),
         (["trainer.devices=3", "trainer=cpu", "trainer.strategy=ddp"],
-         "type synthesis.course.batch_size=6"),
+         "type synthesis.course.batch_size=15"),
         (["synthesis.losses.one_hot=0", "synthesis.losses.activation=0",
           "synthesis.losses.entropy=0", "synthesis.losses.batchnorm=0"], "nothing is drawn"),
         (["synthesis.course.mode=generator_first", "synthesis.losses.adversarial=1"],
@@ -180,6 +218,9 @@ def test_a_pruned_teacher_as_student(make_run, teacher, tmp_path):
         (["synthesis.student.clip_norm=0"], "synthesis.student.clip_norm=null"),
         (["synthesis.memory.share=2"], "synthesis.memory.share=0.5"),
         (["method.controls=[images]"], "method.controls=[noise]"),
+        (["method.controls=[noise,noise]"], "method.controls=[noise]"),
+        (["method.controls=noise"], "method.controls=[noise]"),
+        (["synthesis.generator.optimizer=null"], "synthesis.generator.optimizer=None names no"),
         (["teacher=null"], "model@teacher=<name of a model>"),
     ],
 )  # fmt: skip
@@ -194,6 +235,29 @@ def test_a_teacher_without_batchnorm_is_told_what_to_type(make_run):
     mode = [one for one in DATAFREE if not one.startswith("teacher.build")]
     with pytest.raises(ThinetError, match=r"type synthesis.losses.batchnorm=0"):
         make_run(*mode, *bare)
+
+
+@pytest.mark.parametrize("mode", [DATAFREE, FIRST], ids=["together", "generator first"])
+def test_a_collapse_ends_the_run_with_its_sentence(make_run, monkeypatch, mode):
+    same = torch.ones(64, 3, 8, 8)
+    monkeypatch.setattr(Recorder, "_draw", lambda _: (same, torch.zeros(64, dtype=torch.int64)))
+    monkeypatch.setattr("thinet.synthesis.alarms.LEARNT", 100.0)
+    run = make_run(*mode, "method.controls=[]")
+    with pytest.raises(ThinetError, match="collapsed: the images of epoch 1 are all alike"):
+        run.run()
+    assert not (run.folder / "generator").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [(DATAFREE, "synthesis.generator.lr=1e-3 synthesis.student.lr=1e-3"),
+     (FIRST, "synthesis.generator.lr=1e-3")],
+    ids=["together", "generator first"],
+)  # fmt: skip
+def test_rates_to_type_where_it_diverges_are_those_that_count(make_run, monkeypatch, mode, advice):
+    monkeypatch.setattr("thinet.synthesis.critic.one_hot", lambda found: found.sum() * torch.nan)
+    with pytest.raises(ThinetError, match=f"for example {re.escape(advice)}\\."):
+        make_run(*mode, "method.controls=[]").run()
 
 
 def test_rows_that_were_damaged_are_told(make_run, tmp_path):

@@ -22,7 +22,7 @@ from thinet.synthesis.recorder import Recorder
 
 NONE = ("dataset=none", "dataset.image_size=null")
 TINY = (
-    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=8",
+    "synthesis.course.epochs=2", "synthesis.course.iterations=3", "synthesis.course.batch_size=16",
     "synthesis.drawing.width=4", "synthesis.drawing.latent=5",
 )  # fmt: skip
 DATAFREE = ("method=datafree", *NONE, "model.build.widths=[3,4]", "method.controls=[]", *TINY)
@@ -44,6 +44,12 @@ def test_it_takes_from_the_teacher_what_images_are_like(make_run, teacher):
     assert (data.mean, data.std) == (spec.mean, spec.std)
     assert data.identity() == {}
     assert not data.has_images
+
+
+def test_no_control_is_taught_where_none_can_be_measured(make_run, teacher):
+    run = make_run(*DATAFREE, "method.controls=[noise]", f"teacher={teacher}")
+    assert run.run().details["synthesis"].controls == ()
+    assert len(run.session.state.steps) == 1
 
 
 def test_figures_are_absent_and_not_zero(make_run, teacher, compose_tiny, capsys):

@@ -193,11 +193,11 @@ class Learner(LightningModule):
             )
 
     def _refuse_divergence(self, name: str, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
+        if self.objective is not None and not bool(torch.isfinite(loss)):
             what = "loss" if name == LOSS else f"loss {name}"
             raise DivergedError(
                 f"training diverged: the {what} of epoch {self.current_epoch + 1} is not finite; "
-                "type smaller learning rates, for example finetune.stage.lr=1e-3 baseline.lr=1e-2."
+                f"type smaller learning rates, for example {self.objective.smaller}."
             )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:

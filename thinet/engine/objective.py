@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,9 +102,11 @@ class Objective(ABC):
 
     Attributes:
         network: Images ``(N, C, H, W)`` to logits: validated, and saved when it is trained.
+        smaller: Learning rates to type where training diverges.
     """
 
     network: nn.Module
+    smaller: ClassVar[str] = "finetune.stage.lr=1e-3 baseline.lr=1e-2"
 
     @property
     @abstractmethod

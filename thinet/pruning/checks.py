@@ -63,6 +63,11 @@ def _check_sources(config: Config) -> list[str]:
     if "finetune" in reads and config["finetune"]["iterations"] is not None:
         iterations = config["finetune"]["iterations"]
         problems += problems_of(whole, "finetune.iterations", iterations, "40")
+        if config["finetune"]["source"] == IMAGES:
+            problems.append(
+                "finetune.iterations counts steps on drawn images, and finetune.source=images "
+                "draws none: type finetune.iterations=null, or finetune.source=generated."
+            )
     if "finetune" in reads and config["finetune"]["source"] in SOURCES[1:]:
         problems += _check_unlabelled(config)
     return problems

@@ -67,7 +67,7 @@ class Prune(Method[Progress, Plan | None]):
 
     def plan(self, setup: Setup, progress: Progress) -> Plan | None:
         """The plan; None if it takes the trained network to make it."""
-        self.distilling.check(setup, own=True)
+        self.distilling.check(setup, own=True, labels=not self.sources.finetuning.is_drawn)
         self.sources.check(setup)
         if progress.counts is None and needs_network(self.request):
             return None

@@ -181,7 +181,11 @@ def settings_of(config: Config) -> dict[str, Any]:
     sources = sources_of(config).items()
     found |= {f"{key}.source": source for key, source in sources if source != _OWN}
     own = _without(config["method"], {*ABOUT_METHODS, "name", "build"})
-    return found | {f"method.{key}": value for key, value in own.items() if not _is_unset(value)}
+    return found | {
+        f"method.{key}": value
+        for key, value in own.items()
+        if not _is_unset(value) and value != usual.get(key, ...)
+    }
 
 
 _MAPPINGS = ("ratio", "layer_ratio")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from thinet.base.allowlist import find_class, packages_of
 from thinet.base.errors import ThinetError, first_line
 from thinet.base.records import JSON, Config
+from thinet.base.values import shown
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 
@@ -102,7 +103,15 @@ class Settings:
 
 
 def named(node: Config, place: str, kind: type) -> tuple[Any, dict[str, Any]]:
-    """The class that a node names, of the kind its place expects, and the other settings."""
+    """The class that a node names, of the kind its place expects, and the other settings.
+
+    Raises:
+        ThinetError: If it names none of them.
+    """
+    if not isinstance(node, Mapping):
+        raise ThinetError(
+            f"{place}={shown(node)} names no class: leave it out, or type {place}._target_=<name>."
+        )
     target = node.get("_target_")
     found = find_class(target, kind, packages_of(place), f"{place}._target_")
     return found, {str(key): value for key, value in node.items() if key != "_target_"}

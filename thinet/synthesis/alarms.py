@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -18,7 +17,7 @@ LAST = 0.1
 def find_alarms(rows: Sequence[EpochRow], settings: Synthesis, ended: bool) -> list[str]:
     """One sentence for each sign.
 
-    Source: the authors' issues on class balance, collapse and swings; Chen et al. 2019.
+    Source: the authors' issues on class balance and swings; Chen et al. 2019.
 
     Args:
         rows: Of the epochs so far.
@@ -26,12 +25,31 @@ def find_alarms(rows: Sequence[EpochRow], settings: Synthesis, ended: bool) -> l
         ended: Whether it was the last epoch: a beginning may be unbalanced, and accuracies are
             compared over the last epochs alone.
     """
-    found = [_collapse(rows[-1])]
+    found = list[str]()
     if ended or len(rows) > settings.course.epochs // 2:
         found.append(_imbalance(rows[-1], settings))
     if ended:
         found.append(_swing(rows))
     return [sentence for sentence in found if sentence]
+
+
+def find_collapse(row: EpochRow) -> str:
+    """A sentence if a generator draws but one image, from which it does not come back; or nothing.
+
+    Source: the authors' issues on MNIST: the student's loss falls to 0, all images are equal.
+
+    Args:
+        row: Of an epoch; without a loss of a student, if none was trained beside the generator.
+    """
+    loss = row.figures.get("train/loss")
+    if row.spread >= SAME or (loss is not None and loss >= LEARNT):
+        return ""
+    left = "" if loss is None else f" and nothing is left to learn (loss {loss:.4f})"
+    pool = "" if loss is None else " or synthesis.memory.pool=4096"
+    return (
+        f"the generator has collapsed: the images of epoch {row.epoch} are all alike (spread "
+        f"{row.spread:.3f} of 1){left}; type another seed, synthesis.generator.lr=1e-3{pool}."
+    )
 
 
 def _imbalance(row: EpochRow, settings: Synthesis) -> str:
@@ -45,17 +63,6 @@ def _imbalance(row: EpochRow, settings: Synthesis) -> str:
         f"the images of epoch {row.epoch} are of few classes ({100 * share:.0f} % of them of class "
         f"{most}; entropy {found:.2f} of 1): type synthesis.losses.entropy={max(2 * weight, 5):g}, "
         "or a larger synthesis.course.batch_size."
-    )
-
-
-def _collapse(row: EpochRow) -> str:
-    loss = row.figures.get("train/loss", math.inf)
-    if row.spread >= SAME or loss >= LEARNT:
-        return ""
-    return (
-        f"the generator has collapsed: the images of epoch {row.epoch} are all alike (spread "
-        f"{row.spread:.3f} of 1) and nothing is left to learn (loss {loss:.4f}); type "
-        "synthesis.generator.lr=1e-3 or synthesis.memory.pool=4096, with another seed."
     )
 
 

@@ -18,8 +18,8 @@ def find_problems(config: Config) -> list[str]:
     """One sentence for each problem in what the method reads of a configuration."""
     problems = check_synthesis(config)
     controls = config["method"]["controls"]
-    wrong = [one for one in controls if one not in CONTROLS] if isinstance(controls, list) else [0]
-    if wrong:
+    good = isinstance(controls, list) and all(controls.count(one) == 1 for one in controls)
+    if not good or any(one not in CONTROLS for one in controls):
         problems.append(
             f"method.controls={shown(controls)} is no list of controls: choose among "
             f"{', '.join(CONTROLS)}, for example method.controls=[noise] or method.controls=[]."

@@ -49,6 +49,7 @@ def kept_generator(
         found = _read(engine, folder)
         if found is None:
             return _train(setup, engine, recipe, network, folder)
+        engine.clear(folder / "fit")  # a kill may have come before it was removed
     if not counted:
         course = recipe.settings.course
         steps = Steps(course.iterations * course.generator_steps)

@@ -68,7 +68,7 @@ class DataFreeLearning(Method[Progress, Plan]):
 
     Attributes:
         recipe: Of images and of learning from them.
-        controls: What else the same student is taught on.
+        controls: What else the same student is taught on, where there are images to measure it on.
     """
 
     recipe: Recipe
@@ -136,7 +136,9 @@ class DataFreeLearning(Method[Progress, Plan]):
 
     def _steps(self, session: Session[Progress], teaching: Teaching) -> list[Step]:
         control = partial(self._control, session, teaching)
-        steps = [Step(name, partial(control, name)) for name in self.controls]
+        # Without images nobody would know how good they are.
+        controls = self.controls if session.setup.data.has_images else ()
+        steps = [Step(name, partial(control, name)) for name in controls]
         if self.recipe.settings.course.mode == GENERATOR_FIRST:
             first = Step("generator", partial(self._draw, session, teaching))
             return [*steps, first, Step("student", partial(self._learn, session, teaching))]
@@ -195,8 +197,6 @@ class DataFreeLearning(Method[Progress, Plan]):
         setup, settings = session.setup, self.recipe.settings
         course, losses, rows = settings.course, settings.losses, session.progress.rows
         assert setup.teacher is not None
-        iterations = course.epochs * course.iterations
-        draws = iterations * max(course.generator_steps, 1)
         return SynthesisDetails(
             teacher=setup.teacher.name,
             student=setup.source.name,
@@ -207,8 +207,8 @@ class DataFreeLearning(Method[Progress, Plan]):
             activation_reduction=losses.activation_reduction,
             learn=losses.learn,
             temperature=losses.temperature,
-            iterations=iterations,
-            images=draws * course.batch_size,
+            iterations=course.epochs * teaching.iterations,
+            images=course.epochs * teaching.draws * course.batch_size,
             generator_parameters=sum(one.numel() for one in teaching.generator.parameters()),
             epochs=tuple(rows),
             controls=tuple(session.progress.controls),

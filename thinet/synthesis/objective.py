@@ -39,6 +39,7 @@ class Imagining(Objective):
     batches: Batches
     turn: Turn
     watch: AfterEpoch | None = None
+    smaller = "synthesis.generator.lr=1e-3"
 
     @property
     def network(self) -> nn.Module:  # type: ignore[override]
@@ -82,6 +83,7 @@ class Learning(Objective):
     losses: Losses
     drawer: nn.Module | None = None
     watch: AfterEpoch | None = None
+    smaller = "synthesis.student.lr=1e-3"
 
     @property
     def updates(self) -> Sequence[Update]:
@@ -129,6 +131,7 @@ class DataFree(Objective):
     pool: ImagePool | None = None
     share: float = 0.5
     watch: AfterEpoch | None = None
+    smaller = "synthesis.generator.lr=1e-3 synthesis.student.lr=1e-3"
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

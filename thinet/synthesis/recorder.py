@@ -16,7 +16,7 @@ from thinet.base.records import from_json, to_json
 from thinet.base.seeding import derive_seed
 from thinet.models.classifier import logits_in
 from thinet.report.sections.synthesis import EpochRow, save_grid
-from thinet.synthesis.alarms import find_alarms
+from thinet.synthesis.alarms import find_alarms, find_collapse
 from thinet.synthesis.batchnorm import alone
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.settings import Synthesis
@@ -64,7 +64,11 @@ class Recorder:
     _said: set[str] = field(default_factory=set, init=False)
 
     def note(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Write down an epoch, from 0, which may have been written down before."""
+        """Write down an epoch, from 0, which may have been written down before.
+
+        Raises:
+            ThinetError: If the generator has collapsed: what follows would be learnt from nothing.
+        """
         images, seen = self._draw()
         row = EpochRow(
             epoch=epoch + 1,
@@ -78,6 +82,8 @@ class Recorder:
         save_grid(self._shown(images[:SHOWN]), picture, COLUMNS)
         if self.show is not None:
             self.show(picture, int(figures.get("step", epoch + 1)))
+        if collapse := find_collapse(row):
+            raise ThinetError(collapse)
         ended = epoch + 1 == self.settings.course.epochs
         if ended:
             self._save_classes(images, seen)

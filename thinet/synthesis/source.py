@@ -56,7 +56,7 @@ class Drawn(ImageSource):
 
     Attributes:
         recipe: Of the generator's training.
-        recovery: None for methods that train nothing.
+        recovery: None where nothing is trained on them.
     """
 
     recipe: Recipe
@@ -64,9 +64,9 @@ class Drawn(ImageSource):
 
     @classmethod
     def configure(cls, settings: Settings, name: str) -> Drawn:
-        """From ``synthesis`` and, where the method fine-tunes, ``finetune``."""
+        """From ``synthesis`` and, where the method fine-tunes on such images, ``finetune``."""
         recipe, recovery = Recipe.read(settings), None
-        if settings.may_read("finetune"):
+        if settings.may_read("finetune") and settings["finetune.source"] == name:
             steps = settings["finetune.iterations"] or recipe.settings.course.iterations
             recovery = Recovery(settings["finetune.batch_size"], steps)
         return (Generated if name == GENERATED else PlainNoise)(recipe, recovery)
@@ -106,6 +106,13 @@ class Generated(Drawn):
             raise ThinetError(
                 "synthesis.losses.adversarial looks at a student, and here images are drawn before "
                 "anything is cut: type synthesis.losses.adversarial=0."
+            )
+        memory = self.recipe.settings.memory
+        if memory.pool or memory.average is not None:
+            raise ThinetError(
+                "synthesis.memory is for a student that learns while the generator changes, and "
+                "here the generator is trained first: type synthesis.memory.average=null "
+                "synthesis.memory.pool=0."
             )
         plan_teaching(setup, self.recipe, network, images)
 

@@ -28,8 +28,8 @@ from thinet.synthesis.noise import Noise
 from thinet.synthesis.objective import DataFree, Imagining, Learning
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.recorder import Recorder
-from thinet.synthesis.settings import Losses
-from thinet.synthesis.stored import load_generator, save_generator
+from thinet.synthesis.settings import GENERATOR_FIRST, Losses, Synthesis
+from thinet.synthesis.stored import MADE, load_generator, save_generator
 from thinet.synthesis.updates import Batches
 from thinet.training.teacher import Renormalised, like
 
@@ -51,9 +51,11 @@ def plan_teaching(setup: Setup, recipe: Recipe, teacher: nn.Module, images: Tens
         images: ``(N, C, H, W)``, without values.
 
     Raises:
-        ThinetError: If it cannot, or the batch cannot be shared out over the devices.
+        ThinetError: If it cannot, the batch cannot be shared out over the devices, or it is too
+            small for the classes.
     """
     settings, world = recipe.settings, setup.devices.devices * setup.devices.num_nodes
+    _check_classes(setup, settings)
     if settings.course.batch_size % world:
         size = settings.course.batch_size // world * world or world
         raise ThinetError(
@@ -64,6 +66,16 @@ def plan_teaching(setup: Setup, recipe: Recipe, teacher: nn.Module, images: Tens
     with torch.device("meta"):
         generator = Generator(_shape(images), **asdict(settings.drawing))
     return sum(one.numel() for one in generator.parameters())
+
+
+def _check_classes(setup: Setup, settings: Synthesis) -> None:
+    """Refuse a batch that cannot be of all classes, where it is to be."""
+    size, classes = settings.course.batch_size, setup.data.num_classes or 0
+    if settings.losses.entropy and size < classes:
+        raise ThinetError(
+            f"synthesis.course.batch_size={size} cannot hold images of all {classes} classes: type "
+            f"synthesis.course.batch_size={2 * classes}, or synthesis.losses.entropy=0."
+        )
 
 
 def critic_of(teacher: nn.Module, losses: Losses, images: Tensor) -> Critic:
@@ -116,9 +128,7 @@ class Teaching:
 
     @cached_property
     def generator(self) -> Generator:
-        """With the weights that it is left with by a finished training, or with random ones."""
-        if self.engine.exists(self.folder / FOLDER / "generator.json"):
-            return load_generator(self.folder / FOLDER)
+        """With random weights, until it is trained; a file that an earlier attempt left is old."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.setup.seed, "generator"))
             shape = self.setup.data.input_shape
@@ -129,6 +139,21 @@ class Teaching:
         """The teacher as a judge."""
         images = torch.zeros(2, *self.setup.data.input_shape)
         return critic_of(self.teacher.cpu(), self.recipe.settings.losses, images)
+
+    @property
+    def iterations(self) -> int:
+        """Of an epoch."""
+        return self._steps().count
+
+    @property
+    def draws(self) -> int:
+        """Batches that are drawn in an epoch of the generator's training and the student's."""
+        course, average = self.recipe.settings.course, self.recipe.settings.memory.average
+        own, its = course.generator_steps, course.student_steps
+        if course.mode == GENERATOR_FIRST:
+            return self._steps(own).count + self._steps(its).count
+        # The student's first are the generator's last; an average draws in each of its turns.
+        return self.iterations * (own + its - 1 + (its if average is not None else 0))
 
     def together(self, student: nn.Module, folder: Path) -> list[EpochRow]:
         """Train generator and student in turn, in place; figures of each epoch."""
@@ -158,9 +183,12 @@ class Teaching:
 
     def from_generator(self, student: nn.Module, folder: Path) -> None:
         """Teach a student what the teacher says of images that the finished generator draws."""
-        batches = Batches(self.generator, self._noise(STUDENT_KEY))
+        # The step before has written it, in this process or in one that was killed since.
+        self.engine.exists(self.folder / FOLDER / MADE)
+        generator = load_generator(self.folder / FOLDER)
+        batches = Batches(generator, self._noise(STUDENT_KEY))
         turn, losses = replace(self.recipe.student, times=1), self.recipe.settings.losses
-        objective = Learning(student, self.teacher, batches.fresh, turn, losses, self.generator)
+        objective = Learning(student, self.teacher, batches.fresh, turn, losses, generator)
         self._train(objective, STUDENT_KEY, folder, "student", self.recipe.student.times)
 
     def on_noise(self, student: nn.Module, folder: Path) -> None:
@@ -185,7 +213,8 @@ class Teaching:
             self.engine.train_unseen(objective, key, folder, steps, title)
 
     def _steps(self, times: int = 1) -> Steps:
-        return Steps(self.recipe.settings.course.iterations * times)
+        count, limit = self.recipe.settings.course.iterations * times, self.setup.devices
+        return Steps(min(count, limit.max_steps_per_epoch or count))
 
     def _noise(self, key: str) -> Noise:
         seed = derive_seed(self.setup.seed, key)
@@ -201,8 +230,8 @@ class Teaching:
         )  # fmt: skip
 
     def _note(self, recorder: Recorder, epoch: int, figures: Mapping[str, float]) -> None:
-        if self.engine.rank == 0:
-            recorder.note(epoch, figures)
+        """On the first process; what stops that one stops all."""
+        self.engine.decide(partial(recorder.note, epoch, figures))
 
     def _kept(self, recorder: Recorder) -> list[EpochRow]:
         """Keep the generator; the rows of its training, on every process."""

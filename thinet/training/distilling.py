@@ -86,12 +86,13 @@ class Distilling:
             )
         }
 
-    def check(self, setup: Setup, own: bool = False) -> None:
+    def check(self, setup: Setup, own: bool = False, labels: bool = True) -> None:
         """Try on paper, before any long work, what can be tried: no data, no training.
 
         Args:
             setup: Of the run.
             own: Whether the network that the run begins with is the teacher if none is named.
+            labels: Whether images have any; without them soft targets are learnt alone.
 
         Raises:
             ThinetError: In one sentence, if it cannot be done.
@@ -107,7 +108,7 @@ class Distilling:
             _find(student, images, lesson.feature, learnt=True)
             name = lesson.feature if lesson.feature in dict(teacher.named_modules()) else None
             _find(teacher, like(teacher, images), name)
-        self.show(setup)
+        self.show(setup, labels)
 
     def begin(
         self, setup: Setup, engine: Engine, folder: Path, teacher: nn.Module | None = None
@@ -140,7 +141,7 @@ class Distilling:
         """Whether the network that the run begins with is the teacher, if a method lets it be."""
         return self.needs_teacher and setup.teacher is None
 
-    def show(self, setup: Setup) -> None:
+    def show(self, setup: Setup, labels: bool = True) -> None:
         """Say whom from and what is learnt."""
         if self.lesson is None:
             return
@@ -148,6 +149,7 @@ class Distilling:
             "the network that the run begins with" if setup.teacher is None else setup.teacher.name
         )
         terms = f"{self.lesson.alpha:g} cross-entropy + {1 - self.lesson.alpha:g} soft targets"
+        terms = terms if labels else "soft targets alone, since drawn images have no labels"
         if self.lesson.beta:
             terms += f" + {self.lesson.beta:g} correlation congruence ({self.lesson.kernel})"
         say(f"teacher: {whom}; the loss is {terms}")
