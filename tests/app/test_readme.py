@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from thinet.app.config import build, check
+from thinet.artifacts.store import Builder, Spec, save
+from thinet.models.small_vgg import vgg_small
 from thinet.pruning.plan import needs_network
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,17 @@ def test_there_are_exactly_two_set_up_commands():
     assert "<!-- test command -->" in section
 
 
+def saved(folder: Path) -> Path:
+    """A network as a run leaves it, which tells what images are like where there are none."""
+    arguments = {"widths": [4, 8], "num_classes": 100, "image_size": 32}
+    spec = Spec(
+        Builder("thinet.models.small_vgg.vgg_small", arguments), input_shape=(3, 32, 32),
+        mean=(0.5,) * 3, std=(0.5,) * 3, classes=tuple(map(str, range(100))),
+    )  # fmt: skip
+    save(vgg_small(**arguments), folder / "model", spec)
+    return folder
+
+
 @pytest.mark.parametrize("line", RUNS + EXPERIMENTS)
 def test_its_runs_are_valid(line, compose, tmp_path, monkeypatch):
     # Files and folders in the examples are the reader's own.
@@ -39,7 +52,8 @@ def test_its_runs_are_valid(line, compose, tmp_path, monkeypatch):
     overrides = [word.split(",")[0] if "-m" in words else word for word in words]
     overrides = [word for word in overrides if word not in flags and word != "dataset.root=MINE"]
     overrides = ["model.weights=none" if "weights=MINE" in word else word for word in overrides]
-    overrides = ["model@teacher=resnet56" if word == "teacher=MINE" else word for word in overrides]
+    teacher = f"teacher={saved(tmp_path)}" if "dataset=none" in words else "model@teacher=resnet56"
+    overrides = [teacher if word == "teacher=MINE" else word for word in overrides]
     config = check(compose(*overrides, "trainer=cpu", "++dataset.num_classes=100"))
     setup, method = build(config)
     plan = method.plan(setup, method.remembers())

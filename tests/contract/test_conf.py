@@ -24,6 +24,8 @@ CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = sorted(CONF.glob("experiment/*.yaml"))
 PERSONS = ("reid", "cckd_resnet18_msmt17")
+DRAWN = ["dataset.num_classes=10", "calibration.source=generated", "finetune.source=generated"]
+"""Where there are no images, they are drawn."""
 GROUPS = {
     "baseline", "binary_training", "criterion", "dataset", "distill", "experiment", "finetune",
     "logger", "method", "model", "paths", "quantizer", "reconstruction", "sampler", "schedule",
@@ -41,7 +43,8 @@ def options_of(group: str) -> list[str]:
 def given(file: Path) -> list[str]:
     """What a recipe leaves to the user, ``<like this>``, and what files would tell."""
     found = ["model.weights=none"] if 'weights: "<' in file.read_text() else []
-    return found + (["dataset.num_classes=700"] if file.stem in PERSONS else [])
+    found += ["dataset.num_classes=700"] if file.stem in PERSONS else []
+    return found + (DRAWN if file.stem == "none" and file.parent.name == "dataset" else [])
 
 
 def named(file: Path) -> str:
@@ -154,6 +157,7 @@ def test_an_experiment_can_be_overridden(file, compose):
 @pytest.mark.parametrize("dataset", options_of("dataset"))
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
     more = ["dataset.num_classes=700"] if dataset in PERSONS else []
+    more += DRAWN if dataset == "none" else []
     setup, method = build(check(compose(f"dataset={dataset}", f"finetune={finetune}", *more)))
     assert setup.data.batch_size >= 1
     assert setup.source.phase.epochs >= 1

@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class DataFreeLearning(Method[Progress, Plan]):
+class Datafree(Method[Progress, Plan]):
     """Train a generator against a teacher, and a student on what it draws.
 
     Accuracies on images, where there are any, are measured and choose nothing: the student of the
@@ -76,7 +76,7 @@ class DataFreeLearning(Method[Progress, Plan]):
     remembers = Progress
 
     @classmethod
-    def configure(cls, settings: Settings) -> DataFreeLearning:
+    def configure(cls, settings: Settings) -> Datafree:
         """From the groups and keys that its yaml names."""
         return cls(Recipe.read(settings), tuple(settings["method.controls"]))
 
