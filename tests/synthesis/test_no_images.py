@@ -185,4 +185,4 @@ def test_pruning_without_any_image(make_run, teacher):
     assert (outcome.model.top1, outcome.reference.top1) == (None, None)
     assert thinet.load(run.folder / MODEL)(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
     with pytest.raises(ThinetError, match=r"type calibration.source=generated finetune.source="):
-        make_run(*prune, "finetune.source=images")
+        make_run(*prune, "finetune.source=images", "finetune.iterations=null")
