@@ -134,6 +134,7 @@ class Chart:
         front: The marks that nothing beats, from left to right.
         legend: Whether the lines are named above, and not at their ends.
         from_zero: Whether the axis upwards begins at zero.
+        empty: What stands there if nothing is drawn.
     """
 
     title: str
@@ -144,6 +145,7 @@ class Chart:
     front: tuple[Mark, ...] = field(default=())
     legend: bool = False
     from_zero: bool = False
+    empty: str = "no finished point yet"
 
     @property
     def y_limits(self) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def draw(ax: Axes, chart: Chart, width: float) -> None:
     else:
         _name_levels(ax, chart)
     if not chart.lines:
-        ax.text(0.5, 0.5, "no finished point yet", transform=ax.transAxes, ha="center")
+        ax.text(0.5, 0.5, chart.empty, transform=ax.transAxes, ha="center")
 
 
 def _draw_line(ax: Axes, chart: Chart, line: Line) -> None:

@@ -50,6 +50,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Choose the folder; the same sweep typed again has the same one, whatever runs it."""
         try:
+            check_objective(config)
             check_workers(OmegaConf.to_container(config.hydra.launcher), _accelerator(config))
             self._begin(config)
         except Exception as error:  # Hydra makes a warning of what a callback raises
@@ -122,6 +123,21 @@ class SweepCallback(Callback):
         line = self._table.write()
         if line is not None:
             print(line, flush=True)
+
+
+def check_objective(config: DictConfig) -> None:
+    """Refuse a search where points cannot be told apart; points that were typed need no telling.
+
+    Raises:
+        ThinetError: If points are searched for, and there are no images to measure them on.
+    """
+    if "basic" in str(config.hydra.sweeper._target_).lower() or config.dataset.name != "none":
+        return
+    raise ThinetError(
+        "a search looks for the best accuracy on validation images, and dataset=none has none: "
+        "type a data set, for example dataset=digits, or no sweep=optuna and the values to "
+        "compare, for example seed=0,1."
+    )
 
 
 def _folder_name(config: DictConfig) -> str:

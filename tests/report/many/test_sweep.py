@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,27 @@ def test_only_failures_still_make_a_table_and_a_figure(failure: Point, tmp_path:
     (row,) = table([failure("a", error="e")], tmp_path / "out")
 
     assert (row["status"], row["error"]) == ("failed", "e")
+
+
+def test_finished_points_without_accuracy_are_told_from_unfinished_ones(
+    failure: Point, tmp_path: Path
+) -> None:
+    known = pruned(2, name="a")
+    blank = {"top1": None, "top5": None, "val_top1": None, "val_top5": None}
+    assert known.model is not None
+    result = replace(
+        known, reference=replace(known.reference, **blank), model=replace(known.model, **blank)
+    )
+    unseen = write_run(tmp_path / "runs" / "a", result)
+    failed = failure("b", error="e")
+
+    def said(*folders: Path) -> list[str]:
+        return [text.get_text() for text in sweep_figure(collect(folders)).axes[0].texts]
+
+    assert said(unseen, failed) == ["no accuracy of a finished point is known"]
+    assert said(failed) == ["no finished point yet"]
+    (row,) = table([unseen], tmp_path / "out")
+    assert (row["status"], row["top1"], row["top1_drop"]) == ("complete", "", "")
 
 
 def test_nothing_at_all_is_refused(tmp_path: Path) -> None:

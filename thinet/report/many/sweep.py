@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinet.base.evaluation import Evaluation
 from thinet.base.files import write_text_atomic
 from thinet.report import plot, style
-from thinet.report.axes import AXES
+from thinet.report.axes import AXES, Axis
+from thinet.report.chart import Chart
 from thinet.report.many.points import axes_of, chart, datasets, drawn, group, sizes_of
 from thinet.report.many.runs import (
     NAMES,
@@ -123,12 +125,20 @@ def sweep_figure(entries: Sequence[Entry]) -> Figure:
     (axis, *_) = axes_of(done)
     found = datasets(entries)
     charts = [chart(of_it, axis, name) for name, of_it in found.items()]
-    charts = charts or [chart([], axis)]
+    charts = charts or [_without_points(entries, axis)]
     height = sum(max(4.4, 1.8 + 0.22 * len(one.lines)) for one in charts)
     kinds = " and ".join(one.title for one in evaluations(done))
     title = chart(done, axis).title if len(charts) == 1 else f"{kinds} against {axis.name}"
     lines = {name: line for of_it in found.values() for name, line in group(of_it).items()}
     return plot.picture(charts, title, _caption(entries, done, sizes_of(lines)), 8.2, 0.6 + height)
+
+
+def _without_points(entries: Sequence[Entry], axis: Axis) -> Chart:
+    """A chart of runs that are no points: none is finished, or no accuracy was measured."""
+    blank = chart([], axis)
+    if not any(one.result for one in entries):
+        return blank
+    return replace(blank, empty="no accuracy of a finished point is known")
 
 
 def _caption(entries: Sequence[Entry], done: Sequence[Entry], sizes: set[int]) -> str:
