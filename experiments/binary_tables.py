@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.binary import ARMS, FULL, INT8, LONGER
-from experiments.cifar import mean_and_spread
+from experiments.cifar import beyond, mean_and_spread
 from thinet.report.style import (
     BLUE,
     GREEN,
@@ -40,22 +40,16 @@ def tables(rows: Sequence[Mapping[str, str]]) -> str:
             name,
             str(len(found)),
             mean_and_spread([float(row["test"]) for row in found.values()]),
-            *(_beyond(found, by_arm.get(other, {})) for other in (FULL, "order 2")),
+            *(
+                beyond(found, by_arm.get(other, {}), "test") if name != other else ""
+                for other in (FULL, "order 2")
+            ),
             f"{float(last['binary_mops']):.1f}",
             f"{float(last['mflops']):.1f}",
             f"{float(last['kbytes']):.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _beyond(found: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]) -> str:
-    """Paired differences."""
-    if found is other:
-        return ""
-    pairs = [float(found[s]["test"]) - float(other[s]["test"]) for s in found if s in other]
-    sign = "+" if pairs and np.mean(pairs) > 0 else ""
-    return f"{sign}{mean_and_spread(pairs)}"
 
 
 def draw(rows: Sequence[Mapping[str, str]], images: str, path: Path) -> None:

@@ -300,6 +300,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
+def beyond(
+    rows: Mapping[str, Mapping[str, str]], others: Mapping[str, Mapping[str, str]], column: str
+) -> str:
+    """``+0.5 ± 0.2``: paired differences of a column, of rows by their seeds."""
+    pairs = [float(rows[seed][column]) - float(others[seed][column])
+             for seed in rows if seed in others]  # fmt: skip
+    return ("+" if pairs and np.mean(pairs) > 0 else "") + mean_and_spread(pairs)
+
+
 def noise(count: int, side: int = 32) -> Data:
     """Noise instead of images, to see that all runs."""
     generator = torch.Generator().manual_seed(0)

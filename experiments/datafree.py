@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import thinet
-from experiments.cifar import append_row, has_row, mean_and_spread, read_part, read_rows
+from experiments.cifar import append_row, beyond, has_row, mean_and_spread, read_part, read_rows
 from thinet.base.seeding import derive_seed
 from thinet.datasets.module import ImageData
 from thinet.datasets.steps import Step, Steps
@@ -43,7 +43,7 @@ from thinet.report.style import (
 )
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import DataFree, Learning
+from thinet.synthesis.objective import DataFree, Unlabelled
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.training import critic_of
 from thinet.synthesis.updates import Batches, Turn
@@ -203,7 +203,10 @@ class Arm:
         if self.name == LABELS:
             objective = Labelled(student, self._labelled(), self.turns[1])
         else:
-            objective = Learning(student, teacher, self._images(), self.turns[1], Losses())
+            turn = self.turns[1]
+            objective = Unlabelled(
+                student, teacher, self._images(), [turn.phase], turn.training, Losses()
+            )
         self._train(objective)
         return self._figures(student)
 
@@ -311,7 +314,7 @@ def tables(rows: Sequence[Mapping[str, str]], paper: bool) -> str:
             str(iterations) if name != TEACHER else "",
             str(len(found)),
             mean_and_spread([float(row["test"]) for row in found.values()]),
-            _beyond(found, by_arm.get((REAL, iterations), {})),
+            beyond(found, by_arm.get((REAL, iterations), {}), "test") if name != REAL else "",
             *(_mean(found, key) for key in ("balance", "spread")),
         ]
         if paper:
@@ -336,15 +339,6 @@ def _grouped(rows: Sequence[Mapping[str, str]]) -> Grouped:
 def _mean(found: Mapping[str, Mapping[str, str]], key: str) -> str:
     values = [float(row[key]) for row in found.values() if row[key]]
     return f"{np.mean(values):.2f}" if values else ""
-
-
-def _beyond(found: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]) -> str:
-    """Paired differences."""
-    if found is other:
-        return ""
-    pairs = [float(found[s]["test"]) - float(other[s]["test"]) for s in found if s in other]
-    sign = "+" if pairs and np.mean(pairs) > 0 else ""
-    return f"{sign}{mean_and_spread(pairs)}"
 
 
 def draw(rows: Sequence[Mapping[str, str]], title: str, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cifar import mean_and_spread
+from experiments.cifar import beyond, mean_and_spread
 from thinet.report.style import (
     BLUE,
     GREEN,
@@ -35,10 +35,10 @@ def tables(rows: Sequence[Row]) -> str:
         real = _of(rows, network, "images", "images")
         cells = [network, NAMES[first], NAMES[second], str(len(mine))]
         cells += [_mean(mine, name) for name in ("baseline", "as_cut", "recalibrated")]
-        cells.append("" if mine == real else _beyond(mine, real, "recalibrated"))
+        cells.append("" if mine == real else beyond(mine, real, "recalibrated"))
         cells += [
             _mean(mine, "recovered"),
-            "" if mine == real else _beyond(mine, real, "recovered"),
+            "" if mine == real else beyond(mine, real, "recovered"),
         ]
         cells.append(f"{np.mean([float(row['seconds']) for row in mine.values()]):.0f}")
         lines.append(f"| {' | '.join(cells)} |")
@@ -57,12 +57,6 @@ def _of(rows: Sequence[Row], network: str, first: str, second: str) -> dict[str,
 
 def _mean(rows: Mapping[str, Row], name: str) -> str:
     return mean_and_spread([float(row[name]) for row in rows.values()])
-
-
-def _beyond(rows: Mapping[str, Row], others: Mapping[str, Row], name: str) -> str:
-    """Paired differences."""
-    pairs = [float(rows[seed][name]) - float(others[seed][name]) for seed in rows if seed in others]
-    return ("+" if pairs and np.mean(pairs) > 0 else "") + mean_and_spread(pairs)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

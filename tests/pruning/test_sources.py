@@ -18,7 +18,8 @@ from thinet.pruning import alternation
 from thinet.run.identity import fingerprint, plain, settings_of
 from thinet.run.state import RunState
 from thinet.synthesis import kept, source, training
-from thinet.synthesis.recovering import Recovering
+from thinet.synthesis.objective import Unlabelled
+from thinet.synthesis.settings import Losses
 
 QUICK = (
     "synthesis.course.epochs=2", "synthesis.course.iterations=2", "synthesis.course.batch_size=16",
@@ -420,7 +421,8 @@ def test_recovery_learns_soft_targets_alone():
     with torch.no_grad():
         student[5].bias.add_(torch.arange(10.0))
     images = torch.randn(4, 3, 8, 8)
-    objective = Recovering(student, teacher.eval(), lambda step: images, [], None, 2.0)
+    losses = Losses(temperature=2.0)
+    objective = Unlabelled(student, teacher.eval(), lambda step: images, [], None, losses)
     (update,) = objective.updates
     assert objective.frozen == (teacher,)
     assert update.weights == {"soft_targets": 1.0}

@@ -37,7 +37,7 @@ from thinet.losses import (
 from thinet.synthesis.critic import Critic, mean_classes
 from thinet.synthesis.memory import ImagePool, average_of
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import MEMORIES, DataFree, Imagining, Learning
+from thinet.synthesis.objective import MEMORIES, DataFree, Imagining, Unlabelled
 from thinet.synthesis.settings import Losses
 from thinet.synthesis.statistics import watching
 from thinet.synthesis.updates import GENERATOR, Batches
@@ -327,9 +327,9 @@ def test_learning_from_who_is_not_trained(
         device = request.getfixturevalue("gpu")
         engine.devices = replace(engine.devices, accelerator="gpu")
     draw = Batches(generator, NOISE).fresh if drawer else noise
-    objective = Learning(
-        student, teacher, draw, SECOND, EVERYTHING, generator if drawer else None,
-        lambda epoch, figures: seen.append((epoch, dict(figures))),
+    objective = Unlabelled(
+        student, teacher, draw, [SECOND.phase], SECOND.training, EVERYTHING,
+        generator if drawer else None, lambda epoch, figures: seen.append((epoch, dict(figures))),
     )  # fmt: skip
     accuracy = engine.train(objective, KEY, tmp_path, Steps(COUNT))
     rested, optimizer = calm(teacher), SECOND.training.make_optimizer(twin.parameters())

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class Objective(ABC):
     """
 
     network: nn.Module
-    smaller: ClassVar[str] = "finetune.stage.lr=1e-3 baseline.lr=1e-2"
+    smaller: str = "finetune.stage.lr=1e-3 baseline.lr=1e-2"
 
     @property
     @abstractmethod

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from thinet.datasets.steps import Step
 from thinet.engine.objective import Objective, Update
+from thinet.engine.phases import Phase
+from thinet.engine.settings import Training
 from thinet.models.classifier import logits_in
 from thinet.synthesis.critic import Critic
 from thinet.synthesis.memory import ImagePool
@@ -63,32 +65,36 @@ class Imagining(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class Learning(Objective):
+class Unlabelled(Objective):
     """A student that learns from images without labels, drawn by whom is not trained.
 
     Attributes:
         network: The student.
         teacher: Whose answers it learns.
         draw: The images of a step, on the teacher's device.
-        turn: How it is trained.
+        phases: The course of the learning rate.
+        training: Its optimizer.
         losses: What is learnt.
         drawer: The generator behind ``draw``, if there is one.
         watch: See :data:`AfterEpoch`.
+        smaller: See :class:`thinet.engine.objective.Objective`.
     """
 
     network: nn.Module
     teacher: nn.Module
     draw: Callable[[Step], Tensor]
-    turn: Turn
+    phases: Sequence[Phase]
+    training: Training
     losses: Losses
     drawer: nn.Module | None = None
     watch: AfterEpoch | None = None
-    smaller = "synthesis.student.lr=1e-3"
+    smaller: str = "synthesis.student.lr=1e-3"
 
     @property
     def updates(self) -> Sequence[Update]:
         """That of the student."""
-        return (student_update(self.network, self.turn, self.losses, self._images),)
+        own = self.phases, self.training, self.losses
+        return (student_update(self.network, *own, self._images),)
 
     @property
     def frozen(self) -> Sequence[nn.Module]:
@@ -151,7 +157,9 @@ class DataFree(Objective):
         losses = self.critic.losses
         return (
             generator_update(self.critic, self.batches, first, self.network),
-            student_update(self.network, second, losses, self._images),
+            student_update(
+                self.network, [second.phase], second.training, losses, self._images, second.times
+            ),
         )
 
     def after_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from thinet.base.seeding import derive_seed
 from thinet.datasets.calibration import CalibrationImages
 from thinet.datasets.steps import Step, Steps
 from thinet.engine.engine import Engine
+from thinet.engine.objective import Objective
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Accuracy, Training
 from thinet.run.settings import Settings
@@ -25,8 +26,9 @@ from thinet.synthesis.drawn import classes_of, draw, draw_noise
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.kept import kept_generator
 from thinet.synthesis.noise import Noise
+from thinet.synthesis.objective import Unlabelled
 from thinet.synthesis.read import Recipe
-from thinet.synthesis.recovering import Recovering
+from thinet.synthesis.settings import Losses
 from thinet.synthesis.training import plan_teaching
 from thinet.synthesis.updates import Batches
 from thinet.training.images import Fitting, ImageSource, Supply, Uncut
@@ -226,12 +228,8 @@ class _Recovery:
         recovery = self.supply.source.recovery
         assert recovery is not None
         noise = Noise(derive_seed(engine.seed, key, "drawn"), recovery.batch_size)
-        objective = Recovering(
-            network, self.teacher, self.supply.draw_of(noise), phases,
-            replace(training, label_smoothing=0.0), self.temperature, self.supply.drawer,
+        objective = Unlabelled(
+            network, self.teacher, self.supply.draw_of(noise), phases, training,
+            Losses(temperature=self.temperature), self.supply.drawer, smaller=Objective.smaller,
         )  # fmt: skip
-        steps = Steps(recovery.steps)
-        if engine.data.has_images:
-            return engine.train(objective, key, folder, steps, title)
-        engine.train_unseen(objective, key, folder, steps, title)
-        return engine.evaluate(network, "val")
+        return engine.train(objective, key, folder, Steps(recovery.steps), title)

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -196,7 +196,7 @@ def _critic(network: nn.Module, given: Losses | Mapping[str, Any] | None, images
                 'losses={"activation": 0}, or the name of the classifier as '
                 'losses={"feature": "fc"}.'
             ) from error
-        losses = Losses(**{**asdict(losses), "activation": 0.0})
+        losses = replace(losses, activation=0.0)
     if losses.batchnorm and not batchnorms(network):
         raise ThinetError(
             "losses.batchnorm compares with what BatchNorm layers have stored, and the network has "

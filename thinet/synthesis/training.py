@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from thinet.synthesis.critic import Critic
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.memory import ImagePool, average_of
 from thinet.synthesis.noise import Noise
-from thinet.synthesis.objective import DataFree, Imagining, Learning
+from thinet.synthesis.objective import DataFree, Imagining, Unlabelled
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.recorder import Recorder
 from thinet.synthesis.settings import GENERATOR_FIRST, Losses, Synthesis
@@ -96,7 +96,7 @@ def critic_of(teacher: nn.Module, losses: Losses, images: Tensor) -> Critic:
         with evaluating(teacher), torch.no_grad():
             feature = find_feature(teacher, images, name)
     except NotImplementedError:  # on paper it takes numbers: found out later
-        losses = Losses(**{**asdict(losses), "activation": 0.0, "one_hot": 1.0})
+        losses = replace(losses, activation=0.0, one_hot=1.0)
     except ThinetError:
         if losses.activation:
             raise
@@ -187,8 +187,7 @@ class Teaching:
         self.engine.exists(self.folder / FOLDER / MADE)
         generator = load_generator(self.folder / FOLDER)
         batches = Batches(generator, self._noise(STUDENT_KEY))
-        turn, losses = replace(self.recipe.student, times=1), self.recipe.settings.losses
-        objective = Learning(student, self.teacher, batches.fresh, turn, losses, generator)
+        objective = self._unlabelled(student, batches.fresh, generator)
         self._train(objective, STUDENT_KEY, folder, "student", self.recipe.student.times)
 
     def on_noise(self, student: nn.Module, folder: Path) -> None:
@@ -198,19 +197,20 @@ class Teaching:
         def draw(step: Step) -> Tensor:
             return noise.draw(step, 0, *shape).to(self.engine.device)
 
-        turn, losses = replace(self.recipe.student, times=1), self.recipe.settings.losses
-        objective = Learning(student, self.teacher, draw, turn, losses)
+        objective = self._unlabelled(student, draw)
         self._train(objective, NOISE_KEY, folder, "student on noise", self.recipe.student.times)
+
+    def _unlabelled(
+        self, student: nn.Module, draw: Callable[[Step], Tensor], drawer: Generator | None = None
+    ) -> Unlabelled:
+        turn, losses = self.recipe.student, self.recipe.settings.losses
+        return Unlabelled(student, self.teacher, draw, [turn.phase], turn.training, losses, drawer)
 
     def _train(
         self, objective: Objective, key: str, folder: Path, title: str, times: int = 1
     ) -> None:
         """Train; accuracies on validation images, where there are any, are looked at alone."""
-        steps = self._steps(times)
-        if self.setup.data.has_images:
-            self.engine.train(objective, key, folder, steps, title)
-        else:
-            self.engine.train_unseen(objective, key, folder, steps, title)
+        self.engine.train(objective, key, folder, self._steps(times), title)
 
     def _steps(self, times: int = 1) -> Steps:
         count, limit = self.recipe.settings.course.iterations * times, self.setup.devices

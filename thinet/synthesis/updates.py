@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -108,17 +108,21 @@ def generator_update(
 
 def student_update(
     student: nn.Module,
-    turn: Turn,
+    phases: Sequence[Phase],
+    training: Training,
     losses: Losses,
     images_of: Callable[[Step], tuple[Tensor, Tensor]],
+    times: int = 1,
 ) -> Update:
     """Teach a student what a teacher says of images without labels.
 
     Args:
         student: What is trained.
-        turn: How.
+        phases: The course of the learning rate.
+        training: Its optimizer.
         losses: What is learnt.
         images_of: Images and the teacher's logits of a step, without gradient.
+        times: Steps of each iteration.
     """
     term = SOFT_TARGETS if losses.learn == KL else DISCREPANCY
 
@@ -133,6 +137,4 @@ def student_update(
         agreement = (logits.argmax(1) == taught.argmax(1)).float().mean()
         return {term: found, AGREEMENT: agreement}
 
-    return Update(
-        (student,), loss, {term: 1.0}, [turn.phase], turn.training, LOSS, (AGREEMENT,), turn.times
-    )
+    return Update((student,), loss, {term: 1.0}, phases, training, LOSS, (AGREEMENT,), times)
