@@ -21,8 +21,9 @@ from thinet.training.source import (
     on_paper,
     prepare_network,
 )
+from thinet.training.start import start_with_teacher
 from thinet.training.student import train_own
-from thinet.training.teacher import prepare_teacher, taught
+from thinet.training.teacher import taught
 
 
 @dataclass
@@ -99,14 +100,8 @@ class Distill(Method[Progress, Plan]):
 
     def run(self, session: Session[Progress], plan: Plan) -> Outcome:
         """Train or take up teacher and control, then train the student."""
-        session.begin()
         setup, engine = session.setup, session.engine
-        assert setup.teacher is not None
-        teacher = prepare_teacher(setup, engine, session.folder)
-        if session.state.reference is None:
-            own = taught(setup, setup.teacher)
-            session.state.reference = measure_baseline(own, engine, teacher)
-            session.save()
+        teacher = start_with_teacher(session)
         say(f"teacher: {_top1(session.reference)}")
         if not self.only_distilled:
             self._train_alone(session)

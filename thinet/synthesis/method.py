@@ -23,10 +23,10 @@ from thinet.synthesis.alarms import find_alarms
 from thinet.synthesis.read import Recipe
 from thinet.synthesis.settings import GENERATOR_FIRST
 from thinet.synthesis.training import Teaching, plan_teaching
-from thinet.training.measurement import evaluate_fully, measure_baseline
+from thinet.training.measurement import evaluate_fully
 from thinet.training.source import initial_network, network_spec, on_paper
-from thinet.training.start import restore
-from thinet.training.teacher import fitting_teacher, prepare_teacher, taught
+from thinet.training.start import restore, start_with_teacher
+from thinet.training.teacher import fitting_teacher, taught
 
 
 @dataclass
@@ -111,14 +111,8 @@ class Datafree(Method[Progress, Plan]):
 
     def run(self, session: Session[Progress], plan: Plan) -> Outcome:
         """Prepare the teacher, teach the controls, then generator and student."""
-        session.begin()
         setup, engine = session.setup, session.engine
-        assert setup.teacher is not None
-        teacher = prepare_teacher(setup, engine, session.folder)
-        if session.state.reference is None:
-            own = taught(setup, setup.teacher)
-            session.state.reference = measure_baseline(own, engine, teacher)
-            session.save()
+        teacher = start_with_teacher(session)
         _tell("teacher", session.reference)
         teaching = Teaching(setup, engine, self.recipe, teacher, session.folder)
         if session.state.steps:

@@ -17,6 +17,7 @@ from thinet.run.session import Session
 from thinet.run.steps import BASELINE, last_good
 from thinet.training.measurement import measure_baseline
 from thinet.training.source import prepare_network, restore_network
+from thinet.training.teacher import prepare_teacher, taught
 
 
 def start(
@@ -59,3 +60,20 @@ def start(
 def restore(session: Session[Any], path: Path, transforms: Sequence[Transform] = ()) -> nn.Module:
     """The network with the shapes and weights of a file that the first process reads for all."""
     return restore_network(session.setup, session.engine, path, transforms)
+
+
+def start_with_teacher(session: Session[Any]) -> nn.Module:
+    """The teacher, trained if it has to be; its figures are what the run is compared with.
+
+    Args:
+        session: Whose other processes are started here.
+    """
+    session.begin()
+    setup, engine = session.setup, session.engine
+    assert setup.teacher is not None
+    teacher = prepare_teacher(setup, engine, session.folder)
+    if session.state.reference is None:
+        own = taught(setup, setup.teacher)
+        session.state.reference = measure_baseline(own, engine, teacher)
+        session.save()
+    return teacher
