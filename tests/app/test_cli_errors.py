@@ -50,7 +50,7 @@ def composition_error(compose, *overrides):
         ("~ratio=3", "The value of 'ratio' is 0.5 and not 3"),
         ("+ratio=0.3", "'ratio' is there already: type it without the +"),
         ("ratio=0.3,0.5", "add -m to run one after the other, or type ratio=[0.3,0.5]"),
-        ("dataset.root=x", "'dataset.root' here; it belongs to dataset=cifar10, cifar100, "),
+        ("dataset.root=x", "'dataset.root' here; it belongs to dataset=celeba, cifar10, "),
         ("model=null", "python run.py --help"),
         ("ratio", "'ratio' is not of the form key=value"),
         ("ratio=[0.5", "'ratio=[0.5' is not of the form key=value"),
