@@ -48,7 +48,7 @@ LONG = (
     "app/test_faults.py", "app/test_sweep_launchers.py", "app/test_processes.py",
     "experiments/test_on_gpu.py", "app/test_recipes.py", "app/test_gpu.py", "app/test_starts.py",
     "experiments/test_smoke.py", "app/test_others_files.py", "app/test_bad_input.py",
-    "app/test_resume.py", "app/test_sweep.py", "app/test_toy_family.py", "app/test_main_job.py",
+    "app/test_sweep.py", "app/test_toy_family.py", "app/test_main_job.py",
     "artifacts/test_inherit.py", "engine/test_processes.py", "experiments/test_run_kills.py",
 )  # fmt: skip
 

@@ -37,7 +37,9 @@ PAIRS = (
     (REAL, REAL), (GENERATED, GENERATED), (NOISE, NOISE), (GENERATED, REAL), (REAL, GENERATED),
 )  # fmt: skip
 """Calibration and recovery; the first of equal ones, since those are the question."""
-COMMON = ("experiment=prune_datafree", "trainer=cpu", "trainer.progress=off")
+COMMON = (
+    "experiment=prune_datafree", "trainer=cpu", "trainer.progress=off", "synthesis.course.epochs=8",
+)  # fmt: skip
 NETWORKS = {
     "digits": ("model=vgg_small", "dataset=digits"),
     "resnet56": (

@@ -77,6 +77,7 @@ class Case:
         width: Of the generator.
         batch: Images an iteration.
         batchnorm: Weight of the statistics.
+        latent: Numbers an image is drawn from.
     """
 
     teacher: tuple[str, dict[str, object]]
@@ -84,6 +85,7 @@ class Case:
     width: int
     batch: int
     batchnorm: float = 0.0
+    latent: int = 100
 
 
 VGG = "thinet.models.small_vgg.vgg_small"
@@ -100,6 +102,15 @@ CASES = {
         256,
     ),
 }
+PAPER_ITERATIONS = 240_000
+"""Of the paper's CIFAR-10, 2,000 epochs of 120."""
+LARGE = {
+    "ResNet-34 to ResNet-18, the paper's CIFAR-10": Case(
+        ("thinet.models.resnet.resnet34", {}), ("thinet.models.resnet.resnet18", {}), 128, 1024,
+        latent=1000,
+    ),
+}  # fmt: skip
+"""For a GPU: an iteration takes minutes on a CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +130,7 @@ class Networks:
             build(name, num_classes=10, image_size=32, **arguments)
             for name, arguments in (case.teacher, case.student)
         )
-        generator = Generator((3, 32, 32), 100, case.width)
+        generator = Generator((3, 32, 32), case.latent, case.width)
         teacher.eval().requires_grad_(False)
         return cls(teacher.to(device), student.to(device), generator.to(device), case)
 
@@ -155,7 +166,7 @@ def by_hand(networks: Networks, steps: int, device: torch.device) -> tuple[nn.Mo
     noise = Timed(0, case.batch, moments, synchroniser(device))
     first, second = ADAM(generator.parameters(), lr=RATE), ADAM(student.parameters(), lr=RATE)
     for number in range(steps):
-        images = generator(noise.draw(Step(0, number, 0), 0, 100).to(device))
+        images = generator(noise.draw(Step(0, number, 0), 0, case.latent).to(device))
         with watching(teacher) as read:
             logits, features = critic.teacher.answer(images)
             assert features is not None
@@ -266,7 +277,7 @@ def draw(rows: Sequence[Row], rounds: Sequence[Sequence[float]], where: str, pat
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=[*CASES, *LARGE])
     parser.add_argument("--steps", type=int, default=10, help="iterations of a measurement")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=default_threads())
@@ -278,7 +289,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rounds: list[list[float]] = []
     with threads(options.threads):
         for name in options.cases:
-            row, found = measure(name, CASES[name], options)
+            row, found = measure(name, (CASES | LARGE)[name], options)
             rows.append(row)
             rounds.append(found)
             print({key: row[key] for key in COLUMNS}, flush=True)

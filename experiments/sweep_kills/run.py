@@ -137,7 +137,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.csv"))
     parser.set_defaults(grid=GRID, kills=2)
-    arguments = parse(parser, words, presets=["grid"], ways=["group"], grid=("seed=0,1",), kills=1)
+    arguments = parse(parser, words, presets=["joblib"], ways=["parent"],
+                      grid=("seed=0,1",), kills=1)  # fmt: skip
     random.seed(0)
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,12 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import thinet
+import thinet.models.cifar_resnet
 import thinet.models.resnet
 from tests.app.test_recipes import CLASSES, EVERY, class_folders
 from tests.datasets.test_reid import write_market
 from thinet.base.evaluation import RETRIEVAL
+from thinet.models.cifar_resnet import CifarResNet
 
 TAUGHT = [name for name in EVERY if name.startswith(("cckd", "prune_and"))]
 COSTS = {  # FLOPs in millions and parameters of student and teacher
@@ -64,7 +66,7 @@ def roots(tmp_path, monkeypatch):
 
 @pytest.fixture
 def thin(monkeypatch):
-    """Thin networks in place of torchvision's."""
+    """Thin networks in place of torchvision's and of deep ones."""
 
     def resnet50(num_classes: int, image_size: int) -> ResNet:
         return ResNet(Bottleneck, [1, 1, 1, 1], num_classes, width_per_group=4)
@@ -72,9 +74,15 @@ def thin(monkeypatch):
     def resnet18(num_classes: int, image_size: int) -> ResNet:
         return ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
 
-    for made in (resnet50, resnet18):
-        made.__module__ = thinet.models.resnet.__name__
-        monkeypatch.setattr(thinet.models.resnet, made.__name__, made)
+    def resnet110(num_classes: int, image_size: int) -> CifarResNet:
+        return CifarResNet(1, num_classes)
+
+    for module, made in (
+        (thinet.models.resnet, resnet50), (thinet.models.resnet, resnet18),
+        (thinet.models.cifar_resnet, resnet110),
+    ):  # fmt: skip
+        made.__module__ = module.__name__
+        monkeypatch.setattr(module, made.__name__, made)
 
 
 @pytest.mark.parametrize("name", TAUGHT)

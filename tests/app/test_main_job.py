@@ -13,12 +13,25 @@ import thinet
 from thinet.artifacts.store import read_spec
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    """What the run printed that the tests look at: there is one for all of them."""
+    return []
+
+
 @pytest.fixture
-def finished(type_, tiny, tmp_path) -> tuple[Path, str]:
-    outcome = type_(*tiny, "logger=[tensorboard,wandb]")
-    assert outcome.code == 0, outcome.err
-    (state,) = (tmp_path / "outputs").glob("*/state.json")
-    return state.parent, outcome.out
+def finished(type_, tiny, outputs, printed) -> tuple[Path, str]:
+    if not printed:
+        outcome = type_(*tiny, "logger=[tensorboard,wandb]", f"paths.outputs={outputs}")
+        assert outcome.code == 0, outcome.err
+        printed.append(outcome.out)
+    (state,) = outputs.glob("*/state.json")
+    return state.parent, printed[0]
 
 
 def test_a_run_leaves_a_slim_network_and_every_file(finished):
@@ -68,8 +81,9 @@ def test_stages_are_on_one_growing_axis_against_the_compression_rate(finished):
     assert rates[0] > 0
 
 
-def test_a_finished_configuration_is_shown_and_not_run_again(finished, type_, tiny):
+def test_a_finished_configuration_is_shown_and_not_run_again(finished, type_, tiny, outputs):
     folder, _ = finished
+    tiny = (*tiny, f"paths.outputs={outputs}")
     before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     again = type_(*tiny)
     assert again.code == 0

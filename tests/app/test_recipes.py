@@ -15,8 +15,10 @@ from torchvision.models.resnet import Bottleneck
 import thinet.datasets.cub200
 import thinet.datasets.imagenet
 import thinet.datasets.indoor67
+import thinet.models.cifar_resnet
 import thinet.models.resnet
 import thinet.models.vgg
+from thinet.models.cifar_resnet import CifarResNet
 from thinet.models.vgg import VggGap, initialise_
 
 CLASSES, TRAIN, TEST = 4, 6, 2
@@ -123,9 +125,12 @@ def thin(monkeypatch):
     def resnet50_v1(num_classes: int, image_size: int) -> ResNet:
         return ResNet(Bottleneck, [1, 1, 1, 1], num_classes, width_per_group=4)
 
+    def resnet56(num_classes: int, image_size: int) -> CifarResNet:
+        return CifarResNet(1, num_classes)
+
     for module, made in (
         (thinet.models.vgg, vgg16), (thinet.models.vgg, vgg16_gap),
-        (thinet.models.resnet, resnet50_v1),
+        (thinet.models.resnet, resnet50_v1), (thinet.models.cifar_resnet, resnet56),
     ):  # fmt: skip
         made.__module__ = module.__name__
         monkeypatch.setattr(module, made.__name__, made)

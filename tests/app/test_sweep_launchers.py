@@ -8,7 +8,7 @@ import json
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from experiments.sweep_kills.run import finished, kill_at, start, table
+from experiments.sweep_kills.run import finished, table
 
 POINTS = ("schedule=oneshot", "criterion=weight_sum", "ratio=0.5,1")
 PLUGINS = {
@@ -43,18 +43,6 @@ def test_the_table_is_that_of_one_process(preset, process, tiny, tmp_path, grid)
     assert [row["status"] for row in grid] == ["complete", "failed"]
     assert done.returncode == 2
     assert "nothing to prune" in done.stderr
-
-
-def test_a_worker_of_a_killed_sweep_ends_and_nothing_finished_runs_again(tmp_path):
-    pytest.importorskip(PLUGINS["joblib"])
-    points = ("schedule=oneshot", "ratio=0.25,0.5,0.75", "dataset.num_workers=1")
-    outputs = tmp_path / "outputs"
-    done = kill_at(start("joblib", outputs, points), outputs, 1, "parent")
-    assert start("joblib", outputs, points).wait() == 0, (tmp_path / "outputs.log").read_text()
-    last = finished(outputs)
-    assert len(last) == 3
-    assert {name: last[name] for name in done} == done
-    assert [row["ratio"] for row in table(outputs)] == ["0.25", "0.5", "0.75"]
 
 
 def test_submitit_runs_the_processes_of_one_point(process, tiny, tmp_path):

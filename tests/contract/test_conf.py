@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -153,8 +154,9 @@ def test_an_experiment_can_be_overridden(file, compose):
     assert (config["ratio"], config["seed"], config["method"]["name"]) == (0.25, 9, "train")
 
 
-@pytest.mark.parametrize("finetune", options_of("finetune"))
-@pytest.mark.parametrize("dataset", options_of("dataset"))
+@pytest.mark.parametrize(
+    ("dataset", "finetune"), zip(options_of("dataset"), itertools.cycle(options_of("finetune")))
+)
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
     more = ["dataset.num_classes=700"] if dataset in PERSONS else []
     more += DRAWN if dataset == "none" else []

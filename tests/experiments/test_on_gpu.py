@@ -95,6 +95,9 @@ def test_every_box_finds_what_it_is_for(boxes):
     }
     assert all(0 <= row["waits"] <= 1 for row in rows["data"])
     assert all(row["weights_differ"] == 0 for row in rows["finetune"])
+    iteration, learnt = rows["datafree"]
+    assert iteration["weights_differ"] == 0
+    assert (learnt["precision"], learnt["exit"]) == ("bf16-mixed", 0)
     assert {row["variant"] for row in rows["peers"]} == {"weight_sum none", "full recipe"}
     assert all(0.4 < row["flops_left"] < 0.6 for row in rows["peers"])
 

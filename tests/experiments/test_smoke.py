@@ -43,6 +43,7 @@ def test_the_study_of_memory(tmp_path, monkeypatch):
 
 
 def test_the_study_of_killed_sweeps(tmp_path, capsys):
+    """The parent of workers is killed: they end too, and nothing that is finished runs again."""
     from experiments.sweep_kills import run
 
     run.main(["--smoke", "--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "found.csv")])

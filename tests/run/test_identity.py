@@ -40,15 +40,23 @@ READ = {
     "datafree": DRAWN + TAUGHT,
 }
 EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN + TAUGHT
-CASES = [(method, override) for method in METHODS for override in EVERYTHING]
+CASES = [(method, override) for method in METHODS for override in READ[method]]
 
 
 @pytest.mark.parametrize(("method", "override"), CASES)
-def test_a_setting_counts_only_if_the_method_reads_it(method, override, compose):
+def test_a_setting_that_the_method_reads_counts(method, override, compose):
     usual, other = compose(f"method={method}"), compose(f"method={method}", override)
-    counts = override in READ[method]
-    assert (fingerprint(usual) != fingerprint(other)) == counts
-    assert (usual.name != other.name) == counts
+    assert fingerprint(usual) != fingerprint(other)
+    assert usual.name != other.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_that_the_method_does_not_read_counts_for_nothing(method, compose):
+    others = [override for override in EVERYTHING if override not in READ[method]]
+    usual, other = compose(f"method={method}"), compose(f"method={method}", *others)
+    assert others
+    assert fingerprint(usual) == fingerprint(other)
+    assert usual.name == other.name
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,17 +17,28 @@ def row(epoch=1, spread=0.9, classes=(10, 10), **figures):
 
 
 def test_equal_images_and_nothing_left_to_learn_are_a_collapse():
-    assert "epoch 3 are all alike" in find_collapse(row(3, 0.01, train_loss=0.001))
-    assert "synthesis.memory.pool" in find_collapse(row(3, 0.01, train_loss=0.001))
-    assert not find_collapse(row(3, 0.01, train_loss=0.2))
-    assert not find_collapse(row(3, 0.5, train_loss=0.001))
+    assert "epoch 3 are all alike" in find_collapse([row(3, 0.01, train_loss=0.001)], SETTINGS)
+    assert "synthesis.memory.pool" in find_collapse([row(3, 0.01, train_loss=0.001)], SETTINGS)
+    assert not find_collapse([row(3, 0.01, train_loss=0.2)], SETTINGS)
+    assert not find_collapse([row(3, 0.5, train_loss=0.001)], SETTINGS)
+
+
+def test_images_of_one_class_alone_are_a_collapse_once_half_is_over():
+    alone = [row(epoch, classes=(0, 128)) for epoch in range(1, 7)]
+    found = find_collapse(alone, SETTINGS)
+    assert found.startswith("the generator has collapsed: the images of epoch 6 are of few classes")
+    assert "100 % of them of class 1" in found
+    assert "synthesis.losses.entropy=8" in found
+    assert not find_collapse(alone[:5], SETTINGS)
+    assert not find_collapse([*alone[:5], row(6, classes=(12, 116))], SETTINGS)
+    assert not find_collapse([*alone[:4], row(5), alone[5]], SETTINGS)
 
 
 def test_of_a_generator_alone_equal_images_are_enough():
-    found = find_collapse(row(2, 0.01))
+    found = find_collapse([row(2, 0.01)], SETTINGS)
     assert "collapsed" in found
     assert "memory" not in found  # which is for a student beside it
-    assert not find_collapse(row(2, 0.5))
+    assert not find_collapse([row(2, 0.5)], SETTINGS)
 
 
 @pytest.mark.parametrize(("rows", "told"), [(3, False), (6, True)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 
 import pytest
 import torch
@@ -249,3 +250,36 @@ def test_weights_that_are_no_numbers_or_cannot_be_trained_through():
         made = make()
     with pytest.raises(ThinetError, match="inference_mode"):
         thinet.synthesize(made, 4, 8, **QUICK)
+
+
+class Sure(nn.Module):
+    """Sees the first class in everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        nn.init.constant_(self.linear.bias, 0.0)
+        self.linear.bias.data[0] = 100.0
+
+    def forward(self, images):
+        return self.linear(images.mean(dim=(2, 3)))
+
+
+def test_images_of_one_class_alone_are_warned_of():
+    asked = {"iterations": 1, "batch_size": 8, "width": 2, "latent": 3}
+    with pytest.warns(UserWarning, match=r"all of one class \(0\)") as told:
+        thinet.synthesize(Sure(), 16, 4, **asked)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        thinet.synthesize(Sure(), 8, 4, **asked)  # so few are easily of one class
+
+
+def test_layers_without_a_run_have_no_statistics():
+    class Idle(Sure):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+    with pytest.raises(ThinetError, match=r"no BatchNorm layer of the network runs in eval\(\)"):
+        thinet.synthesize(Idle(), 8, 4, iterations=1, batch_size=8, width=2, latent=3)

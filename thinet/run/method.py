@@ -53,8 +53,9 @@ class Method(ABC, Generic[P, L]):
             A sentence without its full stop; None if it can.
         """
         return (
-            f"{type(self).__name__} looks at images, and dataset=none has none: type a data set, "
-            "for example dataset=digits, or method=datafree teacher=<folder of a finished run>"
+            f"method={type(self).__name__.lower()} looks at images, and dataset=none has none: "
+            "type a data set, for example dataset=digits, or method=datafree teacher=<folder of a "
+            "finished run>"
         )
 
     @abstractmethod

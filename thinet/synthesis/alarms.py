@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from thinet.report.sections.synthesis import EpochRow
 from thinet.synthesis.settings import Synthesis
 
-LOW, SAME, LEARNT, SWING = 0.9, 0.05, 0.01, 0.02
-"""Share of the largest entropy; spread of images; loss of the student; spread of accuracies."""
+LOW, ALONE = 0.9, 0.02
+"""Shares of the largest entropy: of few classes, of one class."""
+SAME, LEARNT, SWING = 0.05, 0.01, 0.02
+"""Spread of images; loss of the student; spread of accuracies."""
 LAST = 0.1
 """Part of the epochs over which accuracies are compared."""
 
@@ -26,21 +28,28 @@ def find_alarms(rows: Sequence[EpochRow], settings: Synthesis, ended: bool) -> l
             compared over the last epochs alone.
     """
     found = list[str]()
-    if ended or len(rows) > settings.course.epochs // 2:
+    if ended or _settled(rows[-1], settings):
         found.append(_imbalance(rows[-1], settings))
     if ended:
         found.append(_swing(rows))
     return [sentence for sentence in found if sentence]
 
 
-def find_collapse(row: EpochRow) -> str:
-    """A sentence if a generator draws but one image, from which it does not come back; or nothing.
+def find_collapse(rows: Sequence[EpochRow], settings: Synthesis) -> str:
+    """A sentence if a generator draws but one image, or images of one class alone for three epochs
+    and after half of the training: it does not come back from there. Else nothing.
 
-    Source: the authors' issues on MNIST: the student's loss falls to 0, all images are equal.
+    Source: the authors' issues on MNIST: the student's loss falls to 0, all images are equal; and
+    their ablation, where nothing is learnt without the information entropy.
 
     Args:
-        row: Of an epoch; without a loss of a student, if none was trained beside the generator.
+        rows: Of the epochs so far; without a loss of a student, if none was trained beside the
+            generator.
+        settings: Of the training.
     """
+    row, last = rows[-1], rows[-3:]
+    if len(last) == 3 and _settled(row, settings) and all(one.balance < ALONE for one in last):
+        return f"the generator has collapsed: {_of_few_classes(row, settings)}"
     loss = row.figures.get("train/loss")
     if row.spread >= SAME or (loss is not None and loss >= LEARNT):
         return ""
@@ -52,17 +61,23 @@ def find_collapse(row: EpochRow) -> str:
     )
 
 
+def _settled(row: EpochRow, settings: Synthesis) -> bool:
+    """Whether it is late enough: a beginning may be unbalanced."""
+    return row.epoch > settings.course.epochs // 2
+
+
 def _imbalance(row: EpochRow, settings: Synthesis) -> str:
-    found = row.balance
-    if found >= LOW:
-        return ""
+    return "" if row.balance >= LOW else _of_few_classes(row, settings)
+
+
+def _of_few_classes(row: EpochRow, settings: Synthesis) -> str:
     weight = settings.losses.entropy
     most = max(range(len(row.classes)), key=row.classes.__getitem__)
     share = row.classes[most] / sum(row.classes)
     return (
         f"the images of epoch {row.epoch} are of few classes ({100 * share:.0f} % of them of class "
-        f"{most}; entropy {found:.2f} of 1): type synthesis.losses.entropy={max(2 * weight, 5):g}, "
-        "or a larger synthesis.course.batch_size."
+        f"{most}; entropy {row.balance:.2f} of 1): type "
+        f"synthesis.losses.entropy={max(2 * weight, 5):g}, or a larger synthesis.course.batch_size."
     )
 
 

@@ -82,7 +82,7 @@ class Recorder:
         save_grid(self._shown(images[:SHOWN]), picture, COLUMNS)
         if self.show is not None:
             self.show(picture, int(figures.get("step", epoch + 1)))
-        if collapse := find_collapse(row):
+        if collapse := find_collapse(rows, self.settings):
             raise ThinetError(collapse)
         ended = epoch + 1 == self.settings.course.epochs
         if ended:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thinet.base.errors import ThinetError
 from thinet.engine.gathering import everyones
 from thinet.losses.precision import in_full
 from thinet.models.classifier import tensors_in
@@ -66,6 +67,11 @@ def watching(network: nn.Module) -> Iterator[Callable[[], tuple[Statistics, Stat
         seen.append((module, torch.cat([mean, variance])))
 
     def read() -> tuple[Statistics, Statistics]:
+        if not seen:
+            raise ThinetError(
+                "no BatchNorm layer of the network runs in eval() mode, so there are no statistics "
+                "to compare with: set the weight of the batchnorm loss to 0."
+            )
         moments = everyones(torch.cat([one for _, one in seen])[None])
         parts = moments.split([len(one) for _, one in seen], dim=1)
         found = [over_all(*one.chunk(2, dim=1)) for one in parts]

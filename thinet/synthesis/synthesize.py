@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thinet.base.errors import SettingError, ThinetError, first_line
+from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
-from thinet.base.values import flag, is_whole, number, shown, whole
+from thinet.base.values import flag, number, whole
 from thinet.datasets.steps import Step
-from thinet.engine.distilled import Pupil
 from thinet.engine.objective import Update
 from thinet.engine.phases import Phase
 from thinet.engine.settings import Training
 from thinet.models.classifier import logits_in
-from thinet.models.features import Feature, find_feature
-from thinet.surgery import check_network, evaluating, without_autocast
-from thinet.synthesis.critic import Critic
+from thinet.surgery import evaluating, without_autocast
+from thinet.synthesis.alarms import SAME
 from thinet.synthesis.drawn import draw
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
+from thinet.synthesis.request import (
+    answer,
+    check_classes,
+    critic_for,
+    first_parameter,
+    image_shape,
+)
 from thinet.synthesis.settings import Losses
-from thinet.synthesis.statistics import batchnorms
 from thinet.synthesis.updates import Batches, Turn, generator_update
 
-BATCHNORM = 1.0
-"""Weight of the BatchNorm statistics where the network has any and nothing else is asked for."""
 LINES = 10
 """How often ``progress=True`` says how far it is."""
+FEW = 16
+"""Images below which nothing is said of their classes."""
 
 
 @torch.inference_mode(False)  # where nothing could be trained
@@ -91,23 +95,24 @@ def synthesize(
         torch.Size([8, 3, 32, 32])
         >>> slim = thinet.prune(net, [images], ratio=0.5).model
     """
-    shape = _shape(image_size)
+    shape = image_shape(image_size)
     count, size = whole("n", n, "100"), whole("batch_size", batch_size, "128", least=2)
     turn = Turn(Phase(1, number("lr", lr, "0.01", least=1e-12), "cosine"), Training(_adam))
     steps = whole("iterations", iterations, "300")
     made = {"latent": whole("latent", latent, "100"), "width": whole("width", width, "32", least=2)}
     whole("seed", seed, "0", least=0)
     tell = _teller(steps) if flag("progress", progress) else None
-    first = _first_parameter(network)
+    first = first_parameter(network)
     devices = [first.device] if first.device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(network), _fixed(network), torch.enable_grad():
         torch.manual_seed(derive_seed(seed, "synthesize"))
         generator = Generator(shape, **made).to(first.device)
-        critic = _critic(network, losses, torch.zeros(2, *shape).to(first))
-        _check_classes(network, torch.zeros(2, *shape).to(first), size, critic.losses)
+        critic = critic_for(network, losses, torch.zeros(2, *shape).to(first))
+        check_classes(network, torch.zeros(2, *shape).to(first), size, critic.losses)
         batches = _Typed(generator, Noise(derive_seed(seed, "noise"), size), first.dtype)
         _train(generator_update(critic, batches, turn), steps, tell)
         images = draw(generator, count, size, derive_seed(seed, "images"))
+        _warn_of_collapse(network, images.to(first).split(size))
     return images.to(first)
 
 
@@ -133,35 +138,6 @@ def _adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1.0)
 
 
-def _shape(image_size: Any) -> tuple[int, int, int]:
-    if is_whole(image_size) and image_size > 0:
-        return (3, int(image_size), int(image_size))
-    given = tuple(image_size) if isinstance(image_size, (tuple, list, torch.Size)) else ()
-    if len(given) == 3 and all(is_whole(one) and one > 0 for one in given):
-        channels, height, width = map(int, given)
-        return (channels, height, width)
-    raise ThinetError(
-        f"image_size={shown(image_size)} is neither a number of pixels nor (C, H, W): pass for "
-        "example image_size=32 or image_size=(1, 28, 28)."
-    )
-
-
-def _first_parameter(network: Any) -> Tensor:
-    check_network(network)
-    floating = (one for one in network.parameters() if one.is_floating_point())
-    first: Tensor | None = next(floating, None)
-    if first is None:
-        raise ThinetError("this network has no parameters, so nothing can be learnt from it.")
-    if any(one.is_inference() for one in network.parameters()):
-        raise ThinetError(
-            "the network's weights were made in torch.inference_mode(), and nothing can be trained "
-            "through them: pass copy.deepcopy(network), made outside of it."
-        )
-    if not all(bool(one.isfinite().all()) for one in network.parameters()):
-        raise ThinetError("the network's weights hold NaN or infinite values: load good ones.")
-    return first.detach()
-
-
 @contextmanager
 def _fixed(network: nn.Module) -> Iterator[None]:
     """Within, parameters gather no gradients."""
@@ -172,84 +148,6 @@ def _fixed(network: nn.Module) -> Iterator[None]:
     finally:
         for one, needed in before.items():
             one.requires_grad_(needed)
-
-
-def _critic(network: nn.Module, given: Losses | Mapping[str, Any] | None, images: Tensor) -> Critic:
-    """The network as a judge, by what was asked for or by what it allows.
-
-    Raises:
-        ThinetError: In terms of the Python call, if it cannot judge so.
-    """
-    losses = _losses(given, network)
-    if losses.adversarial:
-        raise ThinetError(
-            "the adversarial loss looks at a student, and there is none: pass losses without it."
-        )
-    feature: Feature | None = None
-    try:
-        feature = find_feature(network, images, losses.feature)
-    except ThinetError as error:
-        logits_in(_run(network, images))
-        if losses.activation and given is not None:
-            raise ThinetError(
-                f"the network's features cannot be read ({first_line(error)}): pass "
-                'losses={"activation": 0}, or the name of the classifier as '
-                'losses={"feature": "fc"}.'
-            ) from error
-        losses = replace(losses, activation=0.0)
-    if losses.batchnorm and not batchnorms(network):
-        raise ThinetError(
-            "losses.batchnorm compares with what BatchNorm layers have stored, and the network has "
-            'none: pass losses={"batchnorm": 0}.'
-        )
-    return Critic(Pupil(network, feature), losses)
-
-
-def _losses(given: Any, network: nn.Module) -> Losses:
-    if isinstance(given, Losses):
-        return given
-    usual: dict[str, Any] = {"batchnorm": BATCHNORM if batchnorms(network) else 0.0}
-    if given is None:
-        return Losses(**usual)
-    names = list(asdict(Losses()))
-    wrong = given if not isinstance(given, Mapping) else [one for one in given if one not in names]
-    if wrong or not isinstance(given, Mapping):
-        raise ThinetError(
-            f"losses={shown(wrong)} is no mapping of {', '.join(names)}: pass for example "
-            'losses={"batchnorm": 10.0}.'
-        )
-    try:
-        return Losses(**{**usual, **given})
-    except SettingError as error:
-        raise ThinetError(
-            f'{error.problem}: pass for example losses={{"{error.field}": {error.example}}}.'
-        ) from error
-
-
-def _run(network: nn.Module, images: Tensor) -> object:
-    try:
-        with torch.no_grad():
-            return network(images)
-    except Exception as error:  # networks complain in every way there is
-        raise ThinetError(
-            f"the network does not run on images of shape {tuple(images.shape)} "
-            f"({first_line(error)}): pass the image_size that it was made for."
-        ) from error
-
-
-def _check_classes(network: nn.Module, images: Tensor, size: int, losses: Losses) -> None:
-    logits = logits_in(_run(network, images))
-    if logits.dim() != 2 or len(logits) != len(images):
-        raise ThinetError(
-            f"the network gives {tuple(logits.shape)} for {len(images)} images where logits (N, "
-            "classes) are expected: wrap it in a module that returns those alone."
-        )
-    classes = logits.shape[1]
-    if losses.entropy and size < classes:
-        raise ThinetError(
-            f"batch_size={size} cannot hold images of all {classes} classes: pass "
-            f'batch_size={2 * classes}, or losses={{"entropy": 0}}.'
-        )
 
 
 def _train(update: Update, iterations: int, tell: Callable[[int, float], None] | None) -> None:
@@ -276,6 +174,24 @@ def _train(update: Update, iterations: int, tell: Callable[[int, float], None] |
                 )
             if tell is not None:
                 tell(done + 1, value)
+
+
+def _warn_of_collapse(network: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Say so if images are all alike, or all of one class: nothing can be learnt from them."""
+    with torch.no_grad():
+        seen = torch.cat([logits_in(answer(network, images)).argmax(1) for images in batches])
+    if len(seen) < FEW:
+        return
+    spread = float(torch.cat(list(batches)).float().std(0, correction=0).mean())
+    wrong = f"all alike (spread {spread:.3f} of 1)" if spread < SAME else ""
+    if not wrong and len(seen.unique()) == 1:
+        wrong = f"all of one class ({int(seen[0])})"
+    if wrong:
+        warnings.warn(
+            f"the generator has collapsed, its images are {wrong}: pass another seed, more "
+            'iterations, a larger batch_size, or losses={"entropy": 10}.',
+            stacklevel=5,  # the caller of synthesize, two wrappers further
+        )
 
 
 def _teller(iterations: int) -> Callable[[int, float], None]:

@@ -106,7 +106,8 @@ def outcome(command: Command) -> Row:
     found = sorted(command.outputs.glob("*/result.json"))
     if found:
         result = read_result(found[0])
-        before = from_json(PruningDetails, result.details["pruning"]).before_finetuning
+        pruned = result.details.get("pruning")  # other methods have none
+        before = from_json(PruningDetails, pruned).before_finetuning if pruned else None
         plain, again = (before.plain, before.recalibrated) if before else (None, None)
         full, model = result.reference, result.final
         row |= {

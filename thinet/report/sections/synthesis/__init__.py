@@ -122,7 +122,11 @@ class Synthesis(Section[SynthesisDetails]):
                 plots.append(self._accuracy(values))
         pictures = self._of_classes(folder / "figures" / GENERATED)
         if pictures:
-            caption = "Generated images at the end, by the class that the teacher sees in them."
+            caption = "Generated images at the end, by the class that the teacher sees in them"
+            drawn = sum(count > 0 for count in found.epochs[-1].classes)
+            if drawn > len(pictures):
+                caption += f": the {len(pictures)} most frequent of {drawn} classes"
+            caption += "."
             draw = partial(classes_figure, pictures, found, subject(self.result))
             plots.append(Plot("synthesis_classes", caption, draw))
         return plots
@@ -156,7 +160,7 @@ class Synthesis(Section[SynthesisDetails]):
 
 
 def _chosen(rows: Sequence[EpochRow]) -> list[EpochRow]:
-    """The last epoch, then a few from the first on, each about twice as late as the one before."""
+    """The last epoch, then three before it: the first, and ever larger steps from there."""
     if not rows:
         return []
     places = {round((len(rows) - 1) ** (k / EARLIER)) - (not k) for k in range(EARLIER)}
@@ -196,7 +200,8 @@ def _drawn(found: SynthesisDetails) -> list[str]:
 
 def _terms(found: SynthesisDetails) -> Table:
     """What was logged in the first and the last epoch, each term with its weight and its end."""
-    first, last = found.epochs[0].figures, found.epochs[-1].figures
+    shown = found.epochs[:1] + found.epochs[1:][-1:]
+    last = shown[-1].figures
     rows = []
     for name, term in TERMS.items():
         if name in last:
@@ -205,13 +210,11 @@ def _terms(found: SynthesisDetails) -> Table:
                 (
                     term.title,
                     f"{weight:g}" if weight is not None else "–",
-                    _number(first.get(name), term.percent),
-                    _number(last[name], term.percent),
+                    *(_number(row.figures.get(name), term.percent) for row in shown),
                     least(name, found),
                 )
             )
-    heads = ("", "weight", f"epoch {found.epochs[0].epoch}", f"epoch {found.epochs[-1].epoch}",
-             "at best")  # fmt: skip
+    heads = ("", "weight", *(f"epoch {row.epoch}" for row in shown), "at best")
     note = (
         "Means of an epoch, before the weights. The generator minimises the sum of its weighted "
         "terms, the student a loss of its own. At best, with this base and these reductions."
