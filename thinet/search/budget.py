@@ -80,7 +80,7 @@ def draw_near(
         spread: Standard deviation of the logarithm of each group's factor.
         rng: Where chance comes from.
     """
-    factors = np.exp(spread * rng.standard_normal(len(space.names)))
+    factors = np.exp(spread * rng.standard_normal(space.size))
     wanted = rng.uniform(window.low, window.high)
     low, high = 0.0, float(space.scales[-1]) / float(factors.min())
     for _ in range(30):
