@@ -121,7 +121,7 @@ def test_where_nothing_new_is_left_there_are_no_candidates():
     assert next_generation(Evolution(population=10), problem, dict.fromkeys(found, 1.0), 1, 0) == []
 
 
-@pytest.mark.parametrize("fraction", [0.9, 0.7, 0.5, 0.35, 0.25, 0.15])
+@pytest.mark.parametrize("fraction", [0.9, 0.5, 0.15])
 @pytest.mark.parametrize("name", ["V1", "V2", "R50"])
 def test_a_first_population_is_there_for_every_budget(name, fraction):
     one = laid(name)
