@@ -117,20 +117,22 @@ def tiny() -> tuple[str, ...]:
 
 @pytest.fixture
 def fresh() -> Callable[..., Any]:
-    """``fresh("module:function", *arguments)``: call it in a process of its own.
+    """``fresh("module:function", *arguments, cold=False)``: call it in a process of its own.
 
     What a process holds depends on all that it did before, other tests included. Arguments and
-    result travel as JSON.
+    result travel as JSON. A cold one shares no memory with a process that it was forked from.
     """
+    from tests import warm
 
-    def call(name: str, *arguments: Any) -> Any:
+    def call(name: str, *arguments: Any, cold: bool = False) -> Any:
         module, _, function = name.partition(":")
         program = (
             "import json, sys; from importlib import import_module\n"
             f"found = getattr(import_module({module!r}), {function!r})(*json.loads(sys.argv[1]))\n"
             "print('\\nRESULT ' + json.dumps(found))"
         )
-        done = subprocess.run(
+        run = subprocess.run if cold else warm.run
+        done = run(
             [sys.executable, "-c", program, json.dumps(arguments)], cwd=CONF.parent, text=True,
             capture_output=True, timeout=300, check=False,
         )  # fmt: skip

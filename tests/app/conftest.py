@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -64,7 +66,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def run(*arguments: str) -> subprocess.Popen[str]:
         started.append(
-            subprocess.Popen(
+            warm.start(
                 command(*arguments),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -87,7 +89,7 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python run.py ARGUMENTS`` in a process of its own."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return warm.run(
             command(*arguments), capture_output=True, text=True, env=environment(), cwd=ROOT,
             timeout=300, check=False,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from PIL import Image
 
 import thinet
 from experiments.run_kills.run import members
+from tests import warm
 from tests.app.conftest import ROOT, command, environment
 
 
@@ -56,7 +57,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     """The outputs of the quick run, undisturbed."""
     outputs = tmp_path_factory.mktemp("whole")
     more = ("trainer.progress=lines", "finetune.final.epochs=2", "dataset.crop=pad")
-    done = subprocess.run(
+    done = warm.run(
         command(*tiny, *more, f"paths.outputs={outputs}"),
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import warm
 from thinet.base.files import write_json_atomic
 from thinet.cli import main
 
@@ -26,7 +27,7 @@ FOREIGN = "0a1b2c3d"
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``python run.py ARGUMENTS`` in a process of its own, from the current folder."""
-    return subprocess.run(
+    return warm.run(
         [sys.executable, str(ROOT / "run.py"), *arguments], capture_output=True, text=True,
         env={**os.environ, "WANDB_MODE": "offline"}, timeout=300, check=False,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from tests import warm
 from tests.app.conftest import ROOT, command, environment
 
 
@@ -88,8 +89,8 @@ def test_processes_of_a_launcher_believe_the_first_one_that_a_run_is_done(proces
         }  # fmt: skip
         words = command(*common, f"paths.outputs={tmp_path / outputs}")
         started.append(
-            subprocess.Popen(words, env={**environment(), **place}, cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            warm.start(words, env={**environment(), **place}, cwd=ROOT, text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )  # fmt: skip
     try:
         texts = [process.communicate(timeout=240)[0] for process in started]

@@ -23,13 +23,13 @@ PLUGINS = {
 def grid(tmp_path_factory, tiny):
     """The table of the sweep in one process."""
     import os
-    import subprocess
 
+    from tests import warm
     from tests.app.conftest import ROOT, command, environment
 
     outputs = tmp_path_factory.mktemp("grid")
     arguments = command("-m", *tiny, *POINTS, f"paths.outputs={outputs}")
-    done = subprocess.run(arguments, env=environment(), cwd=ROOT, capture_output=True, check=False)
+    done = warm.run(arguments, env=environment(), cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 2, done.stderr
     assert os.listdir(outputs / "sweeps")
     return table(outputs)

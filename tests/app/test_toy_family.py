@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import thinet
+from tests import warm
 from tests.app.conftest import ROOT, command, environment
 from thinet.run.result import read_result
 
@@ -32,7 +33,7 @@ def surroundings() -> dict[str, str]:
 
 def run(outputs: Path, *more: str, kill_at: str | None = None) -> tuple[int, str]:
     """Run it, and kill it when a line begins in some way."""
-    process = subprocess.Popen(
+    process = warm.start(
         command(*SMALL, f"paths.outputs={outputs}", *more), cwd=ROOT, env=surroundings(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
@@ -101,7 +102,7 @@ def test_it_stands_on_pages(whole, tmp_path):
     folder, _ = whole
     page = (folder / "report.html").read_text()
     assert "mean slopes learned" in page
-    other = subprocess.run(
+    other = warm.run(
         command("method=train", *SMALL[2:], f"paths.outputs={tmp_path}"), cwd=ROOT,
         env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip

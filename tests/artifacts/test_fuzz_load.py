@@ -7,7 +7,6 @@ tests/test_fuzz_load.py 5000`` runs as many as one likes.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,9 @@ MEGABYTES = 3000  # above what importing takes; the honest networks have a few k
 
 
 def test_no_example_crashes_hangs_or_fills_the_memory():
-    done = subprocess.run(
+    from tests import warm  # not there where this is a script
+
+    done = warm.run(
         [sys.executable, __file__, str(EXAMPLES)], capture_output=True, text=True, cwd=ROOT,
         timeout=500, check=False,
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import thinet
+from tests import warm
 from thinet.artifacts.spec import Builder, Spec, Transform, read_spec
 from thinet.artifacts.store import load_state_
 from thinet.artifacts.tensors import named_state
@@ -100,7 +100,7 @@ def test_a_fresh_process_gives_the_same_bits(saved):
         "with torch.no_grad(): found = thinet.load(folder)(images)\n"
         "print(torch.equal(found, torch.load(folder + '/outputs.pt')))"
     )
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, cwd=ROOT,
         timeout=120, check=False,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from scipy.stats import chisquare
 from torch import nn
 
 import thinet
+from tests import warm
 from thinet.base.errors import ThinetError
 from thinet.datasets.class_sampler import ClassUniform, SuperclassUniform
 from thinet.datasets.digits import Digits
@@ -437,7 +438,7 @@ def processes(tmp_path_factory):
         place.mkdir()
     runpy.run_path(str(script))["main"](places[1], 1)
     root = str(Path(thinet.__file__).parents[1])
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, script, places[2]], cwd=folder, timeout=200, capture_output=True,
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, text=True, check=False,
     )  # fmt: skip

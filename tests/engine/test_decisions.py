@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import thinet
+from tests import warm
 from thinet.base.errors import ThinetError
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Devices
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 import thinet
+from tests import warm
 from thinet.engine.engine import Engine
 from thinet.engine.settings import Devices
 from thinet.base.errors import DivergedError, ThinetError
@@ -99,7 +100,7 @@ def found(tmp_path_factory) -> list[dict]:
     root = str(Path(thinet.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(folder)]
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    processes = [warm.start([*command, str(rank)], env=environment) for rank in range(2)]
     try:
         assert [process.wait(timeout=120) for process in processes] == [0, 0]
     finally:

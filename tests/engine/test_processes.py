@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import thinet
+from tests import warm
 
 # A script, because Lightning starts it again as the second process.
 SCRIPT = """
@@ -139,7 +139,7 @@ def both(tmp_path_factory) -> list[dict]:
     environment = {
         **os.environ, "PYTHONPATH": str(Path(thinet.__file__).parents[1]), "OMP_NUM_THREADS": "1"
     }  # fmt: skip
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, folder / "script.py", folder], env=environment, cwd=folder, timeout=200,
         capture_output=True, text=True, check=False,
     )  # fmt: skip

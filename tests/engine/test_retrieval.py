@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 import thinet
+from tests import warm
 from tests.metrics.test_retrieval import by_hand, similarities
 from thinet.base.errors import ThinetError
 from thinet.base.evaluation import RETRIEVAL
@@ -142,7 +142,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(thinet.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, tmp_path / "script.py", tmp_path], env=environment, cwd=tmp_path,
         timeout=200, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -29,7 +29,7 @@ def resident_mb() -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
 def test_peak_of_a_stretch_is_its_own(fresh):
-    fresh("tests.metrics.test_memory:check_a_stretch")
+    fresh("tests.metrics.test_memory:check_a_stretch", cold=True)
 
 
 def check_a_stretch():

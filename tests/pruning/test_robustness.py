@@ -11,7 +11,6 @@ import copy
 import inspect
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torchvision import models, tv_tensors
 from torchvision.models import swin_transformer
 
 import thinet
+from tests import warm
 from thinet.base.errors import ThinetError
 from thinet.pruning.reconstruction import Refit
 from thinet.pruning.statistics import Sampling
@@ -465,7 +465,7 @@ def test_two_processes_choose_as_one_does(tmp_path):
     root = str(Path(thinet.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(tmp_path)]
-    running = [subprocess.Popen([*command, str(rank), "2"], env=environment) for rank in range(2)]
+    running = [warm.start([*command, str(rank), "2"], env=environment) for rank in range(2)]
     alone: dict = {"__name__": "script"}
     exec(script.read_text(), alone)
     alone["main"](tmp_path, 0, 1)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from tests import warm
 from tests.app.conftest import ROOT, environment
 from thinet.quantization.layers import BinaryConv2d, BinaryLinear
 from thinet.quantization.settings import SCALES, Quantizer
@@ -69,8 +70,8 @@ def shares():
         port = free.getsockname()[1]
     program = "from tests.quantization.test_processes import share; share(%d, %d)"
     started = [
-        subprocess.Popen([sys.executable, "-c", program % (rank, port)], cwd=ROOT,
-                         env=environment(), text=True, stdout=subprocess.PIPE)
+        warm.start([sys.executable, "-c", program % (rank, port)], cwd=ROOT,
+                   env=environment(), text=True, stdout=subprocess.PIPE)
         for rank in range(2)
     ]  # fmt: skip
     try:

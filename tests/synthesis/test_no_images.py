@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import thinet
+from tests import warm
 from thinet.app.finish import make_result, report
 from thinet.artifacts.store import read_spec
 from thinet.base.errors import ThinetError
@@ -163,7 +163,7 @@ def test_two_processes_start_without_images(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(SCRIPT)
     env = {**os.environ, "PYTHONPATH": str(Path(thinet.__file__).parents[1])}
-    subprocess.run([sys.executable, script, out], env=env, timeout=200, check=True)
+    warm.run([sys.executable, script, out], env=env, timeout=200, check=True)
     assert json.loads(out.read_text()) == [[0, {}, True], [1, {}, True]]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import thinet
+from tests import warm
 from tests.synthesis import on_processes
 
 ROOT = Path(thinet.__file__).parents[1]
@@ -20,7 +20,7 @@ ROOT = Path(thinet.__file__).parents[1]
 def found(tmp_path_factory) -> list[dict]:
     """What a process alone and each of two found."""
     folder = tmp_path_factory.mktemp("two")
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, on_processes.__file__, folder], cwd=folder, timeout=200,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import thinet
+from tests import warm
 from thinet.pruning.statistics import patches
 
 # A script, so that the processes need nothing but thinet.
@@ -86,7 +86,7 @@ def run_two(folder: Path) -> list[tuple[list, dict]]:
     root = str(Path(thinet.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, folder]
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    processes = [warm.start([*command, str(rank)], env=environment) for rank in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     return [load(folder, rank) for rank in range(2)]
 
