@@ -1,4 +1,4 @@
-"""The search: every candidate new and within the budget, one seed one search, better than chance."""
+"""The search: each candidate new and within the budget, a seed a search, better than chance."""
 
 from __future__ import annotations
 
@@ -160,6 +160,8 @@ def test_a_repair_ends_where_no_width_is_within_the_budget():
 
 @pytest.mark.parametrize("window", [Window(0.0, 0.05), Window(1.1, 1.2)])
 def test_a_budget_out_of_reach_is_refused_with_the_range(window):
-    with pytest.raises(ThinetError, match=r"target=flops:0\.05 is out of reach: .*between 0\.\d+ a"):
+    with pytest.raises(
+        ThinetError, match=r"target=flops:0\.05 is out of reach: .*between 0\.\d+ a"
+    ):
         check_reachable(SPACE, cost_of, window, "flops:0.05")
     check_reachable(SPACE, cost_of, Window(0.4, 0.5), "flops:0.5")

@@ -60,9 +60,7 @@ def test_mobilenet_v2():
     assert round(million_macs("V2", genes), 2) == 104.87
 
 
-@pytest.mark.parametrize(
-    ("ids", "macs", "params"), [(ONE, 1027.56, 10.53), (TWO, 1989.93, 15.67)]
-)
+@pytest.mark.parametrize(("ids", "macs", "params"), [(ONE, 1027.56, 10.53), (TWO, 1989.93, 15.67)])
 def test_resnet50(ids, macs, params):
     one = of("R50")
     genes = resnet50_genes(one.space, ids)

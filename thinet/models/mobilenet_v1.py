@@ -5,6 +5,8 @@ Source: Howard et al. 2017, table 1.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from thinet.models import SMALL_IMAGE
@@ -58,7 +60,7 @@ class MobileNetV1(nn.Module):
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
         )
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = pairwise(sizes)
         self.blocks = nn.Sequential(*(Separable(one, two, step) for (one, _), (two, step) in pairs))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(sizes[-1][0], num_classes)

@@ -18,9 +18,10 @@ STAGES = ((1, 22, 1, 1), (6, 33, 2, 2), (6, 44, 3, 2), (6, 88, 4, 2), (6, 132, 3
 
 
 def _layer(width_in: int, width: int, size: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    return Conv2dNormActivation(
+    layer: nn.Module = Conv2dNormActivation(
         width_in, width, size, stride, groups=groups, activation_layer=nn.ReLU6
     )
+    return layer
 
 
 class Inverted(nn.Module):

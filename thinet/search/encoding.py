@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from thinet.search.cropping import Crops
+from thinet.surgery import Crops
 
 
 def encodings(
@@ -17,7 +17,7 @@ def encodings(
         weights: Dotted names of the weights to generate.
         crops: Whose sizes follow from which groups.
         genes: For each group the place of its gene.
-        blocks: Globs of modules all of whose convolutions are told the same, as the paper's are in a
+        blocks: Globs of modules all of whose convolutions are told the same, as the paper's in a
             block of MobileNet or ResNet; other convolutions are told the widths of what they read
             and make.
 
@@ -55,5 +55,5 @@ def _block(weight: str, blocks: Sequence[str]) -> str | None:
     return None
 
 
-def _once(places: object) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(places))  # type: ignore[arg-type]
+def _once(places: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(places))

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from thinet.search.cropping import Crops, Dressed
 from thinet.search.encoding import encodings, hidden_of
 from thinet.search.space import Genes, Space
-from thinet.surgery import ChannelGraph
+from thinet.surgery import ChannelGraph, Crops, Dressed
 
 Norm = nn.modules.batchnorm._BatchNorm
 
@@ -71,8 +70,10 @@ class Generator(nn.Module):
         made: Tensor = self.second(torch.relu(self.first(scales)))
         if self.rank is None:
             return made.view(self.shape)
-        left, right = made.split([self.rank * self.shape[0], made.numel() - self.rank * self.shape[0]])
-        return (left.view(-1, self.rank) @ right.view(self.rank, -1)).view(self.shape)
+        count = self.rank * self.shape[0]
+        left, right = made[:count].view(-1, self.rank), made[count:].view(self.rank, -1)
+        weight: Tensor = (left @ right).view(self.shape)
+        return weight
 
 
 class PruningNet(nn.Module):
@@ -170,8 +171,8 @@ class PruningNet(nn.Module):
 
 
 def _of_norms(network: nn.Module) -> dict[str, str]:
-    """Everything that BatchNorms hold by name, with the name of the tensor that tells their width."""
-    found = {}
+    """Everything that BatchNorms hold, by name, and which of it tells their width."""
+    found: dict[str, str] = {}
     for path, module in network.named_modules():
         if isinstance(module, Norm):
             names = [f"{path}.{leaf}" if path else leaf

@@ -85,7 +85,8 @@ class Space:
 
     def kept(self, genes: Genes) -> NDArray[np.float64]:
         """The fraction of its channels that each group keeps, as a cost model reads it."""
-        kept: NDArray[np.float64] = np.array(self.widths(genes), float) / np.array(self.units, float)
+        widths, units = np.array(self.widths(genes), float), np.array(self.units, float)
+        kept: NDArray[np.float64] = widths / units
         return kept
 
 

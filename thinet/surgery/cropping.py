@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from thinet.surgery import ChannelGraph, set_widths_, shared_copy, widths
+from thinet.surgery.graph import ChannelGraph
+from thinet.surgery.slim import set_widths_, shared_copy, widths
 
 WHOLE = -1
 
