@@ -33,7 +33,7 @@ GROUPS = {
     "synthesis", "trainer",
 }  # fmt: skip
 UNPAPERED = ("mobilenet_v2", "lenet5", "lenet5_half", "hinton_net", "hinton_net_half", "alexnet",
-             "alexnet_half")  # fmt: skip
+             "alexnet_half", "mobilenet_v1", "mobilenet_v2_wide")  # fmt: skip
 LIBRARIES = {"torchvision": "efficientnet_b0", "timm": "resnet26"}  # model=<library> model.name=
 
 

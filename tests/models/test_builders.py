@@ -23,10 +23,12 @@ TORCHVISION = [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_
 TORCHVISION += ["resnet18", "resnet34", "resnet50", "resnet101"]
 BINARY = ["vgg_binary", "vgg_binary_small", "resnet20_binary", "resnet18_binary"]
 LARGE = {*TORCHVISION, "vgg16_gap", "resnet50_v1", "mobilenet_v2", "resnet18_binary"}
-LARGE |= {"alexnet", "alexnet_half"}
+LARGE |= {"alexnet", "alexnet_half", "mobilenet_v1", "mobilenet_v2_wide"}
+UNPUBLISHED = ["alexnet_half", "mobilenet_v1", "mobilenet_v2_wide"]
 LINEAR = ["hinton_net", "hinton_net_half"]  # of 28 pixels
 ALEXNETS = ["alexnet", "alexnet_half"]  # from 63 pixels on
-UNPAPERED = ["mobilenet_v2", *BINARY, *LINEAR, *ALEXNETS, "lenet5", "lenet5_half"]
+MOBILE = ["mobilenet_v1", "mobilenet_v2", "mobilenet_v2_wide"]
+UNPAPERED = [*MOBILE, *BINARY, *LINEAR, *ALEXNETS, "lenet5", "lenet5_half"]
 
 
 def build_configured(name: str, classes: int, size: int, device: str = "cpu") -> nn.Module:
@@ -42,7 +44,7 @@ def gflops(network: nn.Module, size: int) -> float:
 
 
 def test_all_models_of_the_issue_are_configured():
-    others = ["vgg16_gap", "resnet50_v1", "vgg_small", "vgg_tiny", "mobilenet_v2"]
+    others = ["vgg16_gap", "resnet50_v1", "vgg_small", "vgg_tiny", *MOBILE]
     others += ["vgg_half", "lenet5", "lenet5_half", "resnet18_cifar", "resnet34_cifar"]
     others += [*LINEAR, *ALEXNETS]
     others += [f"resnet{depth}" for depth in (14, 20, 32, 44, 56, 110)]
@@ -54,7 +56,7 @@ def test_forward_on_small_images(name):
     config = OmegaConf.load(CONF / f"{name}.yaml")
     size = 64 if name in ALEXNETS else 32
     network = build_configured(name, 10, size).eval()
-    if name == "mobilenet_v2":  # its initialisation counts on BatchNorm's batches
+    if name in MOBILE:  # its initialisation counts on BatchNorm's batches
         network.train()
     with torch.no_grad():
         logits = network(torch.randn(2, 3, size, size))
@@ -64,7 +66,7 @@ def test_forward_on_small_images(name):
     assert config.name == name
     assert config.image_size == (224 if name in LARGE else 28 if name in LINEAR else 32)
     raw = OmegaConf.to_container(config, resolve=False)
-    published = config.image_size == 224 and name not in [*BINARY, "alexnet_half"]
+    published = config.image_size == 224 and name not in [*BINARY, *UNPUBLISHED]
     assert raw["weights"] == ("${dataset.pretrained}" if published else "none")
 
 

@@ -17,7 +17,8 @@ from thinet.widths.resolve import resolve_layers
 MODELS = [
     path
     for path in sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-    if path.stem not in ("torchvision", "timm", "mobilenet_v2")
+    if path.stem not in ("torchvision", "timm")
+    and not path.stem.startswith("mobilenet")
     # Every one of their layers is in a stream: tests/models/test_binary_resnet.py.
     and path.stem not in ("resnet18_binary", "resnet20_binary")
     # As vgg11, from 63 pixels on; as resnet18 and resnet34, at 32 pixels the same networks.

@@ -1,5 +1,6 @@
 """Which channels belong together, and how to remove them."""
 
+from thinet.surgery.cropping import Crops, Dressed
 from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
 from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating, without_autocast
@@ -12,6 +13,8 @@ from thinet.surgery.verify import difference, masked
 __all__ = [
     "ChannelGraph",
     "Consumer",
+    "Crops",
+    "Dressed",
     "Follower",
     "Group",
     "Layer",
