@@ -36,7 +36,12 @@ def test_it_is_warm():
         ("", 0), ("raise SystemExit(3)", 3), ("raise SystemExit('words')", 1), ("1 / 0", 1),
         ("import os; os._exit(7)", 7),
         ("import os; os.kill(os.getpid(), 15)", -signal.SIGTERM), ("import os; os.abort()", -6),
-        ("try: import signal; signal.raise_signal(2)\nexcept KeyboardInterrupt: exit(5)", 5),
+        # Said, since what runs in the background may have been told to ignore it.
+        (
+            "import signal; signal.signal(2, signal.default_int_handler)\n"
+            "try: signal.raise_signal(2)\nexcept KeyboardInterrupt: exit(5)",
+            5,
+        ),
     ],
 )  # fmt: skip
 def test_it_ends_as_python_does(run, text, status):

@@ -148,13 +148,21 @@ def test_train_is_taught_by_another_and_leaves_the_baseline_alone(make_run, teac
     assert weights_of(batches.folder / MODEL) != before
 
 
-TAUGHT = (*DISTILL, "sampler=class_uniform", "distill.project=5")
+DISTILLED = (*DISTILL, "sampler=class_uniform", "distill.project=5")
 PRUNED = ("schedule=layerwise", "distill=cckd", "method=prune")
 
 
 @pytest.mark.parametrize(
     ("arguments", "after"),
-    [(TAUGHT, 0), (TAUGHT, 1), (TAUGHT, 2), (TAUGHT, 3), (TAUGHT, 5), (PRUNED, 1), (PRUNED, 3)],
+    [
+        (DISTILLED, 0),
+        (DISTILLED, 1),
+        (DISTILLED, 2),
+        (DISTILLED, 3),
+        (DISTILLED, 5),
+        (PRUNED, 1),
+        (PRUNED, 3),
+    ],
 )
 def test_killed_it_ends_in_the_same_bits(arguments, after, make_run, tmp_path, monkeypatch):
     fast = (f"paths.cache={tmp_path / 'cache'}", "trainer.checkpoint_minutes=0")
