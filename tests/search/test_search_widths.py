@@ -168,7 +168,7 @@ def test_a_rate_that_diverges_is_one_sentence():
 
 def test_a_hypernetwork_larger_than_memory_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10_000)
-    with pytest.raises(ThinetError, match=r"takes about [\d.]+ GiB .* Making\(hidden=8\)"):
+    with pytest.raises(ThinetError, match=r"takes about [\d.]+ GiB .*making=Making\(hidden=8\)"):
         search()
 
 
