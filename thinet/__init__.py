@@ -6,6 +6,7 @@ The public functions are loaded when they are first used, so that ``import thine
     thinet.save(result, "slim/")                       # safetensors and JSON
     net = thinet.load("slim/", network=model)
     images = thinet.synthesize(model, 100, 32)         # where all images are gone: for prune
+    found = thinet.search_widths(model, train, validation)   # how wide each layer should be
     binary = thinet.binarize(model, order=2)           # a bit a weight, two an activation: train it
     run = thinet.deploy("slim/", threads=2)            # in OpenVINO: run(images) gives logits
     thinet.cost(net, (3, 224, 224))                    # FLOPs, MACs, parameters, size
@@ -23,10 +24,21 @@ if TYPE_CHECKING:
     from thinet.metrics import cost
     from thinet.pruning.prune import prune
     from thinet.quantization.convert import binarize
+    from thinet.search.search_widths import search_widths
     from thinet.synthesis.synthesize import synthesize
 
 __version__ = "0.1.0"
-__all__ = ["ThinetError", "binarize", "cost", "deploy", "load", "prune", "save", "synthesize"]
+__all__ = [
+    "ThinetError",
+    "binarize",
+    "cost",
+    "deploy",
+    "load",
+    "prune",
+    "save",
+    "search_widths",
+    "synthesize",
+]
 
 _HOMES = {
     "ThinetError": "thinet.base.errors",
@@ -36,6 +48,7 @@ _HOMES = {
     "load": "thinet.artifacts.store",
     "prune": "thinet.pruning.prune",
     "save": "thinet.artifacts.store",
+    "search_widths": "thinet.search.search_widths",
     "synthesize": "thinet.synthesis.synthesize",
 }
 

@@ -19,8 +19,6 @@ HOOKS = [
 ]  # fmt: skip
 FOR_TESTS = {"why_frozen"}
 """What tests look at and nothing else needs."""
-UNDER_WAY = {"check_reachable", "next_generation", "PruningNet", "bottom"}
-"""Of the search for widths (``thinet.search``), until there is a method that calls it."""
 KINDS = {"function", "method", "class", "property", "import", "unreachable_code"}
 """Not variables and attributes: fields of dataclasses go to files, by whatever name they have."""
 
@@ -38,14 +36,7 @@ def unused(*paths: Path) -> list[str]:
     by_module |= {path.stem for path in ROOT.glob("thinet/*/*.py")}  # a function of that name
     pages = " ".join(path.read_text() for path in ROOT.glob("thinet/report/templates/*.jinja"))
     listed = {family.__name__ for family in families()}
-    known = (
-        named_in_conf()
-        | by_module
-        | listed
-        | set(re.findall(r"\w+", pages))
-        | FOR_TESTS
-        | UNDER_WAY
-    )
+    known = named_in_conf() | by_module | listed | set(re.findall(r"\w+", pages)) | FOR_TESTS
     return [
         f"{Path(item.filename).name}:{item.first_lineno} {item.typ} {item.name}"
         for item in finder.get_unused_code(min_confidence=60)

@@ -101,8 +101,9 @@ class PruningNet(nn.Module):
         self.told = encodings(convolutions, self.crops, space.genes, making.blocks)
         self.generators = nn.ModuleDict()
         self._by_weight: dict[str, str] = {}
-        for name in self.told:
+        for name, told in self.told.items():
             self._add(name, tuple(tensors[name].shape))
+            self.register_buffer(f"told_{_key(name)}", torch.tensor(told), persistent=False)
         self.learnt = nn.ParameterDict()
         self._still: dict[str, str] = {}
         norms = _of_norms(network)
@@ -146,8 +147,9 @@ class PruningNet(nn.Module):
         scales = torch.tensor([self.space.scales[gene] / 100 for gene in genes],
                               device=next(self.parameters()).device)  # fmt: skip
         found: dict[str, Tensor] = {}
-        for name, told in self.told.items():
-            made = self.generators[self._by_weight[name]](scales[list(told)])
+        for name in self.told:
+            own = scales.index_select(0, getattr(self, f"told_{_key(name)}"))
+            made = self.generators[self._by_weight[name]](own)
             found[name] = self.crops(name, made, counts)
         for name, tensor in self._own():
             place = self._chosen_by.get(name)
@@ -163,6 +165,12 @@ class PruningNet(nn.Module):
         """The network at some widths, in the mode of this one; the next call changes it."""
         dressed: Dressed = self.__dict__["_dressed"]
         return dressed.wear(self.tensors(genes)).train(self.training)
+
+    def alone(self, genes: Genes) -> nn.Module:
+        """As :meth:`at`, with tensors of its own: what is done to them changes nothing here."""
+        dressed: Dressed = self.__dict__["_dressed"]
+        tensors = {name: one.detach().clone() for name, one in self.tensors(genes).items()}
+        return dressed.wear(tensors).train(self.training)
 
     def forward(self, images: Tensor, genes: Genes) -> Tensor:
         """The outputs of the network at some widths."""
