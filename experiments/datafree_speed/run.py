@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -167,12 +168,13 @@ def by_hand(networks: Networks, steps: int, device: torch.device) -> tuple[nn.Mo
     first, second = ADAM(generator.parameters(), lr=RATE), ADAM(student.parameters(), lr=RATE)
     for number in range(steps):
         images = generator(noise.draw(Step(0, number, 0), 0, case.latent).to(device))
-        with watching(teacher) as read:
+        with ExitStack() as stack:
+            read = stack.enter_context(watching(teacher)) if case.batchnorm else None
             logits, features = critic.teacher.answer(images)
             assert features is not None
             loss = one_hot(logits) + 0.1 * activation(features)
             loss = loss + 5 * information_entropy(logits.softmax(1).mean(0))
-            if case.batchnorm:
+            if read is not None:
                 loss = loss + case.batchnorm * batchnorm_statistics(*read())
         first.zero_grad()
         loss.backward()
