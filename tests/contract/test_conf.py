@@ -155,7 +155,8 @@ def test_an_experiment_can_be_overridden(file, compose):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "finetune"), zip(options_of("dataset"), itertools.cycle(options_of("finetune")))
+    ("dataset", "finetune"),
+    [*zip(options_of("dataset"), itertools.cycle(options_of("finetune")), strict=False)],
 )
 def test_every_recipe_fits_every_data_set(dataset, finetune, compose):
     more = ["dataset.num_classes=700"] if dataset in PERSONS else []
