@@ -30,16 +30,6 @@ class Window:
     def __contains__(self, cost: object) -> bool:
         return isinstance(cost, float | int) and self.low <= cost <= self.high
 
-    @property
-    def middle(self) -> float:
-        """Half way."""
-        return (self.low + self.high) / 2
-
-
-def reachable(space: Space, cost_of: CostOf) -> Window:
-    """From the cheapest widths there are to full width."""
-    return Window(cost_of(space.bottom), cost_of(space.top))
-
 
 def check_reachable(space: Space, cost_of: CostOf, window: Window, budget: str) -> None:
     """Refuse a budget that no widths meet.
@@ -53,12 +43,12 @@ def check_reachable(space: Space, cost_of: CostOf, window: Window, budget: str) 
     Raises:
         ThinetError: With the range that can be reached.
     """
-    whole = reachable(space, cost_of)
-    if whole.low > window.high or whole.high < window.low:
+    least, most = cost_of(space.bottom), cost_of(space.top)
+    if least > window.high or most < window.low:
         raise ThinetError(
             f"target={budget} is out of reach: with widths from {space.scales[0]} to "
             f"{space.scales[-1]} % of the {len(space.names)} groups chosen, between "
-            f"{whole.low / whole.high:.3g} and 1 of the network's cost can be had; type a target "
+            f"{least / most:.3g} and 1 of the network's cost can be had; type a target "
             "in between, or layers=all."
         )
 

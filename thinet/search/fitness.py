@@ -31,12 +31,9 @@ def judge(
         images: Batches to estimate statistics on, where the network is.
         validation: Batches of images and labels that nothing was trained on.
     """
-    training = net.training
-    network = net.train().alone(genes)
+    network = net.alone(genes)
     update_bn(images, network)
-    found = top1_error(network.eval(), validation)
-    net.train(training)
-    return found
+    return top1_error(network.eval(), validation)
 
 
 @torch.no_grad()

@@ -163,13 +163,14 @@ class PruningNet(nn.Module):
 
     def at(self, genes: Genes) -> nn.Module:
         """The network at some widths, in the mode of this one; the next call changes it."""
-        dressed: Dressed = self.__dict__["_dressed"]
-        return dressed.wear(self.tensors(genes)).train(self.training)
+        return self._in(self.tensors(genes))
 
     def alone(self, genes: Genes) -> nn.Module:
         """As :meth:`at`, with tensors of its own: what is done to them changes nothing here."""
+        return self._in({name: one.detach().clone() for name, one in self.tensors(genes).items()})
+
+    def _in(self, tensors: dict[str, Tensor]) -> nn.Module:
         dressed: Dressed = self.__dict__["_dressed"]
-        tensors = {name: one.detach().clone() for name, one in self.tensors(genes).items()}
         return dressed.wear(tensors).train(self.training)
 
     def forward(self, images: Tensor, genes: Genes) -> Tensor:

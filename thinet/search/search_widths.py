@@ -71,18 +71,6 @@ class FoundWidths:
     standard_error: float
 
 
-@dataclass(frozen=True)
-class _Budget:
-    """A problem whose costs are fractions of the full network's."""
-
-    space: Space
-    model: CostModel
-
-    def cost_of(self, genes: Genes) -> float:
-        full = self.model(self.space.kept(self.space.top))
-        return float(self.model(self.space.kept(genes)) / full)
-
-
 @without_autocast
 def search_widths(
     network: nn.Module,
@@ -153,8 +141,8 @@ def search_widths(
     names, _ = choose_groups(network, graph, Request(layers=layers), small)
     space = Space.of(graph, names)
     model = cost_model(network, graph, names, wanted.kind, tuple(images.shape[1:]))
-    cost_of = _Budget(space, model).cost_of
-    check_reachable(space, cost_of, window, str(wanted))
+    problem = Problem(space, _fraction(space, model), window)
+    check_reachable(space, problem.cost_of, window, str(wanted))
     how, made = evolution or Evolution(), making or Making()
     check_memory(network, graph, space, made, device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -163,10 +151,10 @@ def search_widths(
         train_(net, train, course or Course(), seed, tell)
     calibration = [one.to(device) for one, _ in _taken(train, steps)]
     judging = partial(judge, net, images=calibration, validation=validation)
-    found = _evolve(how, Problem(space, cost_of, window), judging, seed, tell)
+    found = _evolve(how, problem, judging, seed, tell)
     best = min(found, key=lambda one: one.error)
-    even = _uniform(space, cost_of, window)
-    uniform = None if even is None else Judged(even, -1, judging(genes=even), cost_of(even))
+    even = _uniform(problem)
+    uniform = None if even is None else Judged(even, -1, judging(genes=even), problem.cost_of(even))
     counts = space.counts(best.genes)
     ratio = {name: count / graph.groups[name].units for name, count in counts.items()}
     return FoundWidths(
@@ -203,10 +191,21 @@ def _evolve(
     return found
 
 
-def _uniform(space: Space, cost_of: CostOf, window: Window) -> Genes | None:
+def _fraction(space: Space, model: CostModel) -> CostOf:
+    """What widths cost, as a fraction of the full network's."""
+    full = model(space.kept(space.top))
+
+    def cost_of(genes: Genes) -> float:
+        return float(model(space.kept(genes)) / full)
+
+    return cost_of
+
+
+def _uniform(problem: Problem) -> Genes | None:
     """The widest one scale for all groups that is not above the budget."""
-    below = [genes for gene in range(len(space.scales))
-             if cost_of(genes := (gene,) * space.size) <= window.high]  # fmt: skip
+    space = problem.space
+    even = [(gene,) * space.size for gene in range(len(space.scales))]
+    below = [genes for genes in even if problem.cost_of(genes) <= problem.window.high]
     return below[-1] if below else None
 
 
