@@ -92,6 +92,20 @@ def test_it_learns_what_can_be_learnt():
     assert np.mean(errors) < 0.45  # of three classes
 
 
+def test_the_rate_falls_in_a_line_once_the_length_of_an_epoch_is_known(monkeypatch):
+    rates, step = [], torch.optim.SGD.step
+
+    def note(self, closure=None):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", note)
+    net, _ = laid_out(make(), TRAIN[0][0], Making(hidden=4))
+    train_(net, TRAIN, Course(epochs=3, lr=0.3), 0)
+    assert len(TRAIN) == 4
+    assert rates == pytest.approx([0.3] * 4 + [0.3 * (1 - k / 12) for k in range(4, 12)])
+
+
 def test_a_judgement_is_that_of_the_plain_network_with_statistics_over_all_images():
     network = make()
     net, graph = laid_out(network, TRAIN[0][0], Making(hidden=8))

@@ -32,6 +32,7 @@ def test_images_of_one_class_alone_are_a_collapse_once_half_is_over():
     assert not find_collapse(alone[:5], SETTINGS)
     assert not find_collapse([*alone[:5], row(6, classes=(12, 116))], SETTINGS)
     assert not find_collapse([*alone[:4], row(5), alone[5]], SETTINGS)
+    assert not find_collapse(alone[4:], SETTINGS), "two epochs are too few to tell"
 
 
 def test_of_a_generator_alone_equal_images_are_enough():
