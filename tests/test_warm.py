@@ -87,11 +87,14 @@ print(json.dumps([
 """.replace("IMPORTED", '("KMP_", "PYTORCH_", "QT_", "TORCH", "LC_CTYPE")')
 
 
+@pytest.mark.parametrize("deaf", [False, True])
 @pytest.mark.parametrize("kind", ["-c", "-m", "script"])
 @pytest.mark.parametrize(
     "more", [{"PYTHONUNBUFFERED": ""}, {"PYTHONUNBUFFERED": "1", "PYTHONPATH": "here:"}]
 )
-def test_it_begins_as_python_does(kind, more, tmp_path, monkeypatch):
+def test_it_begins_as_python_does(kind, more, deaf, tmp_path, monkeypatch):
+    if deaf:  # whatever it was when the server began
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     monkeypatch.setenv("GONE", "still here")
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     folder.mkdir()

@@ -130,6 +130,8 @@ class Process:
         request = {
             "words": args[1:], "env": env, "cwd": os.path.abspath(cwd or "."),
             "start_new_session": start_new_session,
+            # As of now: a trainer that was interrupted leaves its process deaf.
+            "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
         }  # fmt: skip
         self._heard, asker = socket.socketpair()
         with asker:

@@ -153,7 +153,7 @@ def become(request: dict[str, Any], path: list[str], changed: dict[str, str | No
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and not request["deaf"]:
+    if not request["deaf"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams(bool(os.environ.get("PYTHONUNBUFFERED")))
     _forget_what_was_read()
@@ -263,11 +263,10 @@ def end(status: int) -> None:
 
 
 if __name__ == "__main__":
-    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests; it ends after them
     server = Server(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     own_path, imposed = prepare(sys.argv[3:])
-    asked = {**server.serve(), "deaf": deaf}
+    asked = server.serve()
     this = sys.modules["__main__"]  # kept alive
     become(asked, own_path, imposed)
     end(status_of(asked["words"]))
