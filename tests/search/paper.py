@@ -14,7 +14,7 @@ from thinet.models.mobilenet_v1 import mobilenet_v1
 from thinet.models.mobilenet_v2_wide import mobilenet_v2_wide
 from thinet.models.resnet import resnet50
 from thinet.search.hypernet import Making, PruningNet
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 from thinet.surgery import ChannelGraph, trace
 
 SHAPE = (3, 224, 224)

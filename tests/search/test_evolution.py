@@ -11,7 +11,7 @@ from tests.search.paper import laid
 from thinet.base.errors import ThinetError
 from thinet.search.budget import Window, check_reachable, draw_near, repair
 from thinet.search.evolution import Evolution, Problem, crossed, mutated, next_generation
-from thinet.search.space import Space
+from thinet.widths.space import Space
 
 UNITS = (16, 24, 40, 64, 8, 32, 48, 20)
 SPACE = Space(tuple("abcdefgh"), UNITS, tuple(range(8)))

@@ -17,7 +17,7 @@ from thinet.models.cifar_resnet import resnet20
 from thinet.models.mobilenet_v1 import mobilenet_v1
 from thinet.models.small_vgg import vgg_small
 from thinet.search.hypernet import Generator, Making, PruningNet
-from thinet.search.space import Space
+from thinet.widths.space import Space
 from thinet.surgery import remove_, trace
 
 CONF = Path(__file__).parents[2] / "conf" / "model"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thinet.base.errors import ThinetError
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 
 CostOf = Callable[[Genes], float]
 TRIES = 50

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thinet.search.budget import CostOf, Window, draw_near
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 
 
 @dataclass(frozen=True)

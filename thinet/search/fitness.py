@@ -10,7 +10,7 @@ from torch.optim.swa_utils import update_bn
 
 from thinet.models.classifier import logits_in
 from thinet.search.hypernet import PruningNet
-from thinet.search.space import Genes
+from thinet.widths.space import Genes
 
 Batch = tuple[Tensor, Tensor]
 

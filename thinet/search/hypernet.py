@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thinet.search.encoding import encodings, hidden_of
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 from thinet.surgery import ChannelGraph, Crops, Dressed
 
 Norm = nn.modules.batchnorm._BatchNorm

@@ -9,7 +9,7 @@ from torch import nn
 
 from thinet.base.errors import ThinetError
 from thinet.search.hypernet import Making, PruningNet
-from thinet.search.space import Space
+from thinet.widths.space import Space
 from thinet.surgery import ChannelGraph, shared_copy
 
 COPIES = 3

@@ -20,7 +20,7 @@ from thinet.search.evolution import Evolution, Problem, next_generation
 from thinet.search.fitness import judge, standard_error
 from thinet.search.hypernet import Making, PruningNet
 from thinet.search.memory import check_memory
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 from thinet.search.training import Course, Tell, train_
 from thinet.surgery import check_network, trace, without_autocast
 from thinet.widths.choose import Request, choose_groups

@@ -14,7 +14,7 @@ from torch import Tensor
 from thinet.base.errors import ThinetError
 from thinet.models.classifier import logits_in
 from thinet.search.hypernet import PruningNet
-from thinet.search.space import Genes, Space
+from thinet.widths.space import Genes, Space
 
 Tell = Callable[[str], object]
 

@@ -1,0 +1,101 @@
+"""What judges widths without training a network for each of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from thinet.engine.engine import Engine
+from thinet.run.setup import Setup
+from thinet.surgery import ChannelGraph
+from thinet.widths.space import Genes, Space
+
+Judge = Callable[[Genes], float]
+"""From widths to the top-1 error on validation images, in [0, 1]; depends on nothing before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is searched in.
+
+    Attributes:
+        network: At full width; on the ``meta`` device where things are only tried.
+        graph: Its trace.
+        space: The widths to choose among.
+        shape: ``(C, H, W)`` of an image.
+    """
+
+    network: nn.Module
+    graph: ChannelGraph
+    space: Space
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The images that widths are judged on, the same on every process.
+
+    Attributes:
+        calibration: Batches of training images, not augmented, on the device.
+        labels: Of these images, a tensor a batch.
+        validation: Batches of images and labels that nothing is trained on.
+    """
+
+    calibration: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    validation: Sequence[tuple[Tensor, Tensor]]
+
+
+class Proxy(ABC):
+    """Ranks widths; its errors are no accuracies to expect.
+
+    Attributes:
+        name: As ``conf/proxy`` calls it.
+        trained: Whether it looks at the weights of the network, which is then trained before.
+        learns: Whether something is trained for it.
+    """
+
+    name: ClassVar[str]
+    trained: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
+
+    @abstractmethod
+    def check(self, task: Task, setup: Setup) -> int:
+        """Try on paper what can be tried.
+
+        Returns:
+            Parameters of what is trained for it; 0 for none.
+
+        Raises:
+            ThinetError: If it cannot judge this network, or does not fit into memory.
+        """
+
+    def make(self, task: Task, setup: Setup) -> nn.Module | None:
+        """What is trained for it, as it begins; None for nothing."""
+        return None
+
+    def train(self, made: nn.Module, setup: Setup, engine: Engine, folder: Path) -> int:
+        """Train what :meth:`make` made, in place; a killed call goes on after its last epoch.
+
+        Returns:
+            Epochs.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def judge(
+        self, task: Task, made: nn.Module | None, evidence: Evidence, engine: Engine
+    ) -> Judge:
+        """What judges widths, each call by itself, on one process.
+
+        Args:
+            task: What is searched in, with the network's weights, on the engine's device.
+            made: From :meth:`make`, trained, on the engine's device.
+            evidence: The images.
+            engine: For its device and its seed.
+        """
