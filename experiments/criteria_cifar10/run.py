@@ -37,7 +37,7 @@ from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.store import load_state_, read_state, save
 from thinet.metrics import cost
 from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
-from thinet.pruning.scratch import cut_fresh_
+from thinet.training.fresh import cut_fresh_
 from thinet.pruning.statistics import Sampling
 from thinet.surgery import trace
 

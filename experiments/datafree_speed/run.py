@@ -153,7 +153,9 @@ def by_engine(networks: Networks, steps: int, device: torch.device) -> tuple[nn.
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(data, Devices(accelerator, progress="off"), [RunCSVLogger(Path(folder))])
-        engine.train_unseen(objective, KEY, Path(folder) / "fit", Steps(steps))
+        engine.train(
+            objective, KEY, Path(folder) / "fit", Steps(steps), validated=False
+        )
     networks.teacher.to(device)
     return student.to(device), _median(moments)
 

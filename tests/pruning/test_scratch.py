@@ -15,7 +15,7 @@ from thinet.engine.checkpoints import StageCheckpoint
 from thinet.engine.engine import Engine
 from thinet.models.small_vgg import vgg_small
 from thinet.models.vgg import vgg16_gap
-from thinet.pruning.scratch import cut_fresh_
+from thinet.training.fresh import cut_fresh_
 from thinet.run.state import RunState
 from thinet.surgery import trace
 

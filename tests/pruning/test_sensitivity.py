@@ -316,7 +316,7 @@ def test_few_or_many_images_in_memory_give_the_same(make_run, monkeypatch):
         next(iter(other.parameters())).mul_(1.5)
     found = []
     for memory in (0, 2**30):
-        monkeypatch.setattr("thinet.engine.subset.MEMORY", memory)
+        monkeypatch.setattr("thinet.engine.repeated.MEMORY", memory)
         probe = SubsetEvaluation(run.engine, 30)
         probe.set_reference(one)
         found.append(probe.measure(other))

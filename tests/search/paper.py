@@ -13,9 +13,10 @@ from thinet.metrics.cost_model import CostModel
 from thinet.models.mobilenet_v1 import mobilenet_v1
 from thinet.models.mobilenet_v2_wide import mobilenet_v2_wide
 from thinet.models.resnet import resnet50
-from thinet.search.hypernet import Making, PruningNet
-from thinet.widths.space import Genes, Space
+from thinet.search.hypernet import PruningNet
+from thinet.search.settings import Making
 from thinet.surgery import ChannelGraph, trace
+from thinet.widths.space import Genes, Space
 
 SHAPE = (3, 224, 224)
 

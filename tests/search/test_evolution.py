@@ -10,7 +10,8 @@ import pytest
 from tests.search.paper import laid
 from thinet.base.errors import ThinetError
 from thinet.search.budget import Window, check_reachable, draw_near, repair
-from thinet.search.evolution import Evolution, Problem, crossed, mutated, next_generation
+from thinet.search.evolution import Problem, crossed, mutated, next_generation
+from thinet.search.settings import Evolution
 from thinet.widths.space import Space
 
 UNITS = (16, 24, 40, 64, 8, 32, 48, 20)

@@ -16,9 +16,10 @@ from thinet.models import build
 from thinet.models.cifar_resnet import resnet20
 from thinet.models.mobilenet_v1 import mobilenet_v1
 from thinet.models.small_vgg import vgg_small
-from thinet.search.hypernet import Generator, Making, PruningNet
-from thinet.widths.space import Space
+from thinet.search.hypernet import Generator, PruningNet
+from thinet.search.settings import Making
 from thinet.surgery import remove_, trace
+from thinet.widths.space import Space
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 OTHERS = ("torchvision", "timm")  # whole libraries

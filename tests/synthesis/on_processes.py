@@ -75,7 +75,7 @@ def train(engine: Engine, folder: Path, make: Any, told: int | None = None) -> d
 
     one, ended, engine.step = make(watch), False, 0
     try:
-        engine.train_unseen(one, "stage", folder, Steps(STEPS))
+        engine.train(one, "stage", folder, Steps(STEPS), validated=False)
     except Terminated:
         ended = True
     modules = {"network": one.network, **one.parts}

@@ -199,7 +199,7 @@ KINDS = {
 def test_it_is_a_loop_to_the_bit(kind, engine, data_free, teacher, tmp_path):
     objective, twin = data_free(**KINDS[kind]), data_free(**KINDS[kind])
     before = copy.deepcopy(teacher)
-    engine.train_unseen(objective, KEY, tmp_path, Steps(COUNT))
+    engine.train(objective, KEY, tmp_path, Steps(COUNT), validated=False)
     found = ByHand(teacher, twin.batches.generator, twin.network, **KINDS[kind]).run()
     assert equal(objective.batches.generator, found.generator)
     assert equal(objective.network, found.student)
@@ -216,7 +216,7 @@ def test_it_is_a_loop_to_the_bit(kind, engine, data_free, teacher, tmp_path):
 def test_what_is_logged(engine, data_free, tmp_path):
     seen: list[tuple[int, dict]] = []
     objective = data_free(watch=lambda epoch, figures: seen.append((epoch, dict(figures))))
-    engine.train_unseen(objective, KEY, tmp_path / "a", Steps(COUNT))
+    engine.train(objective, KEY, tmp_path / "a", Steps(COUNT), validated=False)
     assert [epoch for epoch, _ in seen] == [0, 1]
     weights = EVERYTHING.weights
     assert len(weights) == 5
@@ -241,7 +241,7 @@ def test_no_image_of_the_data_set_is_looked_at(engine, data_free, tmp_path, monk
 
     for name in ("val_dataloader", "test_dataloader"):
         monkeypatch.setattr(type(engine.data), name, refuse)
-    engine.train_unseen(data_free(), KEY, tmp_path, Steps(COUNT))
+    engine.train(data_free(), KEY, tmp_path, Steps(COUNT), validated=False)
     assert engine.step == EPOCHS * COUNT
 
 
@@ -260,7 +260,7 @@ def test_gradients_stay_apart(engine, data_free, tmp_path, monkeypatch):
         seen.append((kind, copied(generator), copied(student)))
 
     monkeypatch.setattr(Learner, "on_before_optimizer_step", note)
-    engine.train_unseen(objective, KEY, tmp_path, Steps(1))
+    engine.train(objective, KEY, tmp_path, Steps(1), validated=False)
     assert [kind for kind, *_ in seen] == [0, 0, 1, 1] * EPOCHS
     still = {1: [None] * len(list(student.parameters()))}
     for kind, *found in seen:
@@ -276,7 +276,7 @@ def test_the_teacher_is_the_same_to_the_bit_after_100_steps(engine, data_free, t
     teacher[1].eval()
     teacher[0].bias.requires_grad_(False)
     before = copy.deepcopy(teacher)
-    engine.train_unseen(data_free(memory=True), KEY, tmp_path, Steps(50))
+    engine.train(data_free(memory=True), KEY, tmp_path, Steps(50), validated=False)
     assert engine.step == 100
     assert equal(teacher, before)
     for own, old in zip(teacher.parameters(), before.parameters(), strict=True):
@@ -297,7 +297,7 @@ def test_the_generator_alone(engine, critic, make_generator, teacher, make_stude
         replace(critic, losses=losses), Batches(generator, NOISE), FIRST,
         lambda epoch, figures: seen.append(epoch),
     )  # fmt: skip
-    engine.train_unseen(objective, KEY, tmp_path, Steps(COUNT))
+    engine.train(objective, KEY, tmp_path, Steps(COUNT), validated=False)
     loop = ByHand(teacher, twin, make_student(), losses)
     optimizer = FIRST.training.make_optimizer(twin.parameters())
     for epoch in range(EPOCHS):
@@ -387,7 +387,7 @@ def test_killed_it_ends_in_the_same_bits(
         calls.clear()
         objective = data_free(**kind, watch=watch)
         engine.step = 0
-        engine.train_unseen(objective, KEY, folder, Steps(COUNT))
+        engine.train(objective, KEY, folder, Steps(COUNT), validated=False)
         return objective
 
     whole = run(tmp_path / "whole")
@@ -432,7 +432,7 @@ def test_devices_and_precisions(kind, request, engine, data_free, teacher, tmp_p
     wanted, objective = (replace(data_free(**given), turns=turns) for _ in range(2))
     wanted.network[-2].p = objective.network[-2].p = 0.0  # a GPU draws other numbers
     if not half:
-        engine.train_unseen(wanted, KEY, tmp_path / "cpu", Steps(COUNT))
+        engine.train(wanted, KEY, tmp_path / "cpu", Steps(COUNT), validated=False)
     if place == "gpu":
         request.getfixturevalue("gpu")
     engine.devices = replace(
@@ -448,7 +448,7 @@ def test_devices_and_precisions(kind, request, engine, data_free, teacher, tmp_p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Critic, "judge", noted)
-        engine.train_unseen(objective, KEY, tmp_path / "there", Steps(COUNT))
+        engine.train(objective, KEY, tmp_path / "there", Steps(COUNT), validated=False)
     type_of = {"": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[half]
     device = "cuda" if place == "gpu" else "cpu"
     assert set(map(str, seen)) == {str((type_of, {torch.float32}, device))}
@@ -476,4 +476,4 @@ def test_a_teacher_that_has_no_logits(engine, critic, data_free, tmp_path):
     objective = data_free(losses=Losses(activation=0))
     odd = Critic(Pupil(Tuples(critic.network), None), objective.critic.losses)
     with pytest.raises(ThinetError, match="where logits are expected"):
-        engine.train_unseen(replace(objective, critic=odd), KEY, tmp_path, Steps(COUNT))
+        engine.train(replace(objective, critic=odd), KEY, tmp_path, Steps(COUNT), validated=False)

@@ -122,6 +122,7 @@ class Engine(Together):
         folder: Path,
         batches: MakeBatches | Steps | None = None,
         title: str | None = None,
+        validated: bool = True,
     ) -> Accuracy:
         """Train networks in place; a killed call continues after its last finished epoch.
 
@@ -132,17 +133,19 @@ class Engine(Together):
             batches: How training images are put into batches, or :class:`Steps` without any; None
                 shuffles them.
             title: What is trained, for people; None shows the key.
+            validated: Whether validation images are looked at after each epoch; a network that is
+                not need not classify.
 
         Returns:
             Validation accuracy of the objective's network after the last epoch; no figures where
-            the data set has no images.
+            it is not validated, or the data set has no images.
 
         Raises:
             DivergedError: If a loss is no longer finite.
             Terminated: If the process was told to end; a checkpoint has been written.
             ThinetError: If only the first process sees the checkpoint.
         """
-        if not self.data.has_images:
+        if not (validated and self.data.has_images):
             self._train(objective, key, folder, batches, title, limit_val_batches=0)
             return UNKNOWN
         trainer = self._train(objective, key, folder, batches, title)
@@ -150,23 +153,6 @@ class Engine(Together):
         if "val/top1" not in found:  # killed after the last epoch: nothing was left to train
             return self.evaluate(objective.network, "val")
         return Accuracy(float(found["val/top1"]), float(found["val/top5"]))
-
-    def train_unseen(
-        self, objective: Objective, key: str, folder: Path, steps: Steps, title: str | None = None
-    ) -> None:
-        """Train networks in place without looking at any image of the data set.
-
-        Args:
-            objective: Its network is validated by nothing, and need not classify.
-            key: As in :meth:`train`; ``folder`` and ``title`` too.
-            folder: As above.
-            steps: How many an epoch.
-            title: As above.
-
-        Raises:
-            Exception: As :meth:`train`.
-        """
-        self._train(objective, key, folder, steps, title, limit_val_batches=0)
 
     def _train(
         self,

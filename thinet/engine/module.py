@@ -92,6 +92,8 @@ class Learner(LightningModule):
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(derive_seed(self._seed, "batch", *place))
         self._settle()  # a checkpoint may have been written before the end of the last batch
+        if self.objective is not None:
+            self.objective.begin_batch(self.steps_done)
 
     def training_step(self, batch: Any, index: int) -> Tensor | None:
         """The loss of one batch, or all updates of several.

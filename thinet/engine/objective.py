@@ -123,6 +123,13 @@ class Objective(ABC):
         """Teachers: on the device, in ``eval()`` mode, without gradients, in no checkpoint."""
         return ()
 
+    def begin_batch(self, step: int) -> None:  # noqa: B027  # few draw anything themselves
+        """Called on every process before each batch's updates.
+
+        Args:
+            step: Batches trained on before, the same on all processes and after a kill.
+        """
+
     def settle(self) -> None:  # noqa: B027  # most have no bounds
         """Called after each batch's updates, to bring parameters back within their bounds."""
 

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from thinet.base.seeding import derive_seed
 from thinet.datasets.images import ImageView
 from thinet.datasets.split import balanced_subset
 from thinet.engine.engine import Engine
+from thinet.engine.repeated import Repeated
 from thinet.surgery import evaluating
 
-MEMORY = 2**31
-"""Bytes of decoded images that are kept; more are decoded anew for each variant."""
 BATCH, CPU_BATCH = 256, 32
 """Images a forward pass: on a CPU the activations should fit its cache."""
 
@@ -39,8 +37,8 @@ class SubsetEvaluation:
         self.images = len(chosen)
         """How many there are, over all processes."""
         mine = whole.positions[chosen[engine.rank :: engine.world]]
-        self._view = ImageView(whole.images, mine, whole.transform)
-        self._kept: list[tuple[Tensor, Tensor]] | None = None
+        size = CPU_BATCH if engine.device.type == "cpu" else BATCH
+        self._batches = Repeated(engine, ImageView(whole.images, mine, whole.transform), size)
         self._reference: list[Tensor] = []
 
     def set_reference(self, full: nn.Module) -> None:
@@ -83,21 +81,5 @@ class SubsetEvaluation:
         """Logits, in float64 on the CPU, and labels, batch by batch."""
         device = self._engine.device
         with evaluating(network):
-            for images, labels in self._batches():
+            for images, labels in self._batches:
                 yield network(images.to(device)).double().cpu(), labels
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        channels, height, width = self._engine.data.input_shape
-        fits = 4 * len(self._view) * channels * height * width <= MEMORY
-        workers = self._engine.data.num_workers
-        size = CPU_BATCH if self._engine.device.type == "cpu" else BATCH
-        loader = DataLoader(self._view, batch_size=size, num_workers=workers)
-        found = []
-        for batch in loader:
-            if fits:
-                found.append(batch)
-            yield batch
-        self._kept = found if fits else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thinet.artifacts.names import saved_folder
 from thinet.artifacts.store import Spec, save
@@ -30,8 +30,8 @@ from thinet.run.session import Session
 from thinet.run.settings import Settings
 from thinet.run.setup import Setup
 from thinet.run.steps import Done, Keeping, Step, last_good, run_steps
-from thinet.surgery import remove_, trace
 from thinet.training.distilling import Distilling
+from thinet.training.fresh import cut_fresh_
 from thinet.training.measurement import evaluate_fully, measure, measure_baseline
 from thinet.training.source import build_network, network_spec, prepare_network
 from thinet.training.start import restore
@@ -149,30 +149,3 @@ def _row(planned: Mapping[str, Any]) -> LayerRow:
         stage=0, **planned, kept=tuple(range(planned["filters_after"])),
         rows=None, error=None, error_corrected=None,
     )  # fmt: skip
-
-
-@torch.no_grad()
-def cut_fresh_(network: nn.Module, counts: Mapping[str, int], image: Tensor) -> nn.Module:
-    """Cut a randomly initialised network and give its weights the size that suits their new inputs.
-
-    A weight drawn for 512 inputs is too small for 256: each tensor is multiplied by the square
-    root of the ratio of its inputs per output, which leaves the variance of every layer's output as
-    the initialisation chose it (He et al. 2015).
-
-    Args:
-        network: At full width; changed in place.
-        counts: Units that stay in each group.
-        image: ``(1, C, H, W)``, to trace with.
-
-    Returns:
-        ``network``.
-    """
-    before = {
-        name: weight[0].numel() for name, weight in network.named_parameters() if weight.dim() > 1
-    }
-    graph = trace(network, image)
-    remove_(network, graph, {name: range(count) for name, count in counts.items()})
-    for name, weight in network.named_parameters():
-        if weight.dim() > 1:
-            weight.mul_((before[name] / weight[0].numel()) ** 0.5)
-    return network

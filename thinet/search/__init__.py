@@ -1,7 +1,5 @@
 """How many channels each layer should have, found by search (MetaPruning, Liu et al. 2019)."""
 
-from thinet.search.evolution import Evolution
-from thinet.search.hypernet import Making
-from thinet.search.training import Course
+from thinet.search.settings import Course, Evolution, Making
 
 __all__ = ["Course", "Evolution", "Making"]

@@ -11,31 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from thinet.search.budget import CostOf, Window, draw_near
+from thinet.search.settings import Evolution
 from thinet.widths.space import Genes, Space
-
-
-@dataclass(frozen=True)
-class Evolution:
-    """How the search goes.
-
-    Attributes:
-        population: Candidates a generation.
-        generations: How many there are.
-        parents: The best so far, that candidates descend from.
-        mutations: Candidates a generation that are a changed parent.
-        crossovers: Candidates a generation that are mixed from two parents.
-        mutation_rate: Probability that a gene of a mutated parent changes.
-        spread: Of the first candidates, and of those that make up the number; see
-            :func:`thinet.search.budget.draw_near`.
-    """
-
-    population: int = 50
-    generations: int = 20
-    parents: int = 10
-    mutations: int = 25
-    crossovers: int = 25
-    mutation_rate: float = 0.1
-    spread: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -8,40 +8,17 @@ used; e holds the scales of the widths around it. The authors' code has one such
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from thinet.search.encoding import encodings, hidden_of
-from thinet.widths.space import Genes, Space
+from thinet.search.settings import EACH, Making
 from thinet.surgery import ChannelGraph, Crops, Dressed
+from thinet.widths.space import Genes, Space
 
 Norm = nn.modules.batchnorm._BatchNorm
-
-
-@dataclass(frozen=True)
-class Making:
-    """How weights are made.
-
-    Attributes:
-        hidden: H, or H by glob of the weights' names.
-        rank: Of the factors that are made in place of a whole weight: ``(O, r) (r, I k k)``; None
-            for the paper's whole weights.
-        shared: Whether convolutions of one shape, told of as many genes, have one generator.
-        blocks: See :func:`thinet.search.encoding.encodings`.
-        norms: ``each``: statistics for each width of what a BatchNorm normalises, as the paper;
-            ``one``: for all widths together.
-        affine: Whether BatchNorms learn a scale and a shift (the authors' mostly do not).
-    """
-
-    hidden: int | Mapping[str, int] = 32
-    rank: int | None = None
-    shared: bool = False
-    blocks: tuple[str, ...] = ()
-    norms: str = "each"
-    affine: bool = False
 
 
 class Generator(nn.Module):
@@ -97,7 +74,8 @@ class PruningNet(nn.Module):
         self.space, self.making = space, making
         self.crops = Crops(graph, space.names)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        convolutions = [name for name in graph.facts.work if tensors[name].dim() > 2]
+        made = graph.facts.work if making.generate else ()
+        convolutions = [name for name in made if tensors[name].dim() > 2]
         self.told = encodings(convolutions, self.crops, space.genes, making.blocks)
         self.generators = nn.ModuleDict()
         self._by_weight: dict[str, str] = {}
@@ -108,7 +86,7 @@ class PruningNet(nn.Module):
         self._still: dict[str, str] = {}
         norms = _of_norms(network)
         self._chosen_by = {}
-        if making.norms == "each":
+        if making.norms == EACH:
             found = {name: self.crops.reads(mean) for name, mean in norms.items()}
             self._chosen_by = {name: space.genes[read[0]] for name, read in found.items() if read}
         for name, tensor in tensors.items():
@@ -173,9 +151,9 @@ class PruningNet(nn.Module):
         dressed: Dressed = self.__dict__["_dressed"]
         return dressed.wear(tensors).train(self.training)
 
-    def forward(self, images: Tensor, genes: Genes) -> Tensor:
-        """The outputs of the network at some widths."""
-        outputs: Tensor = self.at(genes)(images)
+    def forward(self, images: Tensor, genes: Genes | None = None) -> Tensor:
+        """The outputs of the network at some widths, or at full width."""
+        outputs: Tensor = self.at(self.space.top if genes is None else genes)(images)
         return outputs
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.search.hypernet import Making, PruningNet
-from thinet.widths.space import Space
+from thinet.search.hypernet import PruningNet
+from thinet.search.settings import Making
 from thinet.surgery import ChannelGraph, shared_copy
+from thinet.widths.space import Space
 
 COPIES = 3
 """Weights, their gradients, and the momentum of SGD."""
+MEMINFO = Path("/proc/meminfo")
 
 
 def count_parameters(network: nn.Module, graph: ChannelGraph, space: Space, making: Making) -> int:
@@ -24,9 +27,25 @@ def count_parameters(network: nn.Module, graph: ChannelGraph, space: Space, maki
 
 
 def check_memory(
-    network: nn.Module, graph: ChannelGraph, space: Space, making: Making, device: torch.device
-) -> None:
+    network: nn.Module,
+    graph: ChannelGraph,
+    space: Space,
+    making: Making,
+    device: torch.device,
+    typed: bool = False,
+) -> int:
     """Refuse a hypernetwork that is larger than the memory that is free.
+
+    Args:
+        network: At full width.
+        graph: Its trace.
+        space: The widths to choose among.
+        making: How weights are made.
+        device: Where it will be.
+        typed: Whether settings are typed on a command line.
+
+    Returns:
+        Its parameters.
 
     Raises:
         ThinetError: With its size and ways to shrink it.
@@ -34,16 +53,27 @@ def check_memory(
     count = count_parameters(network, graph, space, making)
     needed, free = 4 * COPIES * count, free_bytes(device)
     if needed > free:
+        ways = (
+            "type proxy.build.hidden=8, proxy.build.rank=16, proxy.build.shared=true or "
+            "proxy=prune, which needs none"
+            if typed
+            else "pass making=Making(hidden=8), Making(rank=16) or Making(shared=True)"
+        )
         raise ThinetError(
             f"the hypernetwork has {count / 1e6:.3g} M parameters and takes about "
             f"{needed / 2**30:.2g} GiB with gradients and momentum, and {free / 2**30:.2g} GiB are "
-            "free: pass making=Making(hidden=8), Making(rank=16) or Making(shared=True)."
+            f"free: {ways}."
         )
+    return count
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free where networks are."""
+    """Memory that can be had where networks are; where nobody says, all that there is."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if MEMINFO.exists():  # what caches hold is given back when it is needed
+        for line in MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,18 +16,16 @@ from thinet.base.seeding import derive_seed
 from thinet.base.values import flag, number, shown, whole
 from thinet.metrics.cost_model import CostModel, cost_model
 from thinet.search.budget import CostOf, Window, check_reachable
-from thinet.search.evolution import Evolution, Problem, next_generation
-from thinet.search.fitness import judge, standard_error
-from thinet.search.hypernet import Making, PruningNet
+from thinet.search.evolution import Problem, next_generation
+from thinet.search.fitness import FEWEST, judge, standard_error
+from thinet.search.hypernet import PruningNet
 from thinet.search.memory import check_memory
-from thinet.widths.space import Genes, Space
-from thinet.search.training import Course, Tell, train_
+from thinet.search.settings import Course, Evolution, Making
+from thinet.search.training import Tell, train_
 from thinet.surgery import check_network, trace, without_autocast
 from thinet.widths.choose import Request, choose_groups
+from thinet.widths.space import Genes, Space
 from thinet.widths.target import Target
-
-FEWEST = 30
-"""Validation images below which an error says nothing: its standard error is 9 points."""
 
 
 @dataclass(frozen=True)

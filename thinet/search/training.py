@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,26 +13,10 @@ from torch import Tensor
 from thinet.base.errors import ThinetError
 from thinet.models.classifier import logits_in
 from thinet.search.hypernet import PruningNet
+from thinet.search.settings import Course
 from thinet.widths.space import Genes, Space
 
 Tell = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Course:
-    """How it is trained: SGD with momentum 0.9, the rate falling to 0 in a line (Liu et al. 2019).
-
-    Attributes:
-        epochs: Passes through the images; the paper: a quarter of those of the final network.
-        lr: At the beginning; the paper: 0.25 for 512 images a batch.
-        weight_decay: Of everything that is learnt.
-        label_smoothing: Of the cross-entropy.
-    """
-
-    epochs: int = 8
-    lr: float = 0.05
-    weight_decay: float = 4e-5
-    label_smoothing: float = 0.1
 
 
 def drawn(space: Space, rng: np.random.Generator) -> Genes:

@@ -181,7 +181,7 @@ class Teaching:
             partial(self._note, recorder),
         )  # fmt: skip
         steps = self._steps(self.recipe.generator.times)
-        self.engine.train_unseen(objective, GENERATOR_KEY, folder, steps, "generator")
+        self.engine.train(objective, GENERATOR_KEY, folder, steps, "generator", validated=False)
         return self._kept(recorder)
 
     def from_generator(self, student: nn.Module, folder: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from thinet.base.records import JSON
 from thinet.engine.engine import Engine
+from thinet.engine.phases import Phase
+from thinet.engine.settings import Training
 from thinet.run.setup import Setup
 from thinet.surgery import ChannelGraph
 from thinet.widths.space import Genes, Space
@@ -41,14 +44,15 @@ class Evidence:
     """The images that widths are judged on, the same on every process.
 
     Attributes:
-        calibration: Batches of training images, not augmented, on the device.
+        calibration: Batches of training images, not augmented, on the device; each pass gives the
+            same.
         labels: Of these images, a tensor a batch.
         validation: Batches of images and labels that nothing is trained on.
     """
 
-    calibration: Sequence[Tensor]
+    calibration: Iterable[Tensor]
     labels: Sequence[Tensor]
-    validation: Sequence[tuple[Tensor, Tensor]]
+    validation: Iterable[tuple[Tensor, Tensor]]
 
 
 class Proxy(ABC):
@@ -56,13 +60,20 @@ class Proxy(ABC):
 
     Attributes:
         name: As ``conf/proxy`` calls it.
+        title: Of what is trained for it, for people.
         trained: Whether it looks at the weights of the network, which is then trained before.
         learns: Whether something is trained for it.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = "proxy"
     trained: ClassVar[bool] = False
     learns: ClassVar[bool] = False
+
+    @property
+    def described(self) -> dict[str, JSON]:
+        """How it was made: with other settings, what was trained for it means something else."""
+        return {}
 
     @abstractmethod
     def check(self, task: Task, setup: Setup) -> int:
@@ -79,13 +90,11 @@ class Proxy(ABC):
         """What is trained for it, as it begins; None for nothing."""
         return None
 
-    def train(self, made: nn.Module, setup: Setup, engine: Engine, folder: Path) -> int:
-        """Train what :meth:`make` made, in place; a killed call goes on after its last epoch.
-
-        Returns:
-            Epochs.
-        """
-        raise NotImplementedError
+    def train(  # noqa: B027  # some learn nothing
+        self, made: nn.Module, setup: Setup, engine: Engine, phase: Phase, training: Training,
+        folder: Path,
+    ) -> None:  # fmt: skip
+        """Train what :meth:`make` made, in place; a killed call goes on after its last epoch."""
 
     @abstractmethod
     def judge(

@@ -1,0 +1,243 @@
+"""``method=metaprune``: what it leaves, that it goes on in the same bits, where it may start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import thinet
+from thinet.artifacts.store import dump_state
+from thinet.base.errors import ThinetError
+from thinet.report.sections.search import SearchDetails
+from thinet.run.result import MODEL
+from thinet.search.judging import ERRORS
+from thinet.search.stored import ORIGIN, WEIGHTS
+
+SEARCH = (
+    "method=metaprune", "model.build.widths=[8,12]", "proxy.build.hidden=4", "proxy.epochs=2",
+    "search.generations=2", "search.population=4", "search.parents=3", "search.mutations=2",
+    "search.crossovers=2", "search.images=40", "search.calibration=20", "search.batch_size=16",
+    "search.tolerance=0.2",
+)  # fmt: skip
+PROXIES = ("hypernet", "shared")
+
+
+def search_of(proxy: str) -> list[str]:
+    """The tiny search with one of the proxies."""
+    lacks = {"hypernet": (), "shared": ("proxy.build.hidden",)}[proxy]
+    return [*(one for one in SEARCH if not one.startswith(lacks or "?")), f"proxy={proxy}"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """What a finished search is compared with, made once a proxy."""
+    return {}, tmp_path_factory
+
+
+@pytest.fixture
+def searched(make_run, finished):
+    known, factory = finished
+
+    def find(proxy="hypernet"):
+        if proxy not in known:
+            run = make_run(*search_of(proxy), folder=factory.mktemp(proxy) / "run")
+            known[proxy] = (run.run(), run.folder)
+        return known[proxy]
+
+    return find
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_what_it_leaves(searched, proxy):
+    outcome, folder = searched(proxy)
+    found = outcome.details["search"]
+    assert isinstance(found, SearchDetails)
+    assert (found.proxy, found.kind, found.generations) == (proxy, "flops", 2)
+    assert found.target == "flops:0.5"
+    assert [one.generation for one in found.candidates] == 4 * [0] + 4 * [1]
+    assert len({one.genes for one in found.candidates}) == 8
+    assert all(0.4 <= one.cost <= 0.5 for one in (*found.candidates, found.uniform))
+    assert found.candidates[found.best].error == min(one.error for one in found.candidates)
+    assert (found.images, found.calibration, found.epochs) == (40, 20, 1)
+    assert [one.name for one in found.trained] == ["found", "uniform"]
+    assert outcome.model == found.trained[0].measurement
+    assert outcome.reference.top1 is None
+    assert (found.hypernet_parameters > outcome.reference.params) == (proxy == "hypernet")
+    assert set(found.seconds) == {"proxy", "search", "training"}
+
+
+def test_the_networks_have_the_widths_that_it_tells(searched):
+    outcome, folder = searched()
+    found = outcome.details["search"]
+    for name, field, one in (("", "found", 0), ("uniform", "uniform", 1)):
+        network = thinet.load(folder / (name or MODEL))
+        for row in found.widths:
+            for layer in row.layers:
+                assert network.get_submodule(layer).out_channels == getattr(row, field)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, 8, 8))
+        measured = found.trained[one].measurement
+        assert counter.get_total_flops() == measured.flops
+        share = measured.flops / outcome.reference.flops
+        expected = found.candidates[found.best].flops if one == 0 else found.uniform.flops
+        assert share == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_it_goes_on_in_the_same_bits(searched, make_run, tmp_path, monkeypatch, proxy):
+    """Interrupted in the hypernetwork, within a generation, between steps, and in a training."""
+    whole, folder = searched(proxy)
+    other = make_run(*search_of(proxy), folder=tmp_path / "again")
+    for place in range(4):
+        with pytest.raises(Stopped), monkeypatch.context() as patch:
+            interrupt(patch, place)
+            other.run()
+        other = make_run(*search_of(proxy), folder=other.folder)
+    outcome = other.run()
+    found, wanted = (one.details["search"] for one in (outcome, whole))
+    assert found.candidates == wanted.candidates
+    assert (found.uniform, found.best, found.widths) == (wanted.uniform, wanted.best, wanted.widths)
+    for one in (MODEL, "uniform"):
+        assert dump_state(thinet.load(other.folder / one)) == dump_state(thinet.load(folder / one))
+    assert (other.folder / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+class Stopped(Exception):
+    """In the place of a kill."""
+
+
+def interrupt(patch, place):
+    """Stop at one of four places."""
+
+    def stop(*args, **more):
+        raise Stopped
+
+    if place == 0:
+        patch.setattr("thinet.search.work.save_proxy", stop)
+    elif place == 1:
+        count, real = [], __import__("thinet.search.judging").search.judging.write_json_atomic
+
+        def write(path, content):
+            real(path, content)
+            count.append(path)
+            if len(count) == 3:
+                raise Stopped
+
+        patch.setattr("thinet.search.judging.write_json_atomic", write)
+    elif place == 2:
+        patch.setattr("thinet.search.work.judge_all", stop)
+    else:
+        patch.setattr("thinet.search.ending.save", stop)
+
+
+def test_errors_of_a_generation_are_not_found_again(make_run, tmp_path, monkeypatch):
+    run = make_run(*SEARCH, "method.train=false", folder=tmp_path / "run")
+    with pytest.raises(Stopped), monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        run.run()
+    (kept,) = (tmp_path / "run" / "steps").rglob(ERRORS)
+    assert len(json.loads(kept.read_text())["errors"]) == 3
+    judged = []
+    real = __import__("thinet.search.proxies").search.proxies.judge
+
+    def count(net, genes, **more):
+        judged.append(genes)
+        return real(net, genes, **more)
+
+    monkeypatch.setattr("thinet.search.proxies.judge", count)
+    run = make_run(*SEARCH, "method.train=false", folder=run.folder)
+    outcome = run.run()
+    found = outcome.details["search"]
+    assert judged == [*(one.genes for one in found.candidates[3:]), found.uniform.genes]
+    assert outcome.model is None
+    assert found.trained == ()
+
+
+def test_it_starts_at_the_search_of_another_budget(searched, make_run, tmp_path, monkeypatch):
+    outcome, folder = searched()
+
+    def never(*args, **more):
+        raise AssertionError("it was trained before")
+
+    monkeypatch.setattr("thinet.search.proxies.Hypernet.train", never)
+    own = ["method.start=search", f"method.of={folder}"]
+    same = make_run(*SEARCH, *own, "method.train=false", folder=tmp_path / "a").run()
+    assert same.details["search"].candidates == outcome.details["search"].candidates
+    other = make_run(*SEARCH, *own, "target=flops:0.3", folder=tmp_path / "b").run()
+    assert all(0.24 <= one.cost <= 0.3 for one in other.details["search"].candidates)
+    assert other.model.flops <= 0.3 * other.reference.flops
+
+
+def test_it_starts_at_the_training(searched, make_run, tmp_path, monkeypatch):
+    outcome, folder = searched()
+    monkeypatch.setattr("thinet.search.work.judge_all", None)
+    (tmp_path / "a").mkdir()
+    for name in ("state.json", "result.json"):
+        (tmp_path / "a" / name).write_text("{}")
+    details = {
+        "details": {"search": json.loads(json.dumps(outcome.details["search"], default=vars))}
+    }
+    (tmp_path / "a" / "result.json").write_text(json.dumps(details))
+    own = ["method.start=training", f"method.of={tmp_path / 'a'}"]
+    again = make_run(*SEARCH, *own, folder=tmp_path / "b").run()
+    assert again.details["search"].widths == outcome.details["search"].widths
+    assert again.model.top1 == outcome.model.top1
+    for one, other in zip(again.details["search"].trained, outcome.details["search"].trained,
+                          strict=True):  # fmt: skip
+        assert (one.name, one.measurement.top1) == (other.name, other.measurement.top1)
+    with pytest.raises(ThinetError, match="none of the 8 candidates costs between 8.0 and 10.0 %"):
+        make_run(*SEARCH, *own, "target=flops:0.1", folder=tmp_path / "c").run()
+    with pytest.raises(ThinetError, match="searched other layers or scales"):
+        make_run(*SEARCH, *own, "search.scales=[50,75,100]", folder=tmp_path / "d").run()
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("proxy.build.hidden=5", "settings"), ("search.scales=[20,40,60,80,100]", "scales"),
+    ("layers=[features.0]", "groups of layers"), ("seed=1", ""),
+])  # fmt: skip
+def test_what_was_trained_for_something_else_is_refused(
+    searched, make_run, tmp_path, override, said
+):
+    _, folder = searched()
+    run = make_run(*SEARCH, "method.start=search", f"method.of={folder}", override,
+                   "target=flops:0.8", folder=tmp_path / "run")  # fmt: skip
+    if said:
+        with pytest.raises(ThinetError, match=f"judges other {said} than this run"):
+            run.run()
+    else:
+        run.run()
+
+
+def test_a_damaged_proxy_is_refused(searched, make_run, tmp_path):
+    _, folder = searched()
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    own = ["method.start=search", f"method.of={copy}", "method.train=false"]
+    (copy / ORIGIN).write_text("{}")
+    with pytest.raises(ThinetError, match="is damaged"):
+        make_run(*SEARCH, *own, folder=tmp_path / "a").run()
+    (copy / ORIGIN).unlink()
+    with pytest.raises(ThinetError, match="holds nothing that judges widths"):
+        make_run(*SEARCH, *own, folder=tmp_path / "b").run()
+
+
+def test_too_few_validation_images_are_refused(make_run, tmp_path):
+    run = make_run(*SEARCH, "search.images=20", folder=tmp_path / "run")
+    with pytest.raises(ThinetError, match=r"20 validation images.*standard error of up to 11"):
+        run.run()
+
+
+def test_all_widths_are_trained_alike(make_run, tmp_path):
+    """Where the budget leaves one choice, found and uniform are one network, to the bit."""
+    own = ["layers=[features.0]", "search.scales=[50,100]", "target=flops:0.9",
+           "search.tolerance=0.9"]  # fmt: skip
+    run = make_run(*SEARCH, *own, folder=tmp_path / "run")
+    outcome = run.run()
+    (one,) = outcome.details["search"].candidates
+    assert one.genes == outcome.details["search"].uniform.genes == (0,)
+    found, other = (thinet.load(run.folder / name) for name in (MODEL, "uniform"))
+    assert dump_state(found) == dump_state(other)

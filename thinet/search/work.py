@@ -1,0 +1,199 @@
+"""A search under way: its steps and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from thinet.base.messages import say
+from thinet.base.seeding import derive_seed
+from thinet.report.sections.search import UNIFORM, Candidate
+from thinet.run.session import Session
+from thinet.run.steps import Done, Step
+from thinet.search.ending import best_of
+from thinet.search.evolution import next_generation
+from thinet.search.fitness import standard_error
+from thinet.search.judging import Grounds, find_grounds, judge_all
+from thinet.search.plan import Plan, make_task, uniform
+from thinet.search.settings import TRAINING
+from thinet.search.stored import Origin, load_proxy_, read_candidates, save_proxy
+from thinet.training.learning import Learning
+from thinet.training.measurement import measure, measure_baseline
+from thinet.training.proxy import Judge, Task
+from thinet.training.source import build_network, prepare_network
+from thinet.widths.space import Genes
+
+if TYPE_CHECKING:
+    from thinet.search.method import Metaprune, Progress
+
+
+@dataclass(eq=False)
+class Work:
+    """What all steps share.
+
+    Attributes:
+        how: Settings of the method.
+        session: Of the run.
+        plan: The budget.
+        task: The network and its widths.
+        grounds: What candidates are judged on.
+    """
+
+    how: Metaprune
+    session: Session[Progress]
+    plan: Plan
+    task: Task
+    grounds: Grounds
+    _made: nn.Module | None = field(default=None, init=False)
+    _judge: Judge | None = field(default=None, init=False)
+    _teaching: Learning | None = field(default=None, init=False)
+
+    @classmethod
+    def begin(cls, how: Metaprune, session: Session[Progress], plan: Plan) -> Work:
+        """Prepare the full network: trained, if the proxy looks at its weights, or it teaches."""
+        setup, engine = session.setup, session.engine
+        teaches = how.ending.train and how.ending.distilling.teaches_itself(setup)
+        trained = teaches or (how.proxy.trained and how.start != TRAINING)
+        if trained:
+            network = prepare_network(setup, engine, session.folder)
+        else:
+            network = build_network(setup)
+        if session.state.reference is None:
+            measuring = measure_baseline if trained else measure
+            session.state.reference = measuring(setup, engine, network)
+            session.save()
+        images = engine.data.examples()
+        task, _ = make_task(network.cpu(), images, how.layers, how.searching, how.paper)
+        work = cls(how, session, plan, task, find_grounds(engine, how.searching))
+        work._say_grounds()
+        if how.start == TRAINING and not session.progress.candidates:
+            session.progress.candidates = engine.decide(work._of_another)
+            best_of(work)
+        return work
+
+    def _of_another(self) -> list[Candidate]:
+        assert self.how.of is not None
+        found = read_candidates(self.how.of, self.task.space, self.layers())
+        return [self._candidate(one.genes, one.generation, one.error) for one in found]
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """The layers of each group."""
+        groups = self.task.graph.groups
+        return [tuple(layer.name for layer in groups[name].layers)
+                for name in self.task.space.names]  # fmt: skip
+
+    def _say_grounds(self) -> None:
+        """What validation images can tell, before any long work."""
+        found = self.grounds
+        say(
+            f"search: candidates are judged on {found.images} validation images (standard error up "
+            f"to {100 * standard_error(found.images):.1f} points), their statistics estimated on "
+            f"{found.calibration}"
+        )
+
+    def learning(self) -> Step:
+        """Train what judges widths."""
+        return Step(self.how.proxy.title, self._learn)
+
+    def _learn(self, network: nn.Module, folder: Path) -> Done:
+        session, proxy = self.session, self.how.proxy
+        assert self.how.learning is not None
+        phase, training = self.how.learning
+        made = proxy.make(self.task, session.setup)
+        assert made is not None
+        count = sum(one.numel() for one in made.parameters())
+        say(f"{proxy.title}: training {count:,} parameters for {phase.epochs} epochs")
+        proxy.train(made, session.setup, session.engine, phase, training, folder / "fit")
+        if session.writes:
+            save_proxy(made, self._origin(), session.folder)
+        session.engine.barrier()
+        self._made = made
+        return Done(network, {}, phase.epochs, f"{proxy.title}: trained")
+
+    def _origin(self) -> Origin:
+        space, setup = self.task.space, self.session.setup
+        return Origin(
+            self.how.proxy.name, self.how.proxy.described, setup.source.name,
+            setup.data.identity(), space.names, space.units, space.genes, space.scales,
+        )  # fmt: skip
+
+    def judge(self) -> Judge:
+        """What judges widths; what has been trained for it is read from the disk if need be."""
+        if self._judge is None:
+            session, proxy = self.session, self.how.proxy
+            made = self._made
+            if made is None:
+                made = proxy.make(self.task, session.setup)
+            if made is not None and self._made is None:
+                folder = self.how.of or session.folder
+                session.engine.decide(partial(load_proxy_, made, self._origin(), folder))
+                session.engine.share(made)
+            self.task.network.to(session.engine.device)
+            self._judge = proxy.judge(self.task, made, self.grounds.evidence, session.engine)
+        return self._judge
+
+    def generations(self) -> list[Step]:
+        """A step each, and one for the uniform widths."""
+        count = self.how.evolution.generations
+        steps = [
+            Step(f"generation {number + 1}", partial(self._generation, number))
+            for number in range(count)
+        ]
+        return [*steps, Step("uniform widths", self._uniform)]
+
+    def _generation(self, number: int, network: nn.Module, folder: Path) -> Done:
+        session, judged = self.session, self.session.progress.candidates
+        errors = {one.genes: one.error for one in judged}
+        seed = derive_seed(session.setup.seed, "search")
+        genes = session.engine.decide(
+            lambda: next_generation(self.how.evolution, self.plan.problem, errors, number, seed)
+        )
+        found = self._judged(genes, number, folder)
+        known = [one.error for one in (*judged, *found)]
+        figures: dict[str, float | None] = {"proxy_top1": 1 - min(known)}
+        if found:
+            figures["proxy_top1_mean"] = 1 - sum(one.error for one in found) / len(found)
+        said = (
+            f"generation {number + 1} of {self.how.evolution.generations}: {len(found)} "
+            f"candidates, best so far {100 * (1 - min(known)):.2f} % by proxy={self.how.proxy.name}"
+        )
+        return Done(network, figures, said=said, note=partial(judged.extend, found))
+
+    def _judged(self, genes: Sequence[Genes], number: int, folder: Path) -> list[Candidate]:
+        if not genes:
+            return []
+        errors = judge_all(self.session.engine, self.judge(), genes, folder)
+        return [self._candidate(one, number, error)
+                for one, error in zip(genes, errors, strict=True)]  # fmt: skip
+
+    def _candidate(self, genes: Genes, number: int, error: float) -> Candidate:
+        plan = self.plan
+        costs = plan.problem.cost_of(genes), plan.flops(genes), plan.params(genes)
+        return Candidate(genes, number, error, *costs)
+
+    def _uniform(self, network: nn.Module, folder: Path) -> Done:
+        genes = uniform(self.plan.problem)
+        if genes is None:
+            return Done(network, said="one scale for all layers does not meet the budget")
+        (found,) = self._judged([genes], UNIFORM, folder)
+
+        def note() -> None:
+            self.session.progress.uniform = found
+
+        return Done(network, {"proxy_top1_uniform": 1 - found.error}, note=note)
+
+    def teaching(self) -> Learning:
+        """How networks are trained in the end; the full network teaches if nobody else is named."""
+        if self._teaching is None:
+            session, distilling = self.session, self.how.ending.distilling
+            itself = distilling.teaches_itself(session.setup)
+            self._teaching = distilling.begin(
+                session.setup, session.engine, session.folder,
+                self.task.network.cpu() if itself else None,
+            )  # fmt: skip
+        return self._teaching
