@@ -240,9 +240,7 @@ class Arm:
 
     def _train(self, objective: Objective) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            self.engine.train(
-                objective, self.name, Path(folder), self.steps, validated=False
-            )
+            self.engine.train(objective, self.name, Path(folder), self.steps, validated=False)
 
     def _real(self) -> tuple[Tensor, Tensor]:
         view = self.data.plain_training()

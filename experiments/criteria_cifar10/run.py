@@ -37,9 +37,9 @@ from thinet.artifacts.names import WEIGHTS
 from thinet.artifacts.store import load_state_, read_state, save
 from thinet.metrics import cost
 from thinet.pruning.reconstruction import NoReconstruction, Reconstruction, Refit, Scale
-from thinet.training.fresh import cut_fresh_
 from thinet.pruning.statistics import Sampling
 from thinet.surgery import trace
+from thinet.training.fresh import cut_fresh_
 
 HERE = Path(__file__).parent
 SHAPE = (3, 32, 32)

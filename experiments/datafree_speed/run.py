@@ -153,9 +153,7 @@ def by_engine(networks: Networks, steps: int, device: torch.device) -> tuple[nn.
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(data, Devices(accelerator, progress="off"), [RunCSVLogger(Path(folder))])
-        engine.train(
-            objective, KEY, Path(folder) / "fit", Steps(steps), validated=False
-        )
+        engine.train(objective, KEY, Path(folder) / "fit", Steps(steps), validated=False)
     networks.teacher.to(device)
     return student.to(device), _median(moments)
 

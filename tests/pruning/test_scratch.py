@@ -15,9 +15,9 @@ from thinet.engine.checkpoints import StageCheckpoint
 from thinet.engine.engine import Engine
 from thinet.models.small_vgg import vgg_small
 from thinet.models.vgg import vgg16_gap
-from thinet.training.fresh import cut_fresh_
 from thinet.run.state import RunState
 from thinet.surgery import trace
+from thinet.training.fresh import cut_fresh_
 
 
 def test_widths_are_those_that_pruning_leaves(make_run, tmp_path):

@@ -53,7 +53,7 @@ def searched(make_run, finished):
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_what_it_leaves(searched, proxy):
-    outcome, folder = searched(proxy)
+    outcome, _ = searched(proxy)
     found = outcome.details["search"]
     assert isinstance(found, SearchDetails)
     assert (found.proxy, found.kind, found.generations) == (proxy, "flops", 2)
@@ -93,9 +93,10 @@ def test_it_goes_on_in_the_same_bits(searched, make_run, tmp_path, monkeypatch, 
     whole, folder = searched(proxy)
     other = make_run(*search_of(proxy), folder=tmp_path / "again")
     for place in range(4):
-        with pytest.raises(Stopped), monkeypatch.context() as patch:
+        with monkeypatch.context() as patch:
             interrupt(patch, place)
-            other.run()
+            with pytest.raises(StoppedError):
+                other.run()
         other = make_run(*search_of(proxy), folder=other.folder)
     outcome = other.run()
     found, wanted = (one.details["search"] for one in (outcome, whole))
@@ -106,7 +107,7 @@ def test_it_goes_on_in_the_same_bits(searched, make_run, tmp_path, monkeypatch, 
     assert (other.folder / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """In the place of a kill."""
 
 
@@ -114,7 +115,7 @@ def interrupt(patch, place):
     """Stop at one of four places."""
 
     def stop(*args, **more):
-        raise Stopped
+        raise StoppedError
 
     if place == 0:
         patch.setattr("thinet.search.work.save_proxy", stop)
@@ -125,7 +126,7 @@ def interrupt(patch, place):
             real(path, content)
             count.append(path)
             if len(count) == 3:
-                raise Stopped
+                raise StoppedError
 
         patch.setattr("thinet.search.judging.write_json_atomic", write)
     elif place == 2:
@@ -136,9 +137,10 @@ def interrupt(patch, place):
 
 def test_errors_of_a_generation_are_not_found_again(make_run, tmp_path, monkeypatch):
     run = make_run(*SEARCH, "method.train=false", folder=tmp_path / "run")
-    with pytest.raises(Stopped), monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         interrupt(patch, 1)
-        run.run()
+        with pytest.raises(StoppedError):
+            run.run()
     (kept,) = (tmp_path / "run" / "steps").rglob(ERRORS)
     assert len(json.loads(kept.read_text())["errors"]) == 3
     judged = []
@@ -173,7 +175,7 @@ def test_it_starts_at_the_search_of_another_budget(searched, make_run, tmp_path,
 
 
 def test_it_starts_at_the_training(searched, make_run, tmp_path, monkeypatch):
-    outcome, folder = searched()
+    outcome, _ = searched()
     monkeypatch.setattr("thinet.search.work.judge_all", None)
     (tmp_path / "a").mkdir()
     for name in ("state.json", "result.json"):
@@ -189,7 +191,7 @@ def test_it_starts_at_the_training(searched, make_run, tmp_path, monkeypatch):
     for one, other in zip(again.details["search"].trained, outcome.details["search"].trained,
                           strict=True):  # fmt: skip
         assert (one.name, one.measurement.top1) == (other.name, other.measurement.top1)
-    with pytest.raises(ThinetError, match="none of the 8 candidates costs between 8.0 and 10.0 %"):
+    with pytest.raises(ThinetError, match=r"none of the 8 candidates costs between 8.0 and 10.0 %"):
         make_run(*SEARCH, *own, "target=flops:0.1", folder=tmp_path / "c").run()
     with pytest.raises(ThinetError, match="searched other layers or scales"):
         make_run(*SEARCH, *own, "search.scales=[50,75,100]", folder=tmp_path / "d").run()
