@@ -40,6 +40,17 @@ METHODS = {
         "method=binarize", "model.build.widths=[16,16]", "binary_training=one_step",
         "binary_training.weights.epochs=1", "trainer.precision=bf16-mixed",
     ],
+    "metaprune": [
+        "method=metaprune", "model.build.widths=[8,12]", "proxy.build.hidden=4", "proxy.epochs=2",
+        "search.generations=2", "search.population=3", "search.mutations=2",
+        "search.calibration=20",
+        "search.tolerance=0.2",
+    ],
+    "metaprune, bf16": [
+        "method=metaprune", "model.build.widths=[8,12]", "proxy=shared", "proxy.epochs=2",
+        "search.generations=1", "search.population=3", "search.tolerance=0.2",
+        "search.calibration=20", "trainer.precision=bf16-mixed",
+    ],
     "datafree": [
         *DRAWN, "synthesis.memory.average=0.9", "synthesis.memory.pool=20",
         "synthesis.losses.adversarial=1", "trainer.precision=16-mixed",

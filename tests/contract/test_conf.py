@@ -29,8 +29,8 @@ DRAWN = ["dataset.num_classes=10", "calibration.source=generated", "finetune.sou
 """Where there are no images, they are drawn."""
 GROUPS = {
     "baseline", "binary_training", "criterion", "dataset", "distill", "experiment", "finetune",
-    "logger", "method", "model", "paths", "quantizer", "reconstruction", "sampler", "schedule",
-    "synthesis", "trainer",
+    "logger", "method", "model", "paths", "proxy", "quantizer", "reconstruction", "sampler",
+    "schedule", "search", "synthesis", "trainer",
 }  # fmt: skip
 UNPAPERED = ("mobilenet_v2", "lenet5", "lenet5_half", "hinton_net", "hinton_net_half", "alexnet",
              "alexnet_half", "mobilenet_v1", "mobilenet_v2_wide")  # fmt: skip

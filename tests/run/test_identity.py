@@ -30,6 +30,8 @@ BINARY = ["quantizer=xnor", "quantizer.clip=2.0", "binary_training=one_step",
 DRAWN = ["synthesis=paper", "synthesis.course.epochs=3", "synthesis.losses.entropy=2",
          "synthesis.student.lr=0.1"]  # fmt: skip
 TAUGHT = ["model@teacher=resnet20"]
+SEARCHED = ["search=paper", "search.generations=3", "search.calibration=64", "proxy=shared",
+            "proxy.lr=0.2", "proxy.build.norms=one"]  # fmt: skip
 READ = {
     "prune": CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING,
     "scratch": WIDTHS + LAYERS + RECOVERY + LEARNING,
@@ -38,8 +40,9 @@ READ = {
     "distill": LEARNING + TAUGHT,
     "binarize": LAYERS[:1] + BINARY + LEARNING,
     "datafree": DRAWN + TAUGHT,
+    "metaprune": SEARCHED + LEARNING + ["target=params:0.4", "layers=inner"],
 }
-EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN + TAUGHT
+EVERYTHING = CHOICE + WIDTHS + LAYERS + RECOVERY + LEARNING + BINARY + DRAWN + TAUGHT + SEARCHED
 CASES = [(method, override) for method in METHODS for override in READ[method]]
 
 

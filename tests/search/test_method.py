@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import thinet
 from thinet.artifacts.store import dump_state
 from thinet.base.errors import ThinetError
+from thinet.base.records import to_json
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
 from thinet.search.judging import ERRORS
@@ -172,6 +173,30 @@ def test_it_starts_at_the_search_of_another_budget(searched, make_run, tmp_path,
     other = make_run(*SEARCH, *own, "target=flops:0.3", folder=tmp_path / "b").run()
     assert all(0.24 <= one.cost <= 0.3 for one in other.details["search"].candidates)
     assert other.model.flops <= 0.3 * other.reference.flops
+
+
+@pytest.fixture
+def written(searched, tmp_path):
+    """The folder of a finished search, as other runs are given it."""
+    outcome, _ = searched()
+    folder = tmp_path / "searched"
+    folder.mkdir()
+    (folder / "state.json").write_text("{}")
+    details = {"details": {"search": to_json(outcome.details["search"])}}
+    (folder / "result.json").write_text(json.dumps(details))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["scratch", "prune"])
+def test_other_methods_take_its_widths(searched, written, make_run, tmp_path, method):
+    outcome, _ = searched()
+    run = make_run(f"method={method}", "model.build.widths=[8,12]", f"ratio=@{written}",
+                   "layers=all", "schedule=oneshot", folder=tmp_path / "run")  # fmt: skip
+    run.run()
+    network = thinet.load(run.folder / MODEL)
+    for row in outcome.details["search"].widths:
+        for layer in row.layers:
+            assert network.get_submodule(layer).out_channels == row.found
 
 
 def test_it_starts_at_the_training(searched, make_run, tmp_path, monkeypatch):

@@ -88,6 +88,13 @@ def test_the_folder_of_a_run_stands_for_its_suggestion_or_for_its_widths(tmp_pat
     assert read_ratio(f"@{tmp_path}") == {"a": 0.5}
 
 
+def test_the_folder_of_a_search_stands_for_what_it_found(tmp_path):
+    rows = [{"layers": ["a", "a.depthwise"], "full": 8, "found": 6},
+            {"layers": ["b"], "full": 10, "found": 10}]  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps({"details": {"search": {"widths": rows}}}))
+    assert read_ratio(f"@{tmp_path}") == {"a": 0.75, "a.depthwise": 0.75, "b": 1.0}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -97,6 +104,8 @@ def test_the_folder_of_a_run_stands_for_its_suggestion_or_for_its_widths(tmp_pat
         '{"details": {"pruning": {"layers": []}}}',
         '{"details": {"pruning": {"layers": [1]}}}',
         '{"details": {"toy": {}}}',
+        '{"details": {"search": {"widths": [{"layers": ["a"], "full": 0, "found": 0}]}}}',
+        '{"details": []}',
     ],
 )
 def test_any_other_folder_is_refused(content, tmp_path):

@@ -52,7 +52,8 @@ def read_ratio(ratio: Any) -> Any:
     """What ``ratio=@file`` stands for; any other ratio comes back as it is.
 
     The file holds a mapping from layers or globs to ratios, as YAML or JSON. The folder of a
-    finished run stands for its suggestion (``method=sensitivity``) or for the widths it kept.
+    finished run stands for its suggestion (``method=sensitivity``), for the widths that it found
+    (``method=metaprune``) or for those that it kept.
 
     Raises:
         ThinetError: If there is no such file, or it holds no such mapping.
@@ -94,18 +95,35 @@ def _parse(path: Path) -> Any:
 def _kept_by(folder: Path) -> dict[str, float]:
     """The ratios that a finished run ended with, layer by layer."""
     refusal = ThinetError(
-        f"ratio=@{folder} is not the folder of a finished run that pruned layers or suggested "
-        "ratios: give such a folder, or a YAML or JSON file."
+        f"ratio=@{folder} is not the folder of a finished run that pruned layers, searched widths "
+        "or suggested ratios: give such a folder, or a YAML or JSON file."
     )
     try:
-        layers = read_json(folder / "result.json")["details"]["pruning"]["layers"]
-        before: dict[str, int] = {}
-        kept: dict[str, float] = {}
-        for layer in layers:  # a layer that was cut twice keeps a fraction of its first width
-            first = before.setdefault(layer["layer"], layer["filters_before"])
-            kept[layer["layer"]] = layer["filters_after"] / first
-    except (ThinetError, KeyError, TypeError, ArithmeticError) as error:
+        details = read_json(folder / "result.json")["details"]
+        found = [read(details[key]) for key, read in _KEPT.items() if key in details]
+    except (ThinetError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise refusal from error
+    kept = found[0] if found else {}
     if not kept:
         raise refusal
     return kept
+
+
+def _after_pruning(details: Any) -> dict[str, float]:
+    before: dict[str, int] = {}
+    kept: dict[str, float] = {}
+    for layer in details[
+        "layers"
+    ]:  # a layer that was cut twice keeps a fraction of its first width
+        first = before.setdefault(layer["layer"], layer["filters_before"])
+        kept[layer["layer"]] = layer["filters_after"] / first
+    return kept
+
+
+def _after_search(details: Any) -> dict[str, float]:
+    return {layer: row["found"] / row["full"]
+            for row in details["widths"] for layer in row["layers"]}  # fmt: skip
+
+
+_KEPT = {"pruning": _after_pruning, "search": _after_search}
+"""How widths are read of what a family has left in ``result.json``."""
