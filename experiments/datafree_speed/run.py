@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.cifar import splice
+from experiments.ratio_figure import draw_ratios
 from experiments.smoke import parse
 from experiments.timing import (
     Row,
@@ -54,7 +55,6 @@ from thinet.losses import (
 )
 from thinet.metrics import PeakMemory
 from thinet.models import build
-from thinet.report.style import BLUE, GRID, MUTED, SKY, VERMILLION, new_figure, save_png
 from thinet.synthesis.generator import Generator
 from thinet.synthesis.noise import Noise
 from thinet.synthesis.objective import DataFree
@@ -252,30 +252,6 @@ COLUMNS = {
 }
 
 
-def draw(rows: Sequence[Row], rounds: Sequence[Sequence[float]], where: str, path: Path) -> None:
-    """A point a round and a bar for the median."""
-    figure, (ax,) = new_figure(
-        7.6, 1.9 + 0.55 * len(rows), "An iteration through the engine and by hand",
-        f"seconds of the engine over those of a plain loop; {where}",
-    )  # fmt: skip
-    places = range(len(rows))[::-1]
-    ax.axvspan(1, AIM, color=GRID, zorder=0, linewidth=0)
-    ax.axvline(1, color=MUTED, linewidth=1)
-    for place, row, found in zip(places, rows, rounds, strict=True):
-        ax.scatter(found, [place] * len(found), color=SKY, s=26, alpha=0.8)
-        median = row["engine_over_hand"]
-        color = BLUE if median <= AIM else VERMILLION
-        ax.scatter([median], [place], marker="|", s=420, color=color, linewidth=2.4)
-        ax.annotate(
-            f"{median:.3f}", (median, place), xytext=(0, 15), textcoords="offset points",
-            ha="center", size=9,
-        )  # fmt: skip
-    ax.set_yticks(places, [row["case"] for row in rows], size=9)
-    ax.set_ylim(-0.6, len(rows) - 0.25)
-    ax.set_xlabel(f"over the loop (grey: the aim, at most {AIM})")
-    save_png(figure, path)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write ``results.csv`` and ``figure.png`` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -297,7 +273,16 @@ def main(words: Sequence[str] | None = None) -> None:
             print({key: row[key] for key in COLUMNS}, flush=True)
     where = hardware(torch.device(options.device), options.threads)
     write_rows(options.out / "results.csv", [{**row, "machine": where} for row in rows])
-    draw(rows, rounds, where, options.out / "figure.png")
+    cases = [str(row["case"]) for row in rows]
+    draw_ratios(
+        dict(zip(cases, rounds, strict=True)),
+        {str(row["case"]): row["engine_over_hand"] for row in rows},
+        dict.fromkeys(cases, AIM),
+        ("An iteration through the engine and by hand",
+         f"seconds of the engine over those of a plain loop; {where}",
+         f"over the loop (grey: the aim, at most {AIM})"),
+        options.out / "figure.png",
+    )  # fmt: skip
     text = f"{where}\n\n{markdown(rows, COLUMNS)}"
     if options.out == HERE:
         splice(HERE / "README.md", text)
