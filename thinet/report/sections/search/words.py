@@ -9,7 +9,7 @@ from thinet.report import numbers
 from thinet.report.sections.search.details import Candidate, SearchDetails
 from thinet.run.result import Measurement
 
-KINDS = {"flops": "FLOPs", "macs": "MACs", "params": "parameters", "latency": "latency"}
+KINDS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 """What a budget counts, for people."""
 FOUND, EVEN = "found", "uniform"
 """The names of what is trained at the end."""
@@ -91,10 +91,9 @@ def _seen(found: SearchDetails) -> list[str]:
     text = f"error as the proxy sees it: found {numbers.percent(best.error)}"
     if found.uniform is not None:
         text += f", uniform {numbers.percent(found.uniform.error)}"
-    return [
-        f"{text}; these errors rank widths and are no accuracies to expect, and the least of "
-        f"{len(found.candidates):,} is too good by chance"
-    ]
+    text += "; these errors rank widths and are no accuracies to expect"
+    count = len(found.candidates)
+    return [f"{text}, and the least of {count:,} is too good by chance" if count > 1 else text]
 
 
 def _chance(found: SearchDetails) -> list[str]:
