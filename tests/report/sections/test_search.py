@@ -132,6 +132,9 @@ def test_found_stands_beside_uniform() -> None:
         ("features.3", "128", "80", "62 %", "90"),
         ("features.6", "256", "256", "100 %", "179"),
     )
+    stream = replace(found.widths[0], layers=("a", "b", "c", "d", "e"))
+    (*_, long) = section_of(replace(found, widths=(stream,))).tables()
+    assert long.rows[0][0] == "a, b, c + 2 more"
     assert "found widths 15.47 B (50.0 %)" in text_of(searched(found))
     assert "features.3 128" not in text_of(searched(found))
 
@@ -187,6 +190,13 @@ def test_every_candidate_is_drawn_where_its_cost_and_error_are() -> None:
     (bar,) = marks[style.BLUE].lines[2]
     low, high = bar.get_segments()[0][:, 1]
     assert high - low == pytest.approx(2 * chance)
+
+
+def test_a_wide_budget_is_shown_as_a_whole() -> None:
+    cloud, *_ = drawn(searched(search_details(low=0.2)))["search"].axes
+    left, right = cloud.get_xlim()
+    assert left < 20
+    assert right > 50
 
 
 def test_the_course_has_the_best_so_far_and_the_mean_of_each_generation() -> None:
@@ -248,6 +258,7 @@ def test_few_and_many_candidates_are_drawn(found: SearchDetails) -> None:
     sides = cloud.get_xlim()
     assert all(sides[0] < 100 * one.cost < sides[1] for one in shown)
     assert high - low >= 0.5, "equal errors look equal"
+    assert high <= 100 + 0.03 * (high - low), "nothing is beyond all"
 
 
 @pytest.mark.parametrize("groups", [5, 60])
@@ -264,7 +275,7 @@ def test_found_widths_are_set_against_uniform_ones(groups: int) -> None:
     )
     names = [label.get_text() for ax in axes for label in ax.get_yticklabels()]
     assert names[:2] == [f"{found.widths[0].layers[0]} + 2 more", found.widths[1].layers[0]]
-    assert len(names) == groups
+    assert (len(names), len(axes)) == (groups, 1 if groups == 5 else 2)
     assert [text for ax in axes for text in texts_of(ax)] == [
         f"{row.found} of {row.full}" for row in found.widths
     ]

@@ -25,6 +25,7 @@ from thinet.report.sections.search.words import (
     FOUND,
     best_of,
     counted,
+    named,
     sentences,
     trained,
 )
@@ -43,6 +44,8 @@ __all__ = [
 
 _WHOLE = Candidate((), UNIFORM, 0.0, 1.0, 1.0, 1.0)
 """What the full network would be among the candidates."""
+NAMED = 3
+"""Layers of a group that have their names in a table."""
 COLUMNS = ("generation", "error", "cost", "flops", "params", "genes")
 
 
@@ -177,7 +180,7 @@ def _widths_table(found: SearchDetails) -> Table:
     even = found.uniform is not None
     rows = tuple(
         (
-            ", ".join(row.layers),
+            named(row, NAMED),
             str(row.full),
             str(row.found),
             numbers.percent(row.found / row.full if row.full else None, 0),

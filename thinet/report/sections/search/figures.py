@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from thinet.report import numbers, style
+from thinet.report import style
 from thinet.report.sections.search.details import Candidate, SearchDetails, WidthRow
-from thinet.report.sections.search.words import best_of, counted, standard_error
+from thinet.report.sections.search.words import best_of, counted, named, standard_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -257,17 +257,10 @@ def _kept(ax: Axes, part: Sequence[WidthRow], even: bool, most: int) -> None:
                     xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center",
                     size=8 if most <= 24 else 7, color=style.MUTED,
                     annotation_clip=False)  # fmt: skip
-    ax.set_yticks(places, [_named(row) for row in part])
+    ax.set_yticks(places, [named(row, 1) for row in part])
     ax.tick_params(axis="y", length=0, labelsize=8.5 if most <= 24 else 7.5)
     ax.set_ylim(max(most, 3) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.spines["left"].set_visible(False)
     style.percent_axis(ax, "x")
     ax.set_xlabel("channels kept")
-
-
-def _named(row: WidthRow) -> str:
-    """The first layer of a group, and how many are as wide as it."""
-    name = style.short(row.layers[0]) if row.layers else numbers.MISSING
-    more = len(row.layers) - 1
-    return f"{name} + {more} more" if more > 0 else name

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
-from thinet.report import numbers
-from thinet.report.sections.search.details import Candidate, SearchDetails
+from thinet.report import numbers, style
+from thinet.report.sections.search.details import Candidate, SearchDetails, WidthRow
 from thinet.run.result import Measurement
 
 KINDS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
@@ -28,6 +28,13 @@ def best_of(found: SearchDetails) -> Candidate | None:
 def trained(found: SearchDetails, name: str) -> Measurement | None:
     """What came of some widths after training; None if they were not trained."""
     return next((one.measurement for one in found.trained if one.name == name), None)
+
+
+def named(row: WidthRow, most: int) -> str:
+    """The first layers of a group, and how many more are as wide as they."""
+    names = ", ".join(style.short(layer) for layer in row.layers[:most]) or numbers.MISSING
+    more = len(row.layers) - most
+    return f"{names} + {more} more" if more > 0 else names
 
 
 def standard_error(found: SearchDetails) -> float:
