@@ -44,7 +44,7 @@ STAGE_PANELS = (
 COSTS = ("summary:model/flops", "summary:model/params")
 FIGURES = (
     "accuracy", "distillation_terms", "distillation_gradients", "quantization_sizes",
-    "quantization_speeds", "quantization_training", "widths",
+    "quantization_speeds", "quantization_training", "search", "search_widths", "widths",
 )  # fmt: skip
 AXIS = "compression_rate"
 

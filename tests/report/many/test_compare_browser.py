@@ -10,6 +10,7 @@ import pytest
 
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.conftest import measurement, pruned, trained, write_failure, write_run
+from tests.report.searched import searched
 from thinet.report import compare_report, write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -220,3 +221,18 @@ def contrast(one: str, other: str) -> float:
 
     bright, dim = sorted((light(one), light(other)), reverse=True)
     return (bright + 0.05) / (dim + 0.05)
+
+
+def test_a_line_beside_the_models_is_chosen_alone(tmp_path: Path, browser: Browser) -> None:
+    for name, result in {"search": searched(), "pruned": pruned(2, share=0.4)}.items():
+        write_run(tmp_path / name, result)
+    browser.open(compare_report([tmp_path], tmp_path / "out"))
+    lit = "[...document.querySelectorAll('svg.chart .mark:not(.off)')].map(m => m.dataset.way)"
+    assert set(browser.run(lit)) == {"0-0", "0-1", "0-2"}
+
+    keys = "[...document.querySelectorAll('button.key')]"
+    browser.run(f"{keys}.find(b => b.innerText.endsWith('uniform widths')).click()")
+    assert set(browser.run(lit)) == {"0-2"}
+    assert browser.run("document.getElementById('count').innerText") == "1 of 2 shown"
+    browser.run(f"{keys}.find(b => b.innerText === 'metaprune').click()")
+    assert set(browser.run(lit)) == {"0-1", "0-2"}

@@ -70,7 +70,7 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_families_are_found_by_listing() -> None:
     assert [one.key for one in families()] == [
-        "distillation", "pruning", "quantization", "sensitivity", "synthesis",
+        "distillation", "pruning", "quantization", "search", "sensitivity", "synthesis",
     ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ class Dataset:
         curves: One for each cost in which networks differ.
         legend: The lines.
         fronts: For each run on a front: of which costs.
-        ways: For each run the line that it belongs to, as the page calls it.
+        ways: For each run the lines that it belongs to, as the page calls them.
         spreads: Of points with several runs.
     """
 
@@ -153,7 +153,8 @@ def _dataset(place: int, name: str, entries: Sequence[Entry], axes: Sequence[Axi
     names = dict(sorted({point.line: point.name for point in every}.items()))
     fronts: dict[int, str] = {}
     for axis, found in by_axis.items():
-        for run in (run for point in found if point.front for run in point.runs):
+        models = [point for point in found if point.front and not point.variant]
+        for run in (run for point in models for run in point.runs):
             fronts[run] = ", ".join(filter(None, (fronts.get(run), axis)))
     return Dataset(
         place,
@@ -166,9 +167,17 @@ def _dataset(place: int, name: str, entries: Sequence[Entry], axes: Sequence[Axi
         ),
         tuple(_key(line, text) for line, text in names.items()),
         fronts,
-        {run: f"{place}-{point.line}" for point in every for run in point.runs},
+        _ways(place, every),
         tuple(spreads(next(iter(by_axis.values()), []))),
     )
+
+
+def _ways(place: int, found: Sequence[Point]) -> dict[int, str]:
+    lines: dict[int, dict[int, None]] = {}
+    for point in found:
+        for run in point.runs:
+            lines.setdefault(run, {})[point.line] = None
+    return {run: " ".join(f"{place}-{line}" for line in of_it) for run, of_it in lines.items()}
 
 
 def _key(line: int, name: str) -> Key:

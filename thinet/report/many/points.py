@@ -39,6 +39,7 @@ class Point:
         high: The highest.
         spread: Standard deviation; None of a single run.
         front: Whether no other point beats it in accuracy and cost at once.
+        variant: Of which of the runs' networks, if not of their model.
     """
 
     line: int
@@ -51,6 +52,7 @@ class Point:
     high: float
     spread: float | None = None
     front: bool = False
+    variant: str = ""
 
 
 def drawn(entries: Sequence[Entry]) -> list[Entry]:
@@ -95,9 +97,13 @@ def group(entries: Sequence[Entry]) -> Lines:
     """The runs of each line, those of one line by what says how small the model becomes."""
     differ = varied(entries, (*NAMES, *settings_of(entries)))
     found: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
-    for one in entries:
+    for one in (network for run in entries for network in (run, *_beside(run))):
         own = {key: value for key, value in one.settings.items() if key not in one.sizes}
-        key = (*one.names.values(), json.dumps([own, _details(one)], sort_keys=True, default=str))
+        key = (
+            *one.names.values(),
+            one.variant,
+            json.dumps([own, _details(one)], sort_keys=True, default=str),
+        )
         found.setdefault(key, {}).setdefault(one.size, []).append(one)
     lines: Lines = {}
     for sizes in found.values():
@@ -106,6 +112,17 @@ def group(entries: Sequence[Entry]) -> Lines:
             taken = f"{name} ({sum(key.startswith(name) for key in lines) + 1})"
         lines[taken] = sizes
     return lines
+
+
+def _beside(run: Entry) -> list[Entry]:
+    """What a run trained to compare with, as entries of their own that share its number."""
+    if run.result is None:
+        return []
+    return [
+        replace(run, result=replace(run.result, model=network), variant=name)
+        for name, network in run.beside.items()
+        if _known(network.top1)
+    ]
 
 
 def _details(one: Entry) -> dict[str, JSON]:
@@ -121,7 +138,8 @@ def _name(one: Entry, differ: Sequence[str]) -> str:
         value = one.value(key)
         if value is not None and key not in one.sizes:
             words.append(value if key in NAMES else said(key, one.settings.get(key)))
-    return ", ".join(words) or one.names["method"]
+    name = ", ".join(words) or one.names["method"]
+    return f"{name}, {one.variant}" if one.variant else name
 
 
 def points(entries: Sequence[Entry], axis: Axis) -> list[Point]:
@@ -162,6 +180,7 @@ def _point(
         line, name, size, tuple(runs), statistics.fmean(costs), statistics.fmean(accuracies),
         min(accuracies), max(accuracies),
         statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        variant=entries[0].variant,
     )  # fmt: skip
 
 

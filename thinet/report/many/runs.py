@@ -16,7 +16,7 @@ from thinet.base.records import JSON
 from thinet.report.axes import AXES
 from thinet.report.sections import Widths, sections
 from thinet.report.table import setting, size
-from thinet.run.result import RESULT, Result, read_result
+from thinet.run.result import RESULT, Measurement, Result, read_result
 
 FAILURE = "failure.json"
 NAMES = ("method", "model", "dataset")
@@ -40,6 +40,8 @@ class Entry:
         images: Digits for all images that it had; None if not known.
         widths: What is left of its layers, by what knows: a family.
         accuracies: What families have to say, by name.
+        beside: Networks that were trained to compare with, by name.
+        variant: The name of such a network, of which this entry tells in the place of the model.
         number: How a page calls it.
     """
 
@@ -53,6 +55,8 @@ class Entry:
     images: str | None = None
     widths: tuple[Widths, ...] = ()
     accuracies: Mapping[str, float | None] = field(default_factory=dict)
+    beside: Mapping[str, Measurement] = field(default_factory=dict)
+    variant: str = ""
     number: int = 0
 
     @property
@@ -144,6 +148,7 @@ def _finished(folder: Path, result: Result) -> Entry:
         result.settings, run.seed, result, images=_digits(result.images),
         widths=tuple(one for one in (section.widths() for section in said) if one),
         accuracies={key: value for one in said for key, value in one.figures().items()},
+        beside={name: network for one in said for name, network in one.beside().items()},
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from thinet.report import numbers
 from thinet.report.table import Table
-from thinet.run.result import Result
+from thinet.run.result import Measurement, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,4 +119,8 @@ class Section(Generic[D]):
 
     def figures(self) -> Mapping[str, float | None]:
         """Accuracies for the table of many runs, by name."""
+        return {}
+
+    def beside(self) -> Mapping[str, Measurement]:
+        """Networks that were trained to compare with, by name: lines of their own of many runs."""
         return {}

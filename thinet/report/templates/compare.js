@@ -39,13 +39,14 @@
     const lines = chosen.map((key) => key.dataset.way);
     const shown = new Set();
     for (const row of body.rows) {
-      const here = matches(row, words) && (!lines.length || lines.includes(row.dataset.way));
+      const here = matches(row, words) && (!lines.length || lines.some((line) => row.dataset.way.split(" ").includes(line)));
       row.hidden = !here;
       if (here) shown.add(row.dataset.run);
     }
     const lit = new Set();
     for (const mark of marks) {
-      const here = mark.dataset.runs.split(" ").some((run) => shown.has(run));
+      const here = mark.dataset.runs.split(" ").some((run) => shown.has(run))
+        && (!lines.length || lines.includes(mark.dataset.way));
       mark.classList.toggle("off", !here);
       if (here) lit.add(mark.dataset.way);
     }

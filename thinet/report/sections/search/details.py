@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from thinet.run.result import Measurement
@@ -108,3 +109,17 @@ class SearchDetails:
     front: tuple[int, ...]
     trained: tuple[Trained, ...]
     epochs: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be shown.
+
+        Raises:
+            ValueError: If a place is that of no candidate, or a figure is not finite.
+        """
+        places = (*self.front, *((self.best,) if self.candidates else ()))
+        if not all(0 <= place < len(self.candidates) for place in places):
+            raise ValueError("best or front: there is no such candidate")
+        judged = (*self.candidates, *((self.uniform,) if self.uniform else ()))
+        figures = [value for one in judged for value in (one.error, one.cost, one.flops)]
+        if not all(map(math.isfinite, (*figures, self.low, self.high, self.standard_error))):
+            raise ValueError("errors or costs of candidates are not finite")
