@@ -33,8 +33,9 @@ from experiments.timing import (
     threads,
     write_rows,
 )
+from thinet.metrics.top1 import top1_error
 from thinet.models import build
-from thinet.search.fitness import judge, top1_error
+from thinet.search.fitness import judge
 from thinet.search.hypernet import PruningNet
 from thinet.search.settings import Making
 from thinet.surgery import remove_, trace
