@@ -337,6 +337,13 @@ def test_figures_after_fine_tuning_are_those_of_the_network_that_is_saved(make_r
     assert found.details["pruning"].before_finetuning.recalibrated != test
 
 
+def test_an_amount_beyond_the_network_is_refused_before_it_is_trained(make_run):
+    for more in ([], ["allocation=error"]):
+        for text in ("flops:9G", "params:9G"):
+            with pytest.raises(ThinetError, match=f"target={text} leaves nothing to save"):
+                make_run(f"target={text}", *more)
+
+
 def test_the_rest_of_a_plan_is_tried_before_anything_is_cut(make_run, monkeypatch):
     tried = []
 

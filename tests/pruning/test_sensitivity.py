@@ -260,6 +260,7 @@ def test_cells_and_trials_draw_and_recalibrate_as_pruning_does(when, make_run, m
     ("override", "expected"),
     [
         ("method.budget=flops:0.001", r"^method\.budget=flops:0\.001 is out of reach"),
+        ("method.budget=macs:9G", r"^method\.budget=macs:9G leaves nothing to save, .* macs: "),
         ("layers=[feature.9]", "matches no layer"),
     ],
 )

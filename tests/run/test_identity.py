@@ -155,6 +155,8 @@ def test_a_training_bears_nothing_of_pruning(compose):
     [
         (["ratio=0.3", "criterion=apoz"], "vgg_small-digits-prune-apoz-scale-layerwise-r0.3-s0-"),
         (["target=flops:0.5"], "vgg_small-digits-prune-thinet-scale-layerwise-flops0.5-s0-"),
+        (["target=macs:1.5M"], "vgg_small-digits-prune-thinet-scale-layerwise-macs1.5M-s0-"),
+        (["target=latency:9us"], "vgg_small-digits-prune-thinet-scale-layerwise-latency9us-s0-"),
         (["ratio={features.0:0.5}"], "vgg_small-digits-prune-thinet-scale-layerwise-rmixed-s0-"),
         (["method=scratch", "criterion=apoz"], "vgg_small-digits-scratch-layerwise-r0.5-s0-"),
         (["method=sensitivity", "ratio=0.1"], "vgg_small-digits-sensitivity-thinet-scale-s0-"),

@@ -13,6 +13,7 @@ from torch import nn
 import thinet
 from tests.search.test_hypernet import laid_out, plain
 from thinet.base.errors import ThinetError
+from thinet.metrics import cost
 from thinet.metrics.top1 import top1_error
 from thinet.models.small_vgg import vgg_small
 from thinet.search import Course, Evolution, Making, memory
@@ -150,6 +151,13 @@ def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
 
 
+def test_an_amount_is_the_fraction_that_it_is():
+    full = cost(make(), (3, 8, 8)).macs
+    found, same = search(target=f"macs:{full / 2e3!r}K"), search(target="flops:0.5")
+    assert [one.genes for one in found.judged] == [one.genes for one in same.judged]
+    assert all(0.475 <= one.cost <= 0.5 for one in found.judged)
+
+
 REFUSED = {
     "an iterator": (make, {"train": iter(TRAIN)}, "train can be gone through only once"),
     "images alone": (make, {"train": [TRAIN[0][0]]}, r"where pairs of images \(N, C, H, W\)"),
@@ -157,7 +165,8 @@ REFUSED = {
         make, {"validation": data(16, 2)}, r"16 images, too few to rank .* of up to 12 points",
     ),
     "a latency": (make, {"target": "latency:0.5"}, "cannot be searched yet"),
-    "no budget": (make, {"target": "flops"}, "is not one of flops, params, latency with the fr"),
+    "no budget": (make, {"target": "flops"}, "is not one of flops, macs, params, latency "),
+    "more than there is": (make, {"target": "params:9M"}, "params:9M leaves nothing to save"),
     "out of reach": (make, {"target": "flops:0.001"}, r"out of reach: .* between 0\.0\d+ and 1"),
     "no group": (linear, {}, "no layer is left to prune"),
     "a wrong tolerance": (make, {"tolerance": "x"}, "tolerance"),

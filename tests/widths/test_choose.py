@@ -98,6 +98,26 @@ def test_ratios_are_rounded_and_whole_groups_left_out(net, graph):
         choose_counts(net, graph, ["5"], request("params:0.99", round_to=16), SHAPE)
 
 
+@pytest.mark.parametrize("allocation", ["uniform", "error"])
+@pytest.mark.parametrize(("word", "each"), [("flops", 1), ("macs", 0.5), ("params", 1)])
+def test_an_amount_is_met_as_the_fraction_that_it_is(net, graph, word, each, allocation):
+    losses = even_losses(graph) if allocation == "error" else None
+    kind = "params" if word == "params" else "flops"
+    whole = getattr(cost(net, SHAPE), kind)
+    amount = request(f"{word}:{0.5 * whole * each / 1e3:.6f}K", allocation)
+    as_fraction = request(f"{kind}:0.5", allocation)
+    found, same = (choose_counts(net, graph, NAMES, asked, SHAPE, losses)
+                   for asked in (amount, as_fraction))  # fmt: skip
+    assert found == same
+    assert getattr(slim_cost(net, graph, found), kind) <= 0.5 * whole
+    much = request(f"{word}:1G", allocation)
+    with pytest.raises(ThinetError, match=rf"{word}:1G leaves nothing to save.* full network has"):
+        choose_counts(net, graph, NAMES, much, SHAPE, losses)
+    little = request(f"{word}:0.01K", allocation)
+    with pytest.raises(ThinetError, match=rf"out of reach: .* more than 0.01K {word} would"):
+        choose_counts(net, graph, NAMES, little, SHAPE, losses)
+
+
 # Latency, on a clock of our own.
 
 
@@ -140,6 +160,19 @@ def test_a_latency_that_only_a_small_part_of_the_network_has_to_meet(net, graph,
     counts = planned(net, graph, monkeypatch, clock, "latency:0.9", names=["5"])
     left = slim_cost(net, graph, counts).flops / full
     assert 0.8 < left <= 0.9
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.9])
+def test_milliseconds_are_met_with_most_flops(net, graph, monkeypatch, left):
+    full = cost(net, SHAPE).flops
+    clock = Clock(lambda flops: 1.0 + 4.0 * flops / full)
+    as_fraction = planned(net, graph, monkeypatch, clock, f"latency:{left}")
+    for text in (f"latency:{5 * left:g}ms", f"latency:{5000 * left:g}us"):
+        assert planned(net, graph, monkeypatch, clock, text) == as_fraction
+    with pytest.raises(ThinetError, match=r"latency:5ms leaves nothing to save.* has 5ms latency"):
+        planned(net, graph, monkeypatch, clock, "latency:5ms")
+    with pytest.raises(ThinetError, match=r"latency:1ms is out of reach.* more than 1ms latency "):
+        planned(net, graph, monkeypatch, clock, "latency:1ms")
 
 
 def test_a_latency_out_of_reach(net, graph, monkeypatch):

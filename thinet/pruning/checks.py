@@ -155,10 +155,10 @@ def read_budget(text: str) -> Target:
     """
     budget = Target.parse(text, "method.budget")
     if budget.kind == "latency":
+        left = f"{budget.fraction or 0.5:g}"
         raise ThinetError(
             f"{budget.setting}={text} cannot be suggested for: type "
-            f"{budget.setting}=flops:{budget.fraction:g} or "
-            f"{budget.setting}=params:{budget.fraction:g}."
+            f"{budget.setting}=flops:{left} or {budget.setting}=params:{left}."
         )
     return budget
 

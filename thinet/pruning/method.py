@@ -10,7 +10,14 @@ from torch import nn
 from thinet.base.messages import say
 from thinet.pruning.alternation import Progress, Pruning
 from thinet.pruning.find_widths import find_counts
-from thinet.pruning.plan import Plan, make_plan, needs_network, show_plan, try_stages
+from thinet.pruning.plan import (
+    Plan,
+    check_budget,
+    make_plan,
+    needs_network,
+    show_plan,
+    try_stages,
+)
 from thinet.pruning.settings import Choosing, Finetuning, read_request
 from thinet.pruning.sources import Sources, Supplies, calibrating
 from thinet.run.method import Method, Trained
@@ -70,6 +77,7 @@ class Prune(Method[Progress, Plan | None]):
         self.distilling.check(setup, own=True, labels=not self.sources.finetuning.is_drawn)
         self.sources.check(setup)
         if progress.counts is None and needs_network(self.request):
+            check_budget(setup, self.request)
             return None
         return self._plan(setup, progress.counts)
 

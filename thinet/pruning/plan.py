@@ -50,6 +50,23 @@ def needs_network(request: Request) -> bool:
     return measured or widths.allocation == "error"
 
 
+def check_budget(setup: Setup, request: Request) -> None:
+    """Refuse an amount that the full network is below, where widths are found only later.
+
+    Args:
+        setup: Of the run.
+        request: Its budget; a latency is not known on paper.
+
+    Raises:
+        ThinetError: With what the network has.
+    """
+    target = request.widths.target
+    if target is not None and target.kind != "latency":
+        network, _ = on_paper(setup)
+        full = cost(network, (3, setup.image_size, setup.image_size))
+        target.fraction_of(full.params if target.kind == "params" else full.flops)
+
+
 def make_plan(
     setup: Setup,
     request: Request,

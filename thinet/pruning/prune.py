@@ -87,7 +87,8 @@ def prune(
         layers: ``"inner"`` (layers whose output is not added to that of others), ``"all"``
             (residual streams too), a name or glob, or a list of those.
         target: A budget instead of ``ratio``: ``"flops:0.5"``, ``"params:0.4"`` or
-            ``"latency:0.6"``, the fraction of the network's cost that may be left.
+            ``"latency:0.6"``, the fraction of the network's cost that may be left, or the amount:
+            ``"flops:150M"``, ``"macs:75M"`` (the same), ``"params:1.2M"`` or ``"latency:2.5ms"``.
         allocation: ``"uniform"`` (one ratio that meets the target) or ``"error"`` (the target is
             met where the loss for each unit of cost is least).
         round_to: Widths become multiples of this, where a layer is wide enough.

@@ -99,7 +99,8 @@ def search_widths(
         train: Batches ``(images, labels)``, a list or a ``DataLoader``: gone through once an epoch.
         validation: As above, held out of the training images, *not* test images: these would be
             chosen on.
-        target: ``"flops:0.5"`` or ``"params:0.4"``: the fraction of the network's that may be left.
+        target: ``"flops:0.5"`` or ``"params:0.4"``, the fraction of the network's that may be left,
+            or an amount, such as ``"flops:150M"`` or ``"params:1.2M"``.
         layers: Which layers' widths: see :func:`thinet.prune`.
         evolution: How the search goes; None for the paper's 20 generations of 50.
         making: How weights are made; None for the paper's two layers with 32 units between.
@@ -130,7 +131,7 @@ def search_widths(
     count = _count(validation)
     steps = whole("recalibration", recalibration, "20")
     wanted = _target(target)
-    window = Window(wanted.fraction * (1 - number("tolerance", tolerance, "0.05")), wanted.fraction)
+    number("tolerance", tolerance, "0.05")
     whole("seed", seed, "0", least=0)
     tell: Tell | None = partial(print, file=sys.stderr) if flag("progress", progress) else None
     device = next(network.parameters()).device
@@ -139,8 +140,9 @@ def search_widths(
     names, _ = choose_groups(network, graph, Request(layers=layers), small)
     space = Space.of(graph, names)
     model = cost_model(network, graph, names, wanted.kind, tuple(images.shape[1:]))
-    problem = Problem(space, _fraction(space, model), window)
-    check_reachable(space, problem.cost_of, window, str(wanted))
+    most = wanted.fraction_of(model(space.kept(space.top)))
+    problem = Problem(space, _fraction(space, model), Window(most * (1 - tolerance), most))
+    check_reachable(space, problem.cost_of, problem.window, str(wanted))
     how, made = evolution or Evolution(), making or Making()
     check_memory(network, graph, space, made, device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -159,14 +159,14 @@ def _within(
         return uniform_counts(graph, names, widths.round_to, fits, shares)
 
     if target.kind == "latency":
-        found = _fast_enough(network, graph, target.fraction, shape, at_most)
+        found = _fast_enough(network, graph, target, shape, at_most)
     else:
-        found = at_most(target.fraction)
+        found = at_most(target.fraction_of(full))
     if found is None:
         finer = ", round_to=1" if widths.round_to > 1 else ""
         raise ThinetError(
             f"{target.setting}={target} is out of reach: even with the fewest filters in the "
-            f"layers chosen more than {target.fraction:g} of the {target.kind} would be left; "
+            f"layers chosen more than {target.bound} would be left; "
             f"raise the {target.setting}"
             f"{finer}, or type layers=all."
         )
@@ -176,20 +176,25 @@ def _within(
 def _fast_enough(
     network: nn.Module,
     graph: ChannelGraph,
-    fraction: float,
+    target: Target,
     shape: tuple[int, ...],
     at_most: Callable[[float], dict[str, int] | None],
 ) -> dict[str, int] | None:
-    """The widths with most FLOPs whose measured latency is within ``fraction`` of the full one's.
+    """The widths with most FLOPs whose measured latency is within the budget.
 
     Slim and full network take turns, so that a drifting machine is fair to both.
+
+    Raises:
+        ThinetError: If the full network is within it too.
     """
+    if target.amount is not None:
+        target.fraction_of(latencies_ms([network], shape)[0])
     low, high = 0.0, 1.0
     best = None
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         counts = at_most(middle)
-        if counts is None or _relative_latency(network, graph, counts, shape) > fraction:
+        if counts is None or not _is_within(network, graph, counts, target, shape):
             high = middle if counts is not None else high
             low = middle if counts is None else low
         else:
@@ -197,10 +202,14 @@ def _fast_enough(
     return best
 
 
-def _relative_latency(
-    network: nn.Module, graph: ChannelGraph, counts: Mapping[str, int], shape: tuple[int, ...]
-) -> float:
+def _is_within(
+    network: nn.Module,
+    graph: ChannelGraph,
+    counts: Mapping[str, int],
+    target: Target,
+    shape: tuple[int, ...],
+) -> bool:
     keep = {name: range(count) for name, count in counts.items()}
     slim = remove_(shared_copy(network), graph, keep)
     before, after = latencies_ms([network, slim], shape)
-    return after / before
+    return target.admits(after, before)
