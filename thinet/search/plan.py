@@ -72,7 +72,8 @@ def make_plan(task: Task, skipped: dict[str, str], target: Target, how: Searchin
     """
     full = cost(task.network, task.shape)
     flops, params = (fraction_of(task, kind) for kind in ("flops", "params"))
-    window = Window(target.fraction * (1 - how.tolerance), target.fraction)
+    most = target.fraction_of(full.params if target.kind == "params" else full.flops)
+    window = Window(most * (1 - how.tolerance), most)
     problem = Problem(task.space, params if target.kind == "params" else flops, window)
     check_reachable(task.space, problem.cost_of, window, str(target))
     return Plan(problem, flops, params, full, skipped)
