@@ -82,12 +82,14 @@ def digest(outputs: Path) -> tuple[str, str]:
     parts = (found.reference, found.model or found.reference, *found.steps)
     figures = [_untimed(to_json(part)) for part in parts]
     weights = (path.parent / "model" / "model.safetensors").read_bytes()
-    texts = (weights, json.dumps([figures, found.details], sort_keys=True).encode())
+    texts = (weights, json.dumps([figures, _untimed(found.details)], sort_keys=True).encode())
     return tuple(hashlib.sha256(text).hexdigest() for text in texts)  # type: ignore[return-value]
 
 
 def _untimed(row: JSON) -> JSON:
     """Without what a clock or the memory says, at any depth."""
+    if isinstance(row, list):
+        return [_untimed(one) for one in row]
     if not isinstance(row, dict):
         return row
     timed = ("seconds", "latency_ms", "peak_memory_mb")
