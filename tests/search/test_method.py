@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import thinet
+from tests import warm
 from thinet.artifacts.store import dump_state
 from thinet.base.errors import ThinetError
-from thinet.base.records import to_json
+from thinet.base.records import from_json, to_json
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
 from thinet.search.judging import ERRORS
 from thinet.search.stored import ORIGIN, WEIGHTS
 
+ROOT = Path(thinet.__file__).parents[1]
 SEARCH = (
     "method=metaprune", "model.build.widths=[8,12]", "proxy.build.hidden=4", "proxy.epochs=2",
     "search.generations=2", "search.population=4", "search.parents=3", "search.mutations=2",
@@ -268,3 +273,28 @@ def test_all_widths_are_trained_alike(make_run, tmp_path):
     assert one.genes == outcome.details["search"].uniform.genes == (0,)
     found, other = (thinet.load(run.folder / name) for name in (MODEL, "uniform"))
     assert dump_state(found) == dump_state(other)
+
+
+def test_two_processes_judge_as_one_does(searched, tiny, tmp_path):
+    """Given what judges, the same candidates and the same errors, to the bit."""
+    outcome, folder = searched()
+    usual = [one for one in tiny if one != "trainer=cpu"]
+    done = warm.run(
+        [
+            sys.executable, str(ROOT / "run.py"), *usual, *SEARCH, "trainer=ddp_cpu",
+            "trainer.devices=2", "method.start=search", f"method.of={folder}",
+            f"paths.outputs={tmp_path}", f"paths.cache={tmp_path / 'cache'}",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.glob("*/result.json")
+    result = json.loads(path.read_text())
+    found = from_json(SearchDetails, result["details"]["search"])
+    wanted = outcome.details["search"]
+    assert found.candidates == wanted.candidates
+    assert (found.uniform, found.best, found.widths) == (wanted.uniform, wanted.best, wanted.widths)
+    digests = result["run"]["weights_by_process"]
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
