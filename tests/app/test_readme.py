@@ -54,6 +54,13 @@ def test_its_runs_are_valid(line, compose, tmp_path, monkeypatch):
     overrides = ["model.weights=none" if "weights=MINE" in word else word for word in overrides]
     teacher = f"teacher={saved(tmp_path)}" if "dataset=none" in words else "model@teacher=resnet56"
     overrides = [teacher if word == "teacher=MINE" else word for word in overrides]
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "found.yaml").write_text("'*': 0.5")
+    found = {
+        "ratio=MINE": f"ratio=@{tmp_path / 'found.yaml'}",
+        "method.of=MINE": f"method.of={tmp_path}",
+    }
+    overrides = [found.get(word, word) for word in overrides]
     config = check(compose(*overrides, "trainer=cpu", "++dataset.num_classes=100"))
     setup, method = build(config)
     plan = method.plan(setup, method.remembers())
