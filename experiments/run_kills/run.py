@@ -87,12 +87,12 @@ def digest(outputs: Path) -> tuple[str, str]:
 
 
 def _untimed(row: JSON) -> JSON:
-    """Without what a clock or the memory says, at any depth."""
+    """Without what a clock or the memory says, or where it lies, at any depth."""
     if isinstance(row, list):
         return [_untimed(one) for one in row]
     if not isinstance(row, dict):
         return row
-    timed = ("seconds", "latency_ms", "peak_memory_mb")
+    timed = ("seconds", "latency_ms", "peak_memory_mb", "folder")
     return {key: _untimed(value) for key, value in row.items() if key not in timed}
 
 

@@ -40,6 +40,7 @@ def details_of(work: Work) -> dict[str, object]:
         front=(),
         trained=tuple(progress.trained),
         epochs=epochs,
+        folder=str(work.session.folder),
     )
     return {KEY: found, **how.ending.distilling.details(setup, epochs or None)}
 

@@ -68,8 +68,9 @@ class Search(Section[SearchDetails]):
         """What was searched, what it is worth, how much of it is chance, how to go on."""
         return [
             *sentences(self.found),
-            "go on with these widths: ratio=@<folder of this run>, with criterion=thinet for "
-            "ThiNet's choice of filters or method=scratch to train them anew",
+            f"go on with these widths: ratio=@{self.found.folder or '<folder of this run>'} "
+            "layers=all, with criterion=thinet for ThiNet's choice of filters or method=scratch to "
+            "train them anew",
         ]
 
     def figures(self) -> Mapping[str, float | None]:

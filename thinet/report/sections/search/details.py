@@ -88,6 +88,7 @@ class SearchDetails:
             both were searched.
         trained: What the found and the uniform widths reach; empty if they were not trained.
         epochs: Of that training.
+        folder: Of the run.
     """
 
     proxy: str
@@ -109,6 +110,7 @@ class SearchDetails:
     front: tuple[int, ...]
     trained: tuple[Trained, ...]
     epochs: int
+    folder: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what could not be shown.
