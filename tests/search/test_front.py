@@ -68,6 +68,15 @@ def test_children_outside_of_a_narrow_range_are_brought_into_it(monkeypatch):
     assert all(0.50 <= cost_of(genes) <= 0.505 for genes in found)
 
 
+def test_children_that_cannot_be_brought_into_the_range_are_left_out(monkeypatch):
+    narrow = Problem(SPACE, cost_of, Window(0.50, 0.505))
+    judged = {genes: both(genes) for genes in next_on_front(HOW, narrow, {}, 0, 0)}
+    monkeypatch.setattr(front, "_into", lambda problem, genes, rng: genes)
+    found = next_on_front(HOW, narrow, judged, 1, 0)
+    assert len(found) == 20
+    assert all(0.50 <= cost_of(genes) <= 0.505 for genes in found)
+
+
 def test_the_first_candidates_lie_along_the_whole_range():
     found = next_on_front(Front(population=30), PROBLEM, {}, 0, 0)
     slices = {int((cost_of(genes) - 0.2) / 0.6 * 30 - 1e-9) for genes in found}
