@@ -16,6 +16,7 @@ HOOKS = [
     "__getattr__", "__dir__",  # of a module
     "extra_repr",  # of a torch module
     "log_dir",  # which Lightning asks a logger for
+    "_do",  # of an operator of pymoo
 ]  # fmt: skip
 FOR_TESTS = {"why_frozen"}
 """What tests look at and nothing else needs."""

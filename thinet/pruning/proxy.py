@@ -35,9 +35,8 @@ class Prune(Proxy):
     Args:
         criterion: As :func:`thinet.prune` takes it.
         reconstruction: Likewise.
-        positions: Of each image that a least squares of the next layer looks at; None for all.
-            They have a say in how long it takes until the first candidate is judged, and nothing
-            else.
+        positions: Of each image that a least squares of the next layer looks at; None for all. Few
+            of them make the time shorter that passes before the first candidate is judged.
     """
 
     name: ClassVar[str] = "prune"
