@@ -246,6 +246,17 @@ def test_another_one_is_measured_where_it_does_not_fit(made, change, tmp_path, m
     assert any(read_table(one) == table for one in tmp_path.iterdir())
 
 
+def test_a_file_under_its_name_of_another_machine_is_not_used(made, tmp_path):
+    network, graph, widths = made
+    table = kept_table(tmp_path, network, graph, widths, SHAPE, levels=2)
+    (file,) = tmp_path.iterdir()
+    elsewhere = replace(table.conditions, device="Abacus")
+    write_table(file, replace(table, conditions=elsewhere))
+    again = kept_table(tmp_path, network, graph, widths, SHAPE, levels=2)
+    assert again.conditions == table.conditions
+    assert read_table(file) == again
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [("device", "Abacus", "device Abacus, here "), ("threads", 99, "threads 99, here "),
@@ -300,3 +311,16 @@ def test_layers_in_another_order_are_refused():
     graph = trace(network, torch.zeros(1, *SHAPE))
     with pytest.raises(ThinetError, match=r"another order .*: type for example target=flops:0.5"):
         measure_latency(network, widths_of(graph), SHAPE, levels=3, rounds=1, passes=1)
+
+
+def test_on_a_gpu_its_own_clock_tells(gpu):
+    """The pretended one says 1 ms between any two events, and a whole pass is waited for."""
+    network = small().to(gpu)
+    graph = trace(network, torch.zeros(1, *SHAPE, device=gpu))
+    widths = widths_of(graph, 45)
+    table = measure_latency(network, widths, SHAPE, levels=2, rounds=1, passes=1)
+    assert (table.conditions.device, table.conditions.threads) == ("pretended GPU", 0)
+    assert [part.layer for part in table.parts] == ["", "0", "3", "5", "9"]
+    assert all(ms == pytest.approx(1) for part in table.parts for ms in part.ms)
+    slowest = max(one.measured for one in table.checks)
+    assert table.ms({}) < 5 + max(0, slowest)

@@ -98,7 +98,7 @@ def measure_latency(
         whole[turn] = whole_ms(network, graph, random, images, passes)
         if tell is not None:
             tell(f"latency table: round {turn + 1} of {rounds} over {len(networks)} networks")
-    ms = _medians(found)
+    ms = medians(found)
     parts = tuple(fitted(reading, networks, ms[:, place], levels)
                   for place, reading in enumerate(readings))  # fmt: skip
     conditions = conditions_of(network, shape, batch)
@@ -106,7 +106,7 @@ def measure_latency(
     seconds = time.perf_counter() - began
     table = LatencyTable(conditions, full, least, parts, 0.0, (), len(networks), seconds)
     most = 0.0 if images.device.type == "cpu" else math.inf  # stamps cost time, and no more
-    table = checked(table, random, _medians(whole)[:, 0].tolist(), most)
+    table = checked(table, random, medians(whole)[:, 0].tolist(), most)
     if tell is not None:
         tell(str(table))
     return table
@@ -169,7 +169,7 @@ def _processor() -> str:
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def _medians(ms: Floats) -> Floats:
+def medians(ms: Floats) -> Floats:
     """Medians over rounds and passes, of undisturbed times where there are any.
 
     Args:
