@@ -98,11 +98,14 @@ def summary(rows: Sequence[Row]) -> Row:
     """The figures of one network, and of those vectors that had an undisturbed pass."""
     clean = [abs(row["error"]) for row in rows if row["undisturbed"]]
     errors = [abs(row["error"]) for row in rows]
+    factor = statistics.median(1 + row["error"] for row in rows)
+    shares = [abs((1 + row["error"]) / factor - 1) for row in rows]
     return {
         "network": f"{rows[0]['network']}, {rows[0]['size']} pixels", "vectors": len(rows),
         "mean": statistics.mean(errors), "worst": max(errors), "clean": len(clean),
         "clean_mean": statistics.mean(clean) if clean else None,
-        "clean_worst": max(clean) if clean else None, "order": in_order(rows),
+        "clean_worst": max(clean) if clean else None, "share": statistics.mean(shares),
+        "share_worst": max(shares), "order": in_order(rows),
         "seconds": rows[0]["table_seconds"],
     }  # fmt: skip
 
@@ -110,7 +113,8 @@ def summary(rows: Sequence[Row]) -> Row:
 COLUMNS = {
     "network": "network", "vectors": "widths", "mean": "mean error|.1%", "worst": "worst|.1%",
     "clean": "undisturbed", "clean_mean": "mean of these|.1%", "clean_worst": "worst of these|.1%",
-    "order": "in order|.1%", "seconds": "table, s|.0f",
+    "share": "but for a factor|.1%", "share_worst": "worst of these|.1%", "order": "in order|.1%",
+    "seconds": "table, s|.0f",
 }  # fmt: skip
 
 

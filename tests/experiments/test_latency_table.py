@@ -25,3 +25,6 @@ def test_what_is_said_of_a_network(tmp_path):
     # Five of six pairs are apart, and three of these have the third, which is predicted fastest.
     assert found["order"] == pytest.approx(2 / 5)
     assert run.in_order([row(1, 1)]) == 1
+    slow = run.summary([row(2.0, 1.0), row(4.0, 2.0), row(8.0, 4.4)])
+    assert slow["share"] == pytest.approx(0.1 / 3)
+    assert slow["share_worst"] == pytest.approx(0.1)
