@@ -164,7 +164,9 @@ REFUSED = {
     "few images to rank by": (
         make, {"validation": data(16, 2)}, r"16 images, too few to rank .* of up to 12 points",
     ),
-    "a latency": (make, {"target": "latency:0.5"}, "cannot be searched yet"),
+    "no table": (
+        make, {"target": "latency:0.5", "table": "nowhere.json"}, "table=nowhere.json is not there",
+    ),
     "no budget": (make, {"target": "flops"}, "is not one of flops, macs, params, latency "),
     "more than there is": (make, {"target": "params:9M"}, "params:9M leaves nothing to save"),
     "out of reach": (make, {"target": "flops:0.001"}, r"out of reach: .* between 0\.0\d+ and 1"),

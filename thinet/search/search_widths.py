@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,16 @@ from torch import Tensor, nn
 from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
 from thinet.base.values import flag, number, shown, whole
-from thinet.metrics.cost_model import CostModel, cost_model
-from thinet.search.budget import CostOf, Window, check_reachable
+from thinet.metrics import LatencyTable, given_table, kept_table, measure_latency
+from thinet.search.budget import check_reachable
+from thinet.search.costs import cost_of_target, widths_of
 from thinet.search.evolution import Problem, next_generation
 from thinet.search.fitness import FEWEST, judge, standard_error
 from thinet.search.hypernet import PruningNet
 from thinet.search.memory import check_memory
 from thinet.search.settings import Course, Evolution, Making
 from thinet.search.training import Tell, train_
-from thinet.surgery import check_network, trace, without_autocast
+from thinet.surgery import ChannelGraph, check_network, trace, without_autocast
 from thinet.widths.choose import Request, choose_groups
 from thinet.widths.space import Genes, Space
 from thinet.widths.target import Target
@@ -80,6 +82,7 @@ def search_widths(
     evolution: Evolution | None = None,
     making: Making | None = None,
     course: Course | None = None,
+    table: LatencyTable | str | Path | None = None,
     tolerance: float = 0.05,
     recalibration: int = 20,
     seed: int = 0,
@@ -100,11 +103,14 @@ def search_widths(
         validation: As above, held out of the training images, *not* test images: these would be
             chosen on.
         target: ``"flops:0.5"`` or ``"params:0.4"``, the fraction of the network's that may be left,
-            or an amount, such as ``"flops:150M"`` or ``"params:1.2M"``.
+            or an amount, such as ``"flops:150M"`` or ``"params:1.2M"``. ``"latency:0.6"`` or
+            ``"latency:3ms"`` are of one image on the network's device, read off a table.
         layers: Which layers' widths: see :func:`thinet.prune`.
         evolution: How the search goes; None for the paper's 20 generations of 50.
         making: How weights are made; None for the paper's two layers with 32 units between.
         course: How the hypernetwork is trained.
+        table: Of latency, its file, or a folder in which it is kept for the next time: see
+            :func:`thinet.metrics.measure_latency`. None to measure one, if it is latency that counts.
         tolerance: How far below the target candidates may be, as a fraction of it.
         recalibration: Batches of ``train`` that BatchNorm statistics are estimated on.
         seed: The same seed finds the same widths.
@@ -130,7 +136,7 @@ def search_widths(
     images = _first(train, "train")
     count = _count(validation)
     steps = whole("recalibration", recalibration, "20")
-    wanted = _target(target)
+    wanted = target if isinstance(target, Target) else Target.parse(target)
     number("tolerance", tolerance, "0.05")
     whole("seed", seed, "0", least=0)
     tell: Tell | None = partial(print, file=sys.stderr) if flag("progress", progress) else None
@@ -139,9 +145,10 @@ def search_widths(
     graph = trace(network, small[:1])
     names, _ = choose_groups(network, graph, Request(layers=layers), small)
     space = Space.of(graph, names)
-    model = cost_model(network, graph, names, wanted.kind, tuple(images.shape[1:]))
-    most = wanted.fraction_of(model(space.kept(space.top)))
-    problem = Problem(space, _fraction(space, model), Window(most * (1 - tolerance), most))
+    shape = tuple(images.shape[1:])
+    known = _table(network, graph, space, shape, table, tell) if wanted.kind == "latency" else None
+    costs = cost_of_target(wanted, network, graph, space, shape, known)
+    problem = Problem(space, costs.of, costs.window(wanted, tolerance))
     check_reachable(space, problem.cost_of, problem.window, str(wanted))
     how, made = evolution or Evolution(), making or Making()
     check_memory(network, graph, space, made, device)
@@ -191,14 +198,23 @@ def _evolve(
     return found
 
 
-def _fraction(space: Space, model: CostModel) -> CostOf:
-    """What widths cost, as a fraction of the full network's."""
-    full = model(space.kept(space.top))
-
-    def cost_of(genes: Genes) -> float:
-        return float(model(space.kept(genes)) / full)
-
-    return cost_of
+def _table(
+    network: nn.Module,
+    graph: ChannelGraph,
+    space: Space,
+    shape: tuple[int, ...],
+    given: LatencyTable | str | Path | None,
+    tell: Tell | None,
+) -> LatencyTable:
+    """A table of latency, as it was given or measured now."""
+    if isinstance(given, LatencyTable):
+        return given
+    widths = widths_of(space)
+    if given is not None and Path(given).is_dir():
+        return kept_table(Path(given), network, graph, widths, shape, tell=tell)
+    if given is not None:
+        return given_table(given, network, widths, shape)
+    return measure_latency(network, widths, shape, graph=graph, tell=tell)
 
 
 def _uniform(problem: Problem) -> Genes | None:
@@ -207,15 +223,6 @@ def _uniform(problem: Problem) -> Genes | None:
     even = [(gene,) * space.size for gene in range(len(space.scales))]
     below = [genes for genes in even if problem.cost_of(genes) <= problem.window.high]
     return below[-1] if below else None
-
-
-def _target(target: str | Target) -> Target:
-    found = target if isinstance(target, Target) else Target.parse(target)
-    if found.kind == "latency":
-        raise ThinetError(
-            f"target={found} cannot be searched yet: pass for example target='flops:0.5'."
-        )
-    return found
 
 
 def _taken(batches: Iterable[Any], count: int) -> list[tuple[Tensor, Tensor]]:
