@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import thinet
 from tests import warm
+from tests.search.test_costs import microseconds, table_for
 from thinet.artifacts.store import dump_state
 from thinet.base.errors import ThinetError
 from thinet.base.records import from_json, to_json
+from thinet.metrics import read_table, write_table
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
 from thinet.search.judging import ERRORS
 from thinet.search.stored import ORIGIN, WEIGHTS
+from thinet.search.work import TABLE
+from thinet.widths.space import Space
 
 ROOT = Path(thinet.__file__).parents[1]
 SEARCH = (
@@ -298,3 +303,54 @@ def test_two_processes_judge_as_one_does(searched, tiny, tmp_path):
     digests = result["run"]["weights_by_process"]
     assert len(digests) == 2
     assert digests[0] == digests[1]
+
+
+def test_a_latency_is_a_budget_by_the_runs_own_table(make_run, tmp_path, monkeypatch):
+    own = [*SEARCH, "target=latency:0.5", "method.train=false"]
+    spaces = []
+
+    def measured(folder, network, graph, widths, shape, tell):
+        """By a machine on which each channel takes its time, see there."""
+        spaces.append(Space.of(graph, list(widths)))
+        return table_for(network, spaces[0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("thinet.search.work.kept_table", measured)
+        found = make_run(*own, folder=tmp_path / "run").run().details["search"]
+    assert found.kind == "latency"
+    full = microseconds(spaces[0], spaces[0].top)
+    for one in (*found.candidates, found.uniform):
+        assert one.cost == pytest.approx(microseconds(spaces[0], one.genes) / full)
+        assert 0.4 <= one.cost <= 0.5
+    monkeypatch.setattr("thinet.search.work.kept_table", None)  # it is not measured again
+    table = tmp_path / "run" / TABLE
+    given = make_run(*own, f"method.table={table}", folder=tmp_path / "given").run()
+    assert given.details["search"].candidates == found.candidates
+    known = read_table(table)
+    other = replace(known, conditions=replace(known.conditions, threads=99))
+    write_table(tmp_path / "other.json", other)
+    with pytest.raises(ThinetError, match=r"method.table=.*threads.*method.table=null"):
+        make_run(*own, f"method.table={tmp_path / 'other.json'}", folder=tmp_path / "b").run()
+
+
+def test_a_front_is_searched_and_goes_on(make_run, tmp_path, monkeypatch):
+    own = [*(one for one in SEARCH if "tolerance" not in one), "search=pareto",
+           "target=flops:0.8", "method.train=false"]  # fmt: skip
+    whole = make_run(*own, folder=tmp_path / "whole").run().details["search"]
+    places = [whole.candidates[place] for place in whole.front]
+    for one in whole.candidates:
+        beaten = any(
+            other.error <= one.error and other.cost <= one.cost
+            and (other.error, other.cost) != (one.error, one.cost)
+            for other in whole.candidates
+        )  # fmt: skip
+        assert beaten == (one not in places)
+    assert all(0.2 <= one.cost <= 0.8 for one in whole.candidates)
+    run = make_run(*own, folder=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(StoppedError):
+            run.run()
+    again = make_run(*own, folder=tmp_path / "again").run().details["search"]
+    assert again.candidates == whole.candidates
+    assert again.front == whole.front

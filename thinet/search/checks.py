@@ -81,6 +81,12 @@ def _check_method(method: Mapping[str, Any]) -> list[str]:
             f"method.epochs={shown(epochs)} is not a whole number of at least 1: type for example "
             "method.epochs=20, or method.epochs=null for as many as the baseline gets."
         )
+    table = method["table"]
+    if table is not None and not (isinstance(table, str) and Path(table).expanduser().is_file()):
+        problems.append(
+            f"method.table={shown(table)} is no file: type method.table=<latency.json of a run>, "
+            "or method.table=null."
+        )
     return problems + _check_start(method["start"], method["of"], method["train"])
 
 

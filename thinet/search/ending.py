@@ -19,7 +19,7 @@ from thinet.run.result import MODEL
 from thinet.run.setup import Setup
 from thinet.run.steps import Done, Step
 from thinet.search.checks import UNIFORM
-from thinet.search.plan import uniform
+from thinet.search.evolution import uniform
 from thinet.training.distilling import Distilling
 from thinet.training.fresh import cut_fresh_
 from thinet.training.measurement import evaluate_fully
@@ -62,7 +62,7 @@ def best_of(work: Work) -> Candidate:
     Raises:
         ThinetError: If there is none.
     """
-    judged, window = work.session.progress.candidates, work.plan.problem.window
+    judged, window = work.session.progress.candidates, work.problem.window
     within = [one for one in judged if one.cost in window]
     if not within:
         raise ThinetError(
@@ -79,7 +79,7 @@ def ending_steps(work: Work) -> list[Step]:
     if not ending.train:
         return []
     names = [FOUND]
-    if UNIFORM in ending.controls and uniform(work.plan.problem) is not None:
+    if UNIFORM in ending.controls and uniform(work.problem) is not None:
         names.append(UNIFORM)
     return [Step(f"training of {name} widths", partial(_train, work, name)) for name in names]
 
@@ -87,7 +87,7 @@ def ending_steps(work: Work) -> list[Step]:
 def _train(work: Work, name: str, network: nn.Module, folder: Path) -> Done:
     session, ending = work.session, work.how.ending
     setup, engine, space = session.setup, session.engine, work.task.space
-    genes = best_of(work).genes if name == FOUND else uniform(work.plan.problem)
+    genes = best_of(work).genes if name == FOUND else uniform(work.problem)
     assert genes is not None
     counts = space.counts(genes)
     slim = cut_fresh_(build_network(setup).cpu(), counts, torch.zeros(1, *setup.data.input_shape))

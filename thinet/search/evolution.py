@@ -76,6 +76,14 @@ def next_generation(
     return found
 
 
+def uniform(problem: Problem) -> Genes | None:
+    """The widest one scale for all groups that is not above the budget."""
+    space = problem.space
+    even = [(gene,) * space.size for gene in range(len(space.scales))]
+    below = [genes for genes in even if problem.cost_of(genes) <= problem.window.high]
+    return below[-1] if below else None
+
+
 def mutated(space: Space, parent: Genes, rate: float, rng: np.random.Generator) -> Genes:
     """A parent of whose genes some changed, each to another of the scales."""
     count = len(space.scales)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thinet.artifacts.store import load
@@ -17,10 +17,10 @@ from thinet.run.setup import Setup
 from thinet.run.steps import Keeping, run_steps
 from thinet.search.checks import part_of
 from thinet.search.ending import Ending, ending_steps
-from thinet.search.evolution import next_generation
+from thinet.search.front import check_pymoo
 from thinet.search.plan import Plan, check_first, make_plan, make_task, show_plan
 from thinet.search.results import details_of
-from thinet.search.settings import PROXY, SEARCH, Evolution, Searching
+from thinet.search.settings import NSGA2, PROXY, SEARCH, Evolution, Searching
 from thinet.search.work import Work
 from thinet.surgery import check_trainable
 from thinet.training.distilling import Distilling
@@ -60,6 +60,7 @@ class Metaprune(Method[Progress, Plan]):
         paper: What ``layers=paper`` stands for.
         start: With which part the run begins.
         of: The folder of the run that did what is left out.
+        table: Of latency: a file; None for one that is measured here, or was before.
         ending: What is trained in the end.
     """
 
@@ -72,6 +73,7 @@ class Metaprune(Method[Progress, Plan]):
     paper: tuple[str, ...]
     start: str
     of: Path | None
+    table: Path | None
     ending: Ending
     remembers = Progress
 
@@ -79,9 +81,11 @@ class Metaprune(Method[Progress, Plan]):
     def configure(cls, settings: Settings) -> Metaprune:
         """From the groups and keys that its yaml names."""
         kind: type[Proxy] = Proxy  # type: ignore[type-abstract]
-        proxy, layers, of = settings.make("proxy.build", kind), settings["layers"], None
-        if settings["method.of"] is not None:
-            of = Path(settings["method.of"]).expanduser()
+        proxy, layers = settings.make("proxy.build", kind), settings["layers"]
+        of, table = (
+            None if settings[key] is None else Path(settings[key]).expanduser()
+            for key in ("method.of", "method.table")
+        )
         learning = None
         if proxy.learns:
             given = {key: settings[f"proxy.{key}"] for key in ("epochs", "lr", "decay", "warmup")}
@@ -94,7 +98,7 @@ class Metaprune(Method[Progress, Plan]):
             Target.parse(settings["target"]),
             layers if isinstance(layers, str) else tuple(layers),
             tuple(settings["model"].get("paper_layers") or ()),
-            settings["method.start"], of,
+            settings["method.start"], of, table,
             Ending(
                 Distilling.read(settings), settings["method.train"], settings["method.epochs"],
                 tuple(settings["method.controls"]),
@@ -110,18 +114,16 @@ class Metaprune(Method[Progress, Plan]):
         network, images = on_paper(setup)
         task, skipped = make_task(network, images, self.layers, self.searching, self.paper)
         plan = make_plan(task, skipped, self.target, self.searching)
-        check_first(
-            lambda: next_generation(self.evolution, plan.problem, {}, 0, setup.seed),
-            self.searching.tolerance,
-        )
+        if self.searching.algorithm == NSGA2:
+            check_pymoo()
+        if plan.problem is not None:
+            check_first(self.evolution, self.searching, plan.problem, setup.seed)
         hypernet = self.proxy.check(task, setup)
         if self.ending.train:
             check_trainable(network)
             self.ending.distilling.check(setup, own=True)
         used = self.proxy.learns and self.start == PROXY
-        return Plan(
-            plan.problem, plan.flops, plan.params, plan.full, skipped, hypernet if used else 0
-        )
+        return replace(plan, hypernet=hypernet if used else 0)
 
     def show(self, plan: Plan) -> None:
         """Print it."""

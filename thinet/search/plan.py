@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
-from thinet.metrics import Cost, cost
-from thinet.metrics.cost_model import CostModel, cost_model
-from thinet.search.budget import CostOf, Window, check_reachable
-from thinet.search.evolution import Problem
-from thinet.search.settings import Evolution, Searching
-from thinet.surgery import trace
+from thinet.metrics import Cost, LatencyTable, cost
+from thinet.search.budget import CostOf, check_reachable
+from thinet.search.costs import cost_of_target
+from thinet.search.evolution import Problem, next_generation
+from thinet.search.front import Front, next_on_front
+from thinet.search.settings import NSGA2, Evolution, Searching
+from thinet.surgery import ChannelGraph, trace
 from thinet.training.proxy import Task
 from thinet.widths.choose import Request, choose_groups
 from thinet.widths.space import Genes, Space
@@ -26,7 +27,8 @@ class Plan:
     """What will be searched.
 
     Attributes:
-        problem: Widths, what they cost, and the budget.
+        space: The widths to choose among.
+        problem: These, what they cost, and the budget; None until a latency table is there.
         flops: What they cost in FLOPs, as a fraction.
         params: In parameters.
         full: Cost of the full network.
@@ -34,7 +36,8 @@ class Plan:
         hypernet: Parameters of what is trained for the proxy.
     """
 
-    problem: Problem
+    space: Space
+    problem: Problem | None
     flops: CostOf
     params: CostOf
     full: Cost
@@ -65,65 +68,77 @@ def make_task(
 
 
 def make_plan(task: Task, skipped: dict[str, str], target: Target, how: Searching) -> Plan:
-    """Lay out the budget.
+    """Lay out the budget, as far as it can be done on paper.
 
     Raises:
         ThinetError: If it is out of reach.
     """
+    kinds = ("flops", "params")
+    costs = {kind: cost_of_target(Target(kind, 0.5), *_of(task)) for kind in kinds}
+    problem = make_problem(task, target, how) if target.kind in kinds else None
     full = cost(task.network, task.shape)
-    flops, params = (fraction_of(task, kind) for kind in ("flops", "params"))
-    most = target.fraction_of(full.params if target.kind == "params" else full.flops)
-    window = Window(most * (1 - how.tolerance), most)
-    problem = Problem(task.space, params if target.kind == "params" else flops, window)
-    check_reachable(task.space, problem.cost_of, window, str(target))
-    return Plan(problem, flops, params, full, skipped)
+    return Plan(task.space, problem, costs["flops"].of, costs["params"].of, full, skipped)
 
 
-def fraction_of(task: Task, kind: str) -> CostOf:
-    """What widths cost, as a fraction of the full network's FLOPs or parameters."""
-    space = task.space
-    model: CostModel = cost_model(task.network, task.graph, space.names, kind, task.shape)
-    full = model(space.kept(space.top))
+def make_problem(
+    task: Task, target: Target, how: Searching, table: LatencyTable | None = None
+) -> Problem:
+    """Widths, what they cost, and the budget.
 
-    def cost_of(genes: Genes) -> float:
-        return float(model(space.kept(genes)) / full)
-
-    return cost_of
-
-
-def uniform(problem: Problem) -> Genes | None:
-    """The widest one scale for all groups that is not above the budget."""
-    space = problem.space
-    even = [(gene,) * space.size for gene in range(len(space.scales))]
-    below = [genes for genes in even if problem.cost_of(genes) <= problem.window.high]
-    return below[-1] if below else None
+    Raises:
+        ThinetError: If it is out of reach.
+    """
+    costs = cost_of_target(target, *_of(task), table)
+    window = costs.window(target, how.tolerance)
+    check_reachable(task.space, costs.of, window, str(target))
+    return Problem(task.space, costs.of, window)
 
 
-def check_first(propose: Callable[[], Sequence[Genes]], tolerance: float) -> None:
+def _of(task: Task) -> tuple[nn.Module, ChannelGraph, Space, tuple[int, ...]]:
+    return task.network, task.graph, task.space, task.shape
+
+
+def propose(
+    how: Evolution, searching: Searching, problem: Problem, judged: Mapping[Genes, float],
+    generation: int, seed: int,
+) -> list[Genes]:  # fmt: skip
+    """The candidates of a generation, by the algorithm that was asked for."""
+    if searching.algorithm == NSGA2:
+        front = Front(how.population, how.generations, how.spread)
+        return next_on_front(front, problem, judged, generation, seed)
+    return next_generation(how, problem, judged, generation, seed)
+
+
+def check_first(how: Evolution, searching: Searching, problem: Problem, seed: int) -> None:
     """Refuse a budget in whose window no widths are found.
 
     Raises:
         ThinetError: If there are none.
     """
-    if not propose():
+    if not propose(how, searching, problem, {}, 0, seed):
+        tolerance = min(2 * searching.tolerance, 0.9)
         raise ThinetError(
             "no widths are within the budget, whose window is too narrow for this network: type "
-            f"search.tolerance={min(2 * tolerance, 0.9):g}, or finer search.scales."
+            f"search.tolerance={tolerance:g}, or finer search.scales."
         )
 
 
 def show_plan(plan: Plan, target: Target, proxy: str, how: Evolution) -> None:
     """Print it."""
-    space, window = plan.problem.space, plan.problem.window
+    space = plan.space
     say(
         f"search: {space.size} widths of {len(space.names)} groups of layers, "
         f"{len(space.scales)} scales each from {space.scales[0]} to {space.scales[-1]} %; "
         f"{how.generations} generations of {how.population} candidates, judged by proxy={proxy}"
     )
+    if plan.problem is None:
+        within = "by a latency table that is measured first"
+    else:
+        window = plan.problem.window
+        within = f"candidates from {100 * window.low:.1f} to {100 * window.high:.1f} %"
     say(
-        f"budget: {target}, candidates from {100 * window.low:.1f} to {100 * window.high:.1f} % of "
-        f"{plan.full.flops / 1e6:,.2f} MFLOPs and {plan.full.params:,} "
-        "parameters"
+        f"budget: {target}, {within} of {plan.full.flops / 1e6:,.2f} MFLOPs and "
+        f"{plan.full.params:,} parameters"
     )
     if plan.hypernet:
         say(f"hypernetwork: {plan.hypernet:,} parameters")

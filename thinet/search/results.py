@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from thinet.report.sections.search import KEY, SearchDetails, WidthRow
 from thinet.search.ending import best_of
+from thinet.search.evolution import uniform
 from thinet.search.fitness import standard_error
-from thinet.search.plan import uniform
-from thinet.search.settings import PROXY, SEARCH, TRAINING
+from thinet.search.front import pareto_front
+from thinet.search.settings import NSGA2, PROXY, SEARCH, TRAINING
 
 if TYPE_CHECKING:
     from thinet.search.work import Work
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def details_of(work: Work) -> dict[str, object]:
     """What only a search knows, and what was learnt from a teacher in the end."""
     how, setup, progress = work.how, work.session.setup, work.session.progress
-    window, grounds, epochs = work.plan.problem.window, work.grounds, how.ending.epochs_of(setup)
+    window, grounds, epochs = work.problem.window, work.grounds, how.ending.epochs_of(setup)
     candidates = tuple(progress.candidates)
     best = best_of(work)
     found = SearchDetails(
@@ -37,12 +38,20 @@ def details_of(work: Work) -> dict[str, object]:
         candidates=candidates,
         uniform=progress.uniform,
         best=candidates.index(best),
-        front=(),
+        front=_front(work),
         trained=tuple(progress.trained),
         epochs=epochs,
         folder=str(work.session.folder),
     )
     return {KEY: found, **how.ending.distilling.details(setup, epochs or None)}
+
+
+def _front(work: Work) -> tuple[int, ...]:
+    """Candidates that no other is better than in error and cost, where both were searched."""
+    if work.how.searching.algorithm != NSGA2:
+        return ()
+    judged = work.session.progress.candidates
+    return tuple(pareto_front([(one.error, one.cost) for one in judged]))
 
 
 def _seconds(work: Work) -> dict[str, float]:
@@ -59,7 +68,7 @@ def _seconds(work: Work) -> dict[str, float]:
 
 
 def _widths(work: Work) -> tuple[WidthRow, ...]:
-    space, even = work.task.space, uniform(work.plan.problem)
+    space, even = work.task.space, uniform(work.problem)
     found = space.widths(best_of(work).genes)
     others = space.widths(space.bottom if even is None else even)
     rows = zip(work.layers(), space.units, found, others, strict=True)

@@ -18,7 +18,7 @@ from thinet.base.values import flag, number, shown, whole
 from thinet.metrics import LatencyTable, given_table, kept_table, measure_latency
 from thinet.search.budget import check_reachable
 from thinet.search.costs import cost_of_target, widths_of
-from thinet.search.evolution import Problem, next_generation
+from thinet.search.evolution import Problem, next_generation, uniform
 from thinet.search.fitness import FEWEST, judge, standard_error
 from thinet.search.hypernet import PruningNet
 from thinet.search.memory import check_memory
@@ -110,7 +110,7 @@ def search_widths(
         making: How weights are made; None for the paper's two layers with 32 units between.
         course: How the hypernetwork is trained.
         table: Of latency, its file, or a folder in which it is kept for the next time: see
-            :func:`thinet.metrics.measure_latency`. None to measure one, if it is latency that counts.
+            :func:`thinet.metrics.measure_latency`. None to measure one, if latency counts.
         tolerance: How far below the target candidates may be, as a fraction of it.
         recalibration: Batches of ``train`` that BatchNorm statistics are estimated on.
         seed: The same seed finds the same widths.
@@ -160,12 +160,12 @@ def search_widths(
     judging = partial(judge, net, images=calibration, validation=validation)
     found = _evolve(how, problem, judging, seed, tell)
     best = min(found, key=lambda one: one.error)
-    even = _uniform(problem)
-    uniform = None if even is None else Judged(even, -1, judging(genes=even), problem.cost_of(even))
+    even = uniform(problem)
+    widest = None if even is None else Judged(even, -1, judging(genes=even), problem.cost_of(even))
     counts = space.counts(best.genes)
     ratio = {name: count / graph.groups[name].units for name, count in counts.items()}
     return FoundWidths(
-        ratio, counts, best.error, best.cost, uniform, tuple(found), standard_error(count)
+        ratio, counts, best.error, best.cost, widest, tuple(found), standard_error(count)
     )
 
 
@@ -215,14 +215,6 @@ def _table(
     if given is not None:
         return given_table(given, network, widths, shape)
     return measure_latency(network, widths, shape, graph=graph, tell=tell)
-
-
-def _uniform(problem: Problem) -> Genes | None:
-    """The widest one scale for all groups that is not above the budget."""
-    space = problem.space
-    even = [(gene,) * space.size for gene in range(len(space.scales))]
-    below = [genes for genes in even if problem.cost_of(genes) <= problem.window.high]
-    return below[-1] if below else None
 
 
 def _taken(batches: Iterable[Any], count: int) -> list[tuple[Tensor, Tensor]]:

@@ -12,14 +12,16 @@ from torch import nn
 
 from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
+from thinet.metrics import given_table, kept_table, write_table
 from thinet.report.sections.search import UNIFORM, Candidate
 from thinet.run.session import Session
 from thinet.run.steps import Done, Step
+from thinet.search.costs import widths_of
 from thinet.search.ending import best_of
-from thinet.search.evolution import next_generation
+from thinet.search.evolution import Problem, uniform
 from thinet.search.fitness import standard_error
 from thinet.search.judging import Grounds, find_grounds, judge_all
-from thinet.search.plan import Plan, make_task, uniform
+from thinet.search.plan import Plan, check_first, make_problem, make_task, propose
 from thinet.search.settings import TRAINING
 from thinet.search.stored import Origin, load_proxy_, read_candidates, save_proxy
 from thinet.training.learning import Learning
@@ -29,7 +31,11 @@ from thinet.training.source import build_network, prepare_network
 from thinet.widths.space import Genes
 
 if TYPE_CHECKING:
+    from thinet.metrics import LatencyTable
     from thinet.search.method import Metaprune, Progress
+
+TABLE, TABLES = "latency.json", ".latency"
+"""A latency table in the folder of a run, and where they are kept for others."""
 
 
 @dataclass(eq=False)
@@ -41,6 +47,7 @@ class Work:
         session: Of the run.
         plan: The budget.
         task: The network and its widths.
+        problem: What they cost, and the budget.
         grounds: What candidates are judged on.
     """
 
@@ -48,6 +55,7 @@ class Work:
     session: Session[Progress]
     plan: Plan
     task: Task
+    problem: Problem
     grounds: Grounds
     _made: nn.Module | None = field(default=None, init=False)
     _judge: Judge | None = field(default=None, init=False)
@@ -69,7 +77,8 @@ class Work:
             session.save()
         images = engine.data.examples()
         task, _ = make_task(network.cpu(), images, how.layers, how.searching, how.paper)
-        work = cls(how, session, plan, task, find_grounds(engine, how.searching))
+        problem = plan.problem or _by_latency(how, session, task)
+        work = cls(how, session, plan, task, problem, find_grounds(engine, how.searching))
         work._say_grounds()
         if how.start == TRAINING and not session.progress.candidates:
             session.progress.candidates = engine.decide(work._of_another)
@@ -151,7 +160,9 @@ class Work:
         errors = {one.genes: one.error for one in judged}
         seed = derive_seed(session.setup.seed, "search")
         genes = session.engine.decide(
-            lambda: next_generation(self.how.evolution, self.plan.problem, errors, number, seed)
+            lambda: propose(
+                self.how.evolution, self.how.searching, self.problem, errors, number, seed
+            )
         )
         found = self._judged(genes, number, folder)
         known = [one.error for one in (*judged, *found)]
@@ -172,12 +183,11 @@ class Work:
                 for one, error in zip(genes, errors, strict=True)]  # fmt: skip
 
     def _candidate(self, genes: Genes, number: int, error: float) -> Candidate:
-        plan = self.plan
-        costs = plan.problem.cost_of(genes), plan.flops(genes), plan.params(genes)
+        costs = self.problem.cost_of(genes), self.plan.flops(genes), self.plan.params(genes)
         return Candidate(genes, number, error, *costs)
 
     def _uniform(self, network: nn.Module, folder: Path) -> Done:
-        genes = uniform(self.plan.problem)
+        genes = uniform(self.problem)
         if genes is None:
             return Done(network, said="one scale for all layers does not meet the budget")
         (found,) = self._judged([genes], UNIFORM, folder)
@@ -197,3 +207,30 @@ class Work:
                 self.task.network.cpu() if itself else None,
             )  # fmt: skip
         return self._teaching
+
+
+def _by_latency(how: Metaprune, session: Session[Progress], task: Task) -> Problem:
+    """The budget by a latency table: the run's own, the one that was given, or a new one.
+
+    Raises:
+        ThinetError: If it was measured on another machine, or the budget is out of reach.
+    """
+    setup, engine, own = session.setup, session.engine, session.folder / TABLE
+    network, widths, shape = task.network.to(engine.device), widths_of(task.space), task.shape
+
+    def find() -> LatencyTable:
+        if own.exists():  # or a run that goes on would have another budget
+            return given_table(own, network, widths, shape, setting="resume=auto, latency table")
+        if how.table is not None:
+            found = given_table(how.table, network, widths, shape, setting="method.table")
+        else:
+            folder = setup.source.cache.parent / TABLES
+            found = kept_table(folder, network, task.graph, widths, shape, tell=say)
+        write_table(own, found)
+        return found
+
+    table = engine.decide(find)
+    network.cpu()
+    problem = make_problem(task, how.target, how.searching, table)
+    check_first(how.evolution, how.searching, problem, setup.seed)
+    return problem

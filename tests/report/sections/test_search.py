@@ -82,8 +82,8 @@ def test_what_was_searched_and_what_it_is_worth() -> None:
         f"the standard error of each is {100 * chance:.2f} points, at most 1.12 points: up to "
         f"{100 * (chance / spread) ** 2:.0f} % of their variance is chance",
         "time: proxy 1 min 05 s, search 40.0 s, training 1 min 30 s",
-        "go on with these widths: ratio=@<folder of this run> layers=all, with criterion=thinet for "
-        "ThiNet's choice of filters or method=scratch to train them anew",
+        "go on with these widths: ratio=@<folder of this run> layers=all, with criterion=thinet "
+        "for ThiNet's choice of filters or method=scratch to train them anew",
     ]
 
 
