@@ -51,10 +51,11 @@ class Sizes:
     """How large the study is.
 
     Attributes:
-        epochs: Of every training, fine-tuning and PruningNet too.
+        epochs: Of every training, fine-tuning too.
         rate: Of a training at its beginning.
         tuning_rate: Of fine-tuning.
-        proxy_rate: Of what is trained to judge, at twice the batch.
+        proxy_epochs: Of what is trained to judge.
+        proxy_rate: Of that at its beginning, at twice the batch.
         population: Candidates a generation.
         generations: How many there are.
         judging: Validation images that candidates are judged on.
@@ -66,6 +67,7 @@ class Sizes:
     epochs: int = 8
     rate: float = 0.05
     tuning_rate: float = 0.02
+    proxy_epochs: int = 16
     proxy_rate: float = 0.1
     population: int = 20
     generations: int = 10
@@ -114,7 +116,10 @@ class Shuffled:
 
 
 def fit(network: nn.Module, batches: Shuffled, epochs: int, rate: float) -> nn.Module:
-    """Train in place: SGD, Nesterov momentum 0.9, weight decay 5e-4, a cosine down to zero."""
+    """Train in place: SGD, Nesterov momentum 0.9, weight decay 5e-4, a cosine down to zero.
+
+    Convolutions are in bfloat16, which takes two thirds of the time.
+    """
     network = network.to(memory_format=torch.channels_last).train()
     phase = Phase(epochs, rate, "cosine")
     optimizer = torch.optim.SGD(
@@ -125,7 +130,9 @@ def fit(network: nn.Module, batches: Shuffled, epochs: int, rate: float) -> nn.M
             for group in optimizer.param_groups:
                 group["lr"] = rate * phase.factor(epoch + step / len(batches))
             optimizer.zero_grad()
-            F.cross_entropy(network(images), labels).backward()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(network(images), labels)
+            loss.backward()
             optimizer.step()
     return network.eval()
 
@@ -212,7 +219,7 @@ class Study:
         """PruningNet, or shared weights."""
         start = time.process_time()
         net: Any = self.proxy(name).make(self.task, PLACE)
-        course = Course(self.sizes.epochs, self.sizes.proxy_rate)
+        course = Course(self.sizes.proxy_epochs, self.sizes.proxy_rate)
         train_(net, self.batches(0, 2 * BATCH), course, 0, lambda line: print(line, flush=True))
         seconds = time.process_time() - start
         torch.save(net.state_dict(), self.folder / f"{name}.pt")

@@ -179,14 +179,14 @@ def test_parts_hold_every_group_once_within_the_memory(net, images, monkeypatch,
     groups = [group for group in graph.groups.values() if group.consumers]
     sizes = {group.name: sum(8 * one.groups * one.unknowns**2 for one in group.consumers)
              for group in groups}  # fmt: skip
-    parts = list(allocation._parts(groups, heavy=True))
+    parts = list(allocation.in_parts(groups, heavy=True))
     assert [group.name for part in parts for group in part] == [group.name for group in groups]
     for part in parts:
         assert len(part) == 1 or sum(sizes[group.name] for group in part) <= memory
     for part, after in pairwise(parts):  # no part could take the next group
         assert sum(sizes[group.name] for group in [*part, after[0]]) > memory
-    assert len(list(allocation._parts(groups, heavy=False))) == 1
-    assert list(allocation._parts([], heavy=True)) == []
+    assert len(list(allocation.in_parts(groups, heavy=False))) == 1
+    assert list(allocation.in_parts([], heavy=True)) == []
 
 
 def test_curves_do_not_depend_on_the_parts(net, images, monkeypatch):

@@ -13,9 +13,10 @@ from torch import nn
 import thinet
 from tests.search.test_hypernet import laid_out, plain
 from thinet.base.errors import ThinetError
+from thinet.metrics.top1 import top1_error
 from thinet.models.small_vgg import vgg_small
 from thinet.search import Course, Evolution, Making, memory
-from thinet.search.fitness import judge, top1_error
+from thinet.search.fitness import judge
 from thinet.search.training import drawn, train_
 
 QUICK = {

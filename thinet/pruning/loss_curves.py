@@ -54,7 +54,7 @@ def loss_curves(
     share = shares(network, groups, calibration)
     losses = {}
     needs = {*criterion.needs, *reconstruction.loss_needs}
-    for part in _parts(groups, heavy=PatchMoments in needs or calibration.sampling.exact):
+    for part in in_parts(groups, heavy=PatchMoments in needs or calibration.sampling.exact):
         found = rank_groups(network, part, criterion, reconstruction.loss_needs, calibration)
         for group in part:
             ranked = found[group.name]
@@ -118,7 +118,7 @@ class _Variance:
         return max(0.0, self.second / max(self.count, 1) - float(mean.square().sum()))
 
 
-def _parts(groups: Sequence[Group], heavy: bool) -> Iterator[list[Group]]:
+def in_parts(groups: Sequence[Group], heavy: bool) -> Iterator[list[Group]]:
     """Groups whose patch moments fit into memory together."""
     part: list[Group] = []
     taken = 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from thinet.models.classifier import logits_in
+from thinet.metrics.top1 import Batch, top1_error
 from thinet.search.hypernet import PruningNet
 from thinet.widths.space import Genes
 
-Batch = tuple[Tensor, Tensor]
 FEWEST = 30
 """Validation images below which an error says nothing: its standard error is 9 points."""
 
@@ -36,18 +35,6 @@ def judge(
     network = net.alone(genes)
     update_bn(images, network)
     return top1_error(network.eval(), validation)
-
-
-@torch.no_grad()
-def top1_error(network: nn.Module, batches: Iterable[Batch]) -> float:
-    """The fraction of images whose class a network in ``eval()`` mode does not see."""
-    device = next(network.parameters()).device
-    wrong = count = 0
-    for images, labels in batches:
-        found = logits_in(network(images.to(device))).argmax(1)
-        wrong += int((found != labels.to(device)).sum())
-        count += len(labels)
-    return wrong / count
 
 
 def standard_error(count: int) -> float:

@@ -21,7 +21,7 @@ class Axis:
     Attributes:
         axis: Its number.
         groups: int64, for each entry the place of the group it belongs to, or -1.
-        units: int64, for each entry its unit within that group.
+        units: int64, for each entry the place of its unit in the order of that group.
         read: The places of all groups that are met.
     """
 
@@ -50,12 +50,19 @@ class Crops:
     Args:
         graph: The network's channels.
         names: The groups whose widths change.
+        orders: For each of them its units, int64 on the CPU, the first to stay first: these lead,
+            and what stays lies as it lay. None for the order that they lie in.
     """
 
-    def __init__(self, graph: ChannelGraph, names: Sequence[str]) -> None:
+    def __init__(
+        self, graph: ChannelGraph, names: Sequence[str], orders: Sequence[Tensor] | None = None
+    ) -> None:
         self.names = tuple(names)
-        place = {label: (number, unit) for number, name in enumerate(names)
-                 for unit, label in enumerate(graph.groups[name].labels.tolist())}  # fmt: skip
+        labels = [graph.groups[name].labels for name in names]
+        if orders is not None:
+            labels = [own[order] for own, order in zip(labels, orders, strict=True)]
+        place = {label: (number, unit) for number, own in enumerate(labels)
+                 for unit, label in enumerate(own.tolist())}  # fmt: skip
         self.axes: dict[str, list[Axis]] = {}
         self.follows: set[str] = set()
         for use in graph.uses:
