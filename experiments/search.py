@@ -24,13 +24,14 @@ from experiments.cifar import Data, Images, normalise
 from thinet.base.seeding import derive_seed
 from thinet.engine.phases import Phase
 from thinet.metrics import cost
+from thinet.metrics.top1 import top1_error
 from thinet.search.budget import Window, draw_near
 from thinet.search.evolution import Problem, next_generation
-from thinet.search.fitness import top1_error
 from thinet.search.plan import fraction_of, make_task, uniform
 from thinet.search.proxies import Hypernet, Shared
 from thinet.search.settings import Course, Evolution, Searching
 from thinet.search.training import train_
+from thinet.surgery import trace
 from thinet.training.fresh import cut_fresh_
 from thinet.training.proxy import Evidence, Judge, Proxy, Task
 from thinet.widths.space import Genes
@@ -115,12 +116,12 @@ class Shuffled:
         return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def fit(network: nn.Module, batches: Shuffled, epochs: int, rate: float) -> nn.Module:
+def fit(network: nn.Module, batches: Shuffled, epochs: int, rate: float) -> None:
     """Train in place: SGD, Nesterov momentum 0.9, weight decay 5e-4, a cosine down to zero.
 
     Convolutions are in bfloat16, which takes two thirds of the time.
     """
-    network = network.to(memory_format=torch.channels_last).train()
+    network.to(memory_format=torch.channels_last).train()
     phase = Phase(epochs, rate, "cosine")
     optimizer = torch.optim.SGD(
         network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -134,7 +135,7 @@ def fit(network: nn.Module, batches: Shuffled, epochs: int, rate: float) -> nn.M
                 loss = F.cross_entropy(network(images), labels)
             loss.backward()
             optimizer.step()
-    return network.eval()
+    network.eval()
 
 
 class Study:
@@ -192,14 +193,10 @@ class Study:
 
     def train_full(self, seed: int) -> dict[str, Any]:
         """The network at full width."""
-        start = time.process_time()
-        network = fit(
-            self.fresh(seed), self.batches(seed), self.sizes.epochs, self.sizes.rate
-        )  # fmt: skip
-        seconds = time.process_time() - start
+        network = self.fresh(seed)
+        found = self.trained_from(network, seed, self.sizes.rate)
         torch.save(network.state_dict(), self.folder / f"full-{seed}.pt")
-        return {"arm": FULL, "budget": 1.0, "seed": seed, "seconds": seconds,
-                **self.figures(network)}  # fmt: skip
+        return {"arm": FULL, "budget": 1.0, "seed": seed, **found}
 
     def trained(self) -> nn.Module:
         """The network of seed 0 as it was trained."""
@@ -277,11 +274,9 @@ class Study:
         )  # fmt: skip
         seconds = time.process_time() - start
         torch.save(found.model.state_dict(), self.folder / f"thinet-{budget}.pt")
-        groups = self.task.graph.groups
-        widths = {name: groups[name].units for name in self.task.space.names}
-        kept = {one.name: one.kept for one in found.layers}
-        return {"arm": THINET, "budget": budget, "search_seconds": seconds,
-                "counts": widths | {name: kept[name] for name in widths if name in kept}}  # fmt: skip
+        slim = trace(found.model, self.images[:1]).groups
+        counts = {name: slim[name].units for name in self.task.space.names}
+        return {"arm": THINET, "budget": budget, "counts": counts, "search_seconds": seconds}
 
     # What comes of it.
 
@@ -296,7 +291,8 @@ class Study:
         if arm == TUNED:
             network.load_state_dict(torch.load(self.folder / f"thinet-{budget}.pt"))
             rate = self.sizes.tuning_rate
-        return {"arm": arm, "budget": budget, "seed": seed, **self.trained_from(network, seed, rate)}
+        found = self.trained_from(network, seed, rate)
+        return {"arm": arm, "budget": budget, "seed": seed, **found}
 
     def vector(self, number: int, budget: float, seed: int) -> dict[str, Any]:
         """Random widths, trained."""
@@ -324,7 +320,7 @@ class Study:
     def trained_from(self, network: nn.Module, seed: int, rate: float) -> dict[str, Any]:
         """Train and measure; every arm sees the same batches."""
         start = time.process_time()
-        network = fit(network, self.batches(seed), self.sizes.epochs, rate)
+        fit(network, self.batches(seed), self.sizes.epochs, rate)
         return {"seconds": time.process_time() - start, **self.figures(network)}
 
     def figures(self, network: nn.Module) -> dict[str, Any]:

@@ -40,6 +40,8 @@ TABLES = {
     "proxies": ("proxy-",), "judged": ("judged-",),
 }  # fmt: skip
 """Of CSV files the units whose results they hold."""
+ENOUGH = 12
+"""Random widths that come first."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,12 @@ def units(study: Study, budgets: Sequence[float], seeds: Sequence[int]) -> list[
     found = [*start, *_searches(study, first), *_finals(study, first, seeds[:1])]
     found += [Unit(f"judged-{one}", _behind(one), partial(study.judged, one, first))
               for one in PROXIES]  # fmt: skip
-    found += _vectors(study, first, 0) + _finals(study, first, seeds[1:])
+    vectors = _vectors(study, first, 0)
+    found += vectors[:ENOUGH] + _finals(study, first, seeds[1:])
     for budget in others:
-        found += _searches(study, budget)
-        for seed in seeds:
-            found += _finals(study, budget, [seed])
-    found += [Unit(f"full-{seed}", (), partial(study.train_full, seed)) for seed in seeds if seed]
-    return found + _vectors(study, first, 1)
+        found += _searches(study, budget) + _finals(study, budget, seeds)
+    found += vectors[ENOUGH:] + _vectors(study, first, 1)
+    return found + [Unit(f"full-{one}", (), partial(study.train_full, one)) for one in seeds if one]
 
 
 def _behind(arm: str) -> tuple[str, ...]:
@@ -98,8 +99,9 @@ def _searches(study: Study, budget: float) -> list[Unit]:
 
 
 def _finals(study: Study, budget: float, seeds: Sequence[int]) -> list[Unit]:
+    searched = {arm: f"search-{THINET if arm == TUNED else arm}-{budget}" for arm in ARMS}
     return [
-        Unit(f"final-{arm}-{budget}-{seed}", (f"search-{THINET if arm == TUNED else arm}-{budget}",),
+        Unit(f"final-{arm}-{budget}-{seed}", (searched[arm],),
              partial(study.final, arm, budget, seed))
         for seed in seeds for arm in ARMS
     ]  # fmt: skip
@@ -186,5 +188,5 @@ def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=out, help="where tables and figures go")
     parser.add_argument("--work", type=Path, default=Path("outputs") / out.name)
-    parser.add_argument("--draw", action="store_true", help="only tables and figures of what is there")
+    parser.add_argument("--draw", action="store_true", help="of what is there, no more")
     return parser

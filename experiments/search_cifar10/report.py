@@ -121,8 +121,9 @@ def _accuracies(folder: Path) -> str:
         for arm, mine in by_arm.items():
             some = next(iter(mine.values()))
             test = mean_and_spread([float(row["test"]) for row in mine.values()])
-            against = by_arm.get(UNIFORM, {})
-            more = beyond(mine, against, "test") if arm != UNIFORM and set(mine) & set(against) else ""
+            even = by_arm.get(UNIFORM, {})
+            paired = arm != UNIFORM and set(mine) & set(even)
+            more = beyond(mine, even, "test") if paired else ""
             lines.append(f"| {NAMES[arm]} | {len(mine)} | {test} | {more} "
                          f"| {float(some['mflops']):.2f} | {int(some['params']):,} |")  # fmt: skip
         lines.append("")
@@ -144,12 +145,13 @@ def _searches(folder: Path) -> str:
     ]
     for row in rows:
         proxy = HYPERNET if row["arm"] == RANDOM else row["arm"]
+        errors = [f"{100 * float(row[key]):.2f}" if row[key] else ""
+                  for key in ("error", "uniform_error")]  # fmt: skip
+        seconds = [f"{float(row[key]):.1f}" if row[key] else ""
+                   for key in ("prepare_seconds", "search_seconds")]  # fmt: skip
         cells = [
-            NAMES[row["arm"]], f"{100 * float(row['budget']):g} %",
-            *(f"{100 * float(row[key]):.2f}" if row[key] else "" for key in ("error", "uniform_error")),
-            row["evaluations"], f"{training[proxy]:.0f}" if proxy in training else "",
-            *(f"{float(row[key]):.1f}" if row[key] else "" for key in
-              ("prepare_seconds", "search_seconds")), row["counts"],
+            NAMES[row["arm"]], f"{100 * float(row['budget']):g} %", *errors, row["evaluations"],
+            f"{training[proxy]:.0f}" if proxy in training else "", *seconds, row["counts"],
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if rows else ""

@@ -22,9 +22,9 @@ from experiments.smoke import parse
 from thinet.models import build
 
 HERE = Path(__file__).parent
-TRAINING = 15_000
+TRAINING = 10_000
 SIDE = 16
-TINY = Sizes(epochs=1, proxy_epochs=1, population=2, generations=2, judging=32, calibration=32, vectors=3)
+TINY = Sizes(1, proxy_epochs=1, population=2, generations=2, judging=32, calibration=32, vectors=3)
 
 
 def main(words: Sequence[str] | None = None) -> None:
