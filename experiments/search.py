@@ -155,7 +155,8 @@ class Study:
     ) -> None:  # fmt: skip
         self.data, self.make, self.folder, self.sizes, self.flip = data, make, folder, sizes, flip
         self.shape = tuple(data.train.pixels.shape[1:])
-        self.images = normalise(data.train.pixels[:2])
+        # Not in channels-last layout, nor are traced networks: pooling would hide the last layer.
+        self.images = normalise(data.train.pixels[:2]).contiguous()
         folder.mkdir(parents=True, exist_ok=True)
 
     def batches(self, seed: int, size: int = BATCH) -> Shuffled:
@@ -202,7 +203,7 @@ class Study:
         """The network of seed 0 as it was trained."""
         network = self.fresh(0)
         network.load_state_dict(torch.load(self.folder / "full-0.pt"))
-        return network.to(memory_format=torch.channels_last)
+        return network
 
     def proxy(self, name: str) -> Proxy:
         """By its name."""
@@ -268,8 +269,9 @@ class Study:
         """ThiNet's own widths, and what is left of the trained network."""
         start = time.process_time()
         calibration = self.data.calibration(self.sizes.calibration, 0)
+        shown = [images.contiguous() for images, _ in calibration.batches(BATCH)]
         found = thinet.prune(
-            self.trained(), calibration.batches(BATCH), layers="all", reconstruction="refit",
+            self.trained(), shown, layers="all", reconstruction="refit",
             target=f"flops:{budget}", allocation="error",
         )  # fmt: skip
         seconds = time.process_time() - start

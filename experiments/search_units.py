@@ -183,7 +183,7 @@ def _row(table: str, found: dict[str, Any]) -> dict[str, Any]:
 def make_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
     """The arguments that the studies take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.25, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=out, help="where tables and figures go")

@@ -18,6 +18,8 @@ from experiments.search import ARMS, TUNED, Shuffled, Sizes, Study
 from experiments.search_cifar10 import report
 from experiments.search_units import Unit, collect, fill, units
 from thinet.models.small_vgg import vgg_small
+from thinet.search.plan import make_task
+from thinet.search.settings import Searching
 
 SIZES = Sizes(1, population=2, generations=2, judging=16, calibration=16, vectors=3)
 
@@ -53,6 +55,15 @@ def test_all_arms_of_a_seed_see_the_same_batches(study: Study) -> None:
     left, right = (torch.cat([y for _, y in study.batches(1)]) for _ in range(2))
     assert torch.equal(left, right)
     assert not torch.equal(left, torch.cat([y for _, y in study.batches(2)]))
+
+
+def test_every_layer_but_the_last_may_shrink(study: Study) -> None:
+    study.train_full(0)
+    layers = {"features.0", "features.3", "features.7", "features.10"}
+    assert set(study.task.space.names) == layers
+    trained, _ = make_task(study.trained(), study.images, "all", Searching())
+    assert set(trained.space.names) == layers
+    assert set(study.thinet(0.5)["counts"]) == layers
 
 
 def test_random_widths_are_different_and_of_one_cost(study: Study) -> None:
