@@ -70,6 +70,7 @@ def test_the_proxy_is_the_one_that_is_named(proxy, kind, compose):
     (["search.scales=[10,100]", "layers=[features.0]", "target=flops:0.97",
       "search.tolerance=0.01"], "no widths are within the budget"),
     (["layers=[classifier]"], "classifier"),
+    (["proxy.build.hidden={conv*:8}"], "has no glob that matches features.0.weight: add"),
     (["model=lenet5", "layers=[conv9]"], "matches no layer"),
 ])  # fmt: skip
 def test_a_budget_or_layers_that_cannot_be_are_refused_on_paper(overrides, said, compose, plan_of):

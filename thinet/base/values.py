@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from thinet.base.errors import ThinetError
+from thinet.base.errors import SettingError, ThinetError
 
 _LONGEST = 100
 
@@ -62,6 +62,15 @@ def whole(name: str, value: Any, example: str, least: int = 1) -> int:
             f"type {name}={example}."
         )
     return int(value)
+
+
+def check_whole(settings: Any, name: str, least: int, example: str) -> None:
+    """Raise :class:`SettingError` unless a field is a whole number of at least ``least``."""
+    value = getattr(settings, name)
+    if not is_whole(value) or value < least:
+        raise SettingError(
+            f"{name}={shown(value)} is not a whole number of at least {least}", name, example
+        )
 
 
 def number(name: str, value: Any, example: str, least: float = 0.0) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from thinet.base.errors import ThinetError
+from thinet.base.values import shown
 from thinet.surgery import Crops
 
 
@@ -37,10 +39,20 @@ def encodings(
 
 
 def hidden_of(weight: str, hidden: int | Mapping[str, int]) -> int:
-    """The width of a generator's first layer: one for all, or by glob, the first that matches."""
+    """The width of a generator's first layer: one for all, or by glob, the first that matches.
+
+    Raises:
+        ThinetError: If none matches.
+    """
     if isinstance(hidden, int):
         return hidden
-    return next(size for pattern, size in hidden.items() if fnmatchcase(weight, pattern))
+    for pattern, size in hidden.items():
+        if fnmatchcase(weight, pattern):
+            return size
+    raise ThinetError(
+        f"hidden={shown(dict(hidden))} has no glob that matches {weight}: add one for all others, "
+        "'*': 32."
+    )
 
 
 def _block(weight: str, blocks: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thinet.base.errors import SettingError
-from thinet.base.values import is_number, is_whole, shown
+from thinet.base.values import check_whole, is_number, is_whole, shown
 
 EACH, ONE = "each", "one"
 NORMS = (EACH, ONE)
@@ -175,15 +175,6 @@ class Searching:
             check_whole(self, "images", 1, "2000")
         check_whole(self, "calibration", 2, "640")
         check_whole(self, "batch_size", 2, "64")
-
-
-def check_whole(settings: Any, name: str, least: int, example: str) -> None:
-    """Raise :class:`SettingError` unless a field is a whole number of at least ``least``."""
-    value = getattr(settings, name)
-    if not is_whole(value) or value < least:
-        raise SettingError(
-            f"{name}={shown(value)} is not a whole number of at least {least}", name, example
-        )
 
 
 def _check_globs(settings: Any, name: str, example: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thinet.base.errors import SettingError, ThinetError
-from thinet.base.values import is_number, is_whole, shown
+from thinet.base.values import check_whole, is_number, shown
 
 TOGETHER, GENERATOR_FIRST = "together", "generator_first"
 MODES = (TOGETHER, GENERATOR_FIRST)
@@ -91,8 +91,8 @@ class Drawing:
     eps: float = 0.8
 
     def __post_init__(self) -> None:
-        _check_whole(self, "latent", 1, "100")
-        _check_whole(self, "width", 2, "128")
+        check_whole(self, "latent", 1, "100")
+        check_whole(self, "width", 2, "128")
         if self.colours not in (None, 1, 3):
             raise SettingError(
                 f"colours={shown(self.colours)} is neither 1 nor 3 nor null", "colours", "1"
@@ -120,7 +120,7 @@ class Memory:
             raise SettingError(
                 f"average={shown(self.average)} is not between 0 and 1", "average", "0.99"
             )
-        _check_whole(self, "pool", 0, "4096")
+        check_whole(self, "pool", 0, "4096")
         if not is_number(self.share) or not 0 < self.share < 1:
             raise SettingError(f"share={shown(self.share)} is not between 0 and 1", "share", "0.5")
 
@@ -151,8 +151,8 @@ class Course:
         for name, example in (
             ("epochs", "10"), ("iterations", "60"), ("generator_steps", "1"), ("student_steps", "1")
         ):  # fmt: skip
-            _check_whole(self, name, 1, example)
-        _check_whole(self, "batch_size", 2, "256")
+            check_whole(self, name, 1, example)
+        check_whole(self, "batch_size", 2, "256")
 
 
 @dataclass(frozen=True)
@@ -199,14 +199,6 @@ def _check_number(settings: Any, name: str, least: float, most: float, example: 
     if not is_number(value) or not least <= value <= most:
         raise SettingError(
             f"{name}={shown(value)} is not a number from {least:g} to {most:g}", name, example
-        )
-
-
-def _check_whole(settings: Any, name: str, least: int, example: str) -> None:
-    value = getattr(settings, name)
-    if not is_whole(value) or value < least:
-        raise SettingError(
-            f"{name}={shown(value)} is not a whole number of at least {least}", name, example
         )
 
 
