@@ -13,6 +13,8 @@ def test_headline() -> None:
     assert headline(replace(result, model=result.reference)).endswith(
         "98.89 % top-1 at the same cost"
     )
+    untrained = replace(result, reference=replace(result.reference, top1=None))
+    assert headline(untrained) == "97.69 % top-1 at 3.31x fewer FLOPs"
 
 
 def test_the_headline_names_the_cost_that_differs() -> None:

@@ -105,6 +105,7 @@ def lead(result: Result) -> str:
 def headline(result: Result) -> str:
     """Say what the run achieved: accuracies of both networks and the saving in the main cost.
 
+    A network that was not trained, and is compared with for its costs alone, has no accuracy.
     Where operations became binary ones it is told in all of them: one alone would say too much.
     """
     before, after = result.reference, result.model
@@ -114,7 +115,8 @@ def headline(result: Result) -> str:
     old = f"{numbers.percent(before.top1)} {result.evaluated.main.name}"
     if after is None:
         return f"{old}, {numbers.human(before.flops)} FLOPs"
-    return f"{old} → {numbers.percent(after.top1)} {result.evaluated.main.name} {_saving(result)}"
+    new = f"{numbers.percent(after.top1)} {result.evaluated.main.name} {_saving(result)}"
+    return new if before.top1 is None else f"{old} → {new}"
 
 
 def _saving(result: Result) -> str:
