@@ -46,6 +46,10 @@ METHODS = {
         "search.calibration=20",
         "search.tolerance=0.2",
     ],
+    "metaprune, pruned": [
+        "method=metaprune", "model.build.widths=[8,12]", "proxy=prune", "search.generations=1",
+        "search.population=3", "search.tolerance=0.2", "search.calibration=20",
+    ],
     "metaprune, bf16": [
         "method=metaprune", "model.build.widths=[8,12]", "proxy=shared", "proxy.epochs=2",
         "search.generations=1", "search.population=3", "search.tolerance=0.2",
