@@ -36,10 +36,12 @@ from experiments.search import (
 from thinet.base.files import write_json_atomic
 
 TABLES = {
-    "results": ("final-", "full-"), "searches": ("search-",), "vectors": ("vector-",),
-    "proxies": ("proxy-",), "judged": ("judged-",),
+    "results": ("final-", "full-"), "longer": ("longer-",), "searches": ("search-",),
+    "vectors": ("vector-",), "proxies": ("proxy-",), "judged": ("judged-",),
 }  # fmt: skip
 """Of CSV files the units whose results they hold."""
+TIMES = 3
+"""How much longer the longer trainings are."""
 ENOUGH = 12
 """Random widths that come first."""
 
@@ -79,7 +81,8 @@ def units(study: Study, budgets: Sequence[float], seeds: Sequence[int]) -> list[
     for budget in others:
         found += _searches(study, budget) + _finals(study, budget, seeds)
     found += vectors[ENOUGH:] + _vectors(study, first, 1)
-    return found + [Unit(f"full-{one}", (), partial(study.train_full, one)) for one in seeds if one]
+    found += [Unit(f"full-{one}", (), partial(study.train_full, one)) for one in seeds if one]
+    return found + _longer(study, first, seeds)
 
 
 def _behind(arm: str) -> tuple[str, ...]:
@@ -104,6 +107,15 @@ def _finals(study: Study, budget: float, seeds: Sequence[int]) -> list[Unit]:
         Unit(f"final-{arm}-{budget}-{seed}", (searched[arm],),
              partial(study.final, arm, budget, seed))
         for seed in seeds for arm in ARMS
+    ]  # fmt: skip
+
+
+def _longer(study: Study, budget: float, seeds: Sequence[int]) -> list[Unit]:
+    """Those of equal training, trained longer: is it the short course that decides?"""
+    return [
+        Unit(f"longer-{arm}-{budget}-{seed}", (f"search-{arm}-{budget}",),
+             partial(study.final, arm, budget, seed, TIMES))
+        for seed in seeds for arm in (UNIFORM, HYPERNET, SHARED, PRUNE, THINET)
     ]  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_thinet_itself_begins_with_what_it_has_learnt(study: Study) -> None:
     for arm, found in (("thinet", study.thinet(0.5)), ("uniform", study.even(0.5))):
         (study.folder / f"search-{arm}-0.5.json").write_text(json.dumps(found))
     seen: list[nn.Module] = []
-    study.trained_from = lambda network, seed, rate: seen.append(network) or {}  # type: ignore
+    study.trained_from = lambda network, seed, rate, times: seen.append(network) or {}  # type: ignore
     study.final(TUNED, 0.5, 1)
     kept = torch.load(study.folder / "thinet-0.5.pt")
     assert all(torch.equal(one, kept[name]) for name, one in seen[0].state_dict().items())
