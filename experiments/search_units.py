@@ -78,9 +78,11 @@ def units(study: Study, budgets: Sequence[float], seeds: Sequence[int]) -> list[
               for one in PROXIES]  # fmt: skip
     vectors = _vectors(study, first, 0)
     found += vectors[:ENOUGH] + _finals(study, first, seeds[1:])
-    for budget in others:
+    again = vectors[ENOUGH:] + _vectors(study, first, 1)
+    for place, budget in enumerate(others):
         found += _searches(study, budget) + _finals(study, budget, seeds)
-    found += vectors[ENOUGH:] + _vectors(study, first, 1)
+        found += again if place == 0 else []
+    found += again if not others else []
     found += [Unit(f"full-{one}", (), partial(study.train_full, one)) for one in seeds if one]
     return found + _longer(study, first, seeds)
 
