@@ -113,7 +113,7 @@ def _accuracies(folder: Path) -> str:
     lines: list[str] = []
     longer = read_rows(folder / "longer.csv")
     parts = [(rows, budget, "") for budget in _budgets(rows)]
-    parts += [(longer, budget, ", three times as many epochs") for budget in _budgets(longer)]
+    parts += [(longer, budget, ", twice as many epochs") for budget in _budgets(longer)]
     for some_rows, budget, how in parts:
         by_arm = _by_arm(some_rows, budget)
         lines += [
