@@ -286,14 +286,21 @@ class Study:
         """Some widths with random weights."""
         return cut_fresh_(self.fresh(seed), counts, self.images[:1])
 
-    def final(self, arm: str, budget: float, seed: int) -> dict[str, Any]:
-        """The widths that an arm has found, trained; ThiNet's network with its weights too."""
+    def final(self, arm: str, budget: float, seed: int, times: int = 1) -> dict[str, Any]:
+        """The widths that an arm has found, trained; ThiNet's network with its weights too.
+
+        Args:
+            arm: Which.
+            budget: At which budget.
+            seed: Of weights and images.
+            times: How many times as long as the others it is trained.
+        """
         counts = self.read(f"search-{THINET if arm == TUNED else arm}-{budget}")["counts"]
         network, rate = self.slim(counts, seed), self.sizes.rate
         if arm == TUNED:
             network.load_state_dict(torch.load(self.folder / f"thinet-{budget}.pt"))
             rate = self.sizes.tuning_rate
-        found = self.trained_from(network, seed, rate)
+        found = self.trained_from(network, seed, rate, times)
         return {"arm": arm, "budget": budget, "seed": seed, **found}
 
     def vector(self, number: int, budget: float, seed: int) -> dict[str, Any]:
@@ -319,10 +326,12 @@ class Study:
         return {"proxy": name, "budget": budget,
                 "errors": [judge(genes) for genes in self.vectors(budget)]}  # fmt: skip
 
-    def trained_from(self, network: nn.Module, seed: int, rate: float) -> dict[str, Any]:
+    def trained_from(
+        self, network: nn.Module, seed: int, rate: float, times: int = 1
+    ) -> dict[str, Any]:
         """Train and measure; every arm sees the same batches."""
         start = time.process_time()
-        fit(network, self.batches(seed), self.sizes.epochs, rate)
+        fit(network, self.batches(seed), times * self.sizes.epochs, rate)
         return {"seconds": time.process_time() - start, **self.figures(network)}
 
     def figures(self, network: nn.Module) -> dict[str, Any]:

@@ -36,10 +36,12 @@ from experiments.search import (
 from thinet.base.files import write_json_atomic
 
 TABLES = {
-    "results": ("final-", "full-"), "searches": ("search-",), "vectors": ("vector-",),
-    "proxies": ("proxy-",), "judged": ("judged-",),
+    "results": ("final-", "full-"), "longer": ("longer-",), "searches": ("search-",),
+    "vectors": ("vector-",), "proxies": ("proxy-",), "judged": ("judged-",),
 }  # fmt: skip
 """Of CSV files the units whose results they hold."""
+TIMES = 2
+"""How many times as many epochs the longer trainings have."""
 ENOUGH = 12
 """Random widths that come first."""
 
@@ -76,9 +78,11 @@ def units(study: Study, budgets: Sequence[float], seeds: Sequence[int]) -> list[
               for one in PROXIES]  # fmt: skip
     vectors = _vectors(study, first, 0)
     found += vectors[:ENOUGH] + _finals(study, first, seeds[1:])
-    for budget in others:
+    again = vectors[ENOUGH:] + _vectors(study, first, 1) + _longer(study, first, seeds)
+    for place, budget in enumerate(others):
         found += _searches(study, budget) + _finals(study, budget, seeds)
-    found += vectors[ENOUGH:] + _vectors(study, first, 1)
+        found += again if place == 0 else []
+    found += again if not others else []
     return found + [Unit(f"full-{one}", (), partial(study.train_full, one)) for one in seeds if one]
 
 
@@ -104,6 +108,15 @@ def _finals(study: Study, budget: float, seeds: Sequence[int]) -> list[Unit]:
         Unit(f"final-{arm}-{budget}-{seed}", (searched[arm],),
              partial(study.final, arm, budget, seed))
         for seed in seeds for arm in ARMS
+    ]  # fmt: skip
+
+
+def _longer(study: Study, budget: float, seeds: Sequence[int]) -> list[Unit]:
+    """Trained for as many epochs as ThiNet's network, the full network's counted too."""
+    return [
+        Unit(f"longer-{arm}-{budget}-{seed}", (f"search-{arm}-{budget}",),
+             partial(study.final, arm, budget, seed, TIMES))
+        for seed in seeds for arm in (UNIFORM, THINET, PRUNE, HYPERNET, SHARED)
     ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ NAMES = {
     HYPERNET: "PruningNet, evolution", SHARED: "shared weights, evolution",
     PRUNE: "one-shot pruning, evolution", RANDOM: "PruningNet, random search",
     UNIFORM: "uniform width", THINET: "ThiNet, allocation=error",
-    TUNED: "ThiNet itself, fine-tuned",
+    TUNED: "ThiNet itself (trained twice)",
 }  # fmt: skip
 PROXY_NAMES = {HYPERNET: "PruningNet", SHARED: "shared weights", PRUNE: "one-shot pruning"}
 COLORS = {UNIFORM: GREEN, THINET: PURPLE, TUNED: PURPLE}
@@ -111,10 +111,13 @@ def _arms(ax: Axes, by_arm: Mapping[str, Mapping[str, Row]], title: str) -> None
 def _accuracies(folder: Path) -> str:
     rows = read_rows(folder / "results.csv")
     lines: list[str] = []
-    for budget in _budgets(rows):
-        by_arm = _by_arm(rows, budget)
+    longer = read_rows(folder / "longer.csv")
+    parts = [(rows, budget, "") for budget in _budgets(rows)]
+    parts += [(longer, budget, ", twice as many epochs") for budget in _budgets(longer)]
+    for some_rows, budget, how in parts:
+        by_arm = _by_arm(some_rows, budget)
         lines += [
-            f"**{100 * float(budget):g} % of the FLOPs.**", "",
+            f"**{100 * float(budget):g} % of the FLOPs{how}.**", "",
             "| widths from | seeds | test % | beyond uniform (paired) | MFLOPs | parameters |",
             "|---|---|---|---|---|---|",
         ]  # fmt: skip
@@ -139,8 +142,8 @@ def _searches(folder: Path) -> str:
     rows = read_rows(folder / "searches.csv")
     training = {row["proxy"]: float(row["seconds"]) for row in read_rows(folder / "proxies.csv")}
     lines = [
-        "| search | FLOPs | its error, by the proxy | of uniform width | candidates "
-        "| training, s | statistics, s | judging, s | widths |",
+        "| widths from | FLOPs | error by the proxy | of uniform width | candidates "
+        "| training, s | before the first, s | search, s | widths |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

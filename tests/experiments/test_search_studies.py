@@ -16,7 +16,7 @@ from torch import nn
 from experiments.cifar import Images, noise, read_rows
 from experiments.search import ARMS, TUNED, Shuffled, Sizes, Study
 from experiments.search_cifar10 import report
-from experiments.search_units import Unit, collect, fill, units
+from experiments.search_units import Unit, _measure, collect, fill, units
 from thinet.models.small_vgg import vgg_small
 from thinet.search.plan import make_task
 from thinet.search.settings import Searching
@@ -75,16 +75,23 @@ def test_random_widths_are_different_and_of_one_cost(study: Study) -> None:
 
 def test_what_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     done: list[str] = []
-    todo = [Unit(name, needs, lambda name=name: {"did": done.append(name)})
-            for name, needs in (("first", ()), ("second", ("third",)), ("third", ()))]  # fmt: skip
-    holder = os.open(tmp_path / "first.lock", os.O_WRONLY | os.O_CREAT)
+    unit = Unit("one", (), lambda: {"did": done.append("one")})
+    holder = os.open(tmp_path / "one.lock", os.O_WRONLY | os.O_CREAT)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    (tmp_path / "first.json").write_text("{}")
-    fill(tmp_path, todo)
-    assert done == ["third", "second"]
-    fill(tmp_path, todo)
-    assert done == ["third", "second"]
+    assert not _measure(tmp_path, unit)
     os.close(holder)
+    assert _measure(tmp_path, unit)
+    assert not _measure(tmp_path, unit), "nor is it measured twice"
+    assert done == ["one"]
+
+
+def test_what_is_needed_is_measured_first_and_nothing_twice(tmp_path: Path) -> None:
+    done: list[str] = []
+    todo = [Unit(name, needs, lambda name=name: {"did": done.append(name)})
+            for name, needs in (("second", ("first",)), ("first", ()))]  # fmt: skip
+    fill(tmp_path, todo)
+    fill(tmp_path, todo)
+    assert done == ["first", "second"]
 
 
 def test_needs_come_before_what_needs_them(study: Study) -> None:
@@ -101,7 +108,7 @@ def test_thinet_itself_begins_with_what_it_has_learnt(study: Study) -> None:
     for arm, found in (("thinet", study.thinet(0.5)), ("uniform", study.even(0.5))):
         (study.folder / f"search-{arm}-0.5.json").write_text(json.dumps(found))
     seen: list[nn.Module] = []
-    study.trained_from = lambda network, seed, rate: seen.append(network) or {}  # type: ignore
+    study.trained_from = lambda network, seed, rate, times: seen.append(network) or {}  # type: ignore
     study.final(TUNED, 0.5, 1)
     kept = torch.load(study.folder / "thinet-0.5.pt")
     assert all(torch.equal(one, kept[name]) for name, one in seen[0].state_dict().items())
