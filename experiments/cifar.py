@@ -35,8 +35,8 @@ from thinet.engine.settings import Devices, Training
 from thinet.models import build
 from thinet.models.cifar_resnet import CifarResNet
 from thinet.models.weights import load_weights
-from thinet.pruning.reconstruction import recalibrate_
 from thinet.pruning.stages import Phase
+from thinet.surgery import recalibrate_
 
 BUILDERS = "thinet.models.cifar_resnet", "thinet.models.small_vgg"
 WIDTH = 0.25

@@ -25,9 +25,9 @@ from thinet.base.seeding import derive_seed
 from thinet.engine.phases import Phase
 from thinet.metrics import cost
 from thinet.metrics.top1 import top1_error
-from thinet.search.budget import Window, draw_near
-from thinet.search.evolution import Problem, next_generation
-from thinet.search.plan import fraction_of, make_task, uniform
+from thinet.search.budget import draw_near
+from thinet.search.evolution import Problem, next_generation, uniform
+from thinet.search.plan import make_problem, make_task
 from thinet.search.proxies import Hypernet, Shared
 from thinet.search.settings import Course, Evolution, Searching
 from thinet.search.training import train_
@@ -35,6 +35,7 @@ from thinet.surgery import trace
 from thinet.training.fresh import cut_fresh_
 from thinet.training.proxy import Evidence, Judge, Proxy, Task
 from thinet.widths.space import Genes
+from thinet.widths.target import Target
 
 HYPERNET, SHARED, PRUNE = "hypernet", "shared", "prune"
 PROXIES = (HYPERNET, SHARED, PRUNE)
@@ -181,14 +182,11 @@ class Study:
         calibration = self.data.calibration(self.sizes.calibration, 0)
         shown = list(calibration.batches(BATCH))
         judging = self.data.validation.take(torch.arange(self.sizes.judging))
-        return Evidence(
-            [one for one, _ in shown], [one for _, one in shown], list(judging.batches(BATCH))
-        )
+        return Evidence(shown, list(judging.batches(BATCH)))
 
     def problem(self, budget: float) -> Problem:
         """Widths of at most so many FLOPs, and of hardly fewer."""
-        window = Window(budget * (1 - Searching().tolerance), budget)
-        return Problem(self.task.space, fraction_of(self.task, "flops"), window)
+        return make_problem(self.task, Target("flops", budget), Searching())
 
     # What is trained before anything is searched.
 

@@ -26,11 +26,11 @@ from thinet.pruning.criteria import L2, Criterion, Random
 from thinet.pruning.group import Calibration
 from thinet.pruning.oneshot import OneShot
 from thinet.pruning.proxy import Prune
-from thinet.pruning.reconstruction import Correction, Reconstruction, Refit, recalibrate_
+from thinet.pruning.reconstruction import Correction, Reconstruction, Refit
 from thinet.pruning.registry import find, names
 from thinet.pruning.statistics import Sampling
 from thinet.run.settings import Settings
-from thinet.surgery import remove_, trace
+from thinet.surgery import recalibrate_, remove_, trace
 from thinet.training.proxy import Evidence, Task
 from thinet.widths.space import Space
 
@@ -247,8 +247,7 @@ def evidence(count=256, device=CPU):
     held = digits(600, 1000)
     batches = [(one.to(device), two.to(device))
                for one, two in zip(*(part.split(200) for part in held), strict=True)]  # fmt: skip
-    return Evidence([one.to(device) for one in images.split(64)],
-                    [one.to(device) for one in labels.split(64)], batches)  # fmt: skip
+    return Evidence(list(zip(images.split(64), labels.split(64), strict=True)), batches)
 
 
 def judge_of(network, device=CPU, count=256, **settings):
@@ -265,7 +264,7 @@ def test_the_full_width_errs_as_the_network_and_narrow_ones_more(trained):
     network = copy.deepcopy(trained)
     judge = judge_of(network)
     errors = [judge((gene,) * len(drawn(network, 1)[0])) for gene in (30, 20, 14, 7, 2, 0)]
-    recalibrate_(network, evidence().calibration)
+    recalibrate_(network, evidence().images(CPU))
     assert errors[0] == top1_error(network, evidence().validation) < 0.1
     assert errors[-1] > errors[-2] > errors[1] + 0.05
     assert all(after >= before - 0.02 for before, after in itertools.pairwise(errors))
@@ -332,7 +331,9 @@ def test_every_criterion_and_reconstruction_judges_alike_on_a_gpu(
         task = task_of_four(copy.deepcopy(network), device)
         images = images_of(32, 4).to(device)
         labels = (torch.arange(32) % 4).to(device)
-        seen = Evidence(images.split(16), labels.split(16), [(images, labels)])
+        seen = Evidence(
+            list(zip(images.split(16), labels.split(16), strict=True)), [(images, labels)]
+        )
         engine = SimpleNamespace(seed=0, device=device)
         judge = Prune(criterion, reconstruction).judge(task, None, seen, engine)
         errors.append([judge(one[: task.space.size]) for one in genes])

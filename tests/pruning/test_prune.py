@@ -15,10 +15,10 @@ from torch import nn
 import thinet
 from thinet.base.errors import ThinetError
 from thinet.pruning.criteria import Criterion
-from thinet.pruning.reconstruction import Reconstruction, Scale, recalibrate_
+from thinet.pruning.reconstruction import Reconstruction, Scale
 from thinet.pruning.registry import names
 from thinet.pruning.statistics import Sampling
-from thinet.surgery import masked, trace
+from thinet.surgery import masked, recalibrate_, trace
 
 CRITERIA = [
     "activation_mean", "apoz", "bn_scale", "fpgm", "l2", "lasso", "random", "taylor", "thinet",

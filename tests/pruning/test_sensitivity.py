@@ -20,10 +20,10 @@ from thinet.pruning import sensitivity as method
 from thinet.pruning import suggestion
 from thinet.pruning.calibrate import calibrate
 from thinet.pruning.group import cut_group_, prune_groups_
-from thinet.pruning.reconstruction import recalibrate_
 from thinet.report.sections.sensitivity import Tried
 from thinet.run.result import Measurement
 from thinet.run.state import RunState
+from thinet.surgery import recalibrate_
 from thinet.training.images import OfDataSet
 from thinet.training.source import build_network
 from thinet.widths.ratio import SUGGESTION, read_ratio

@@ -32,6 +32,8 @@ WRONG = {
     "proxy.epochs=0": "proxy.epochs=0 is not a whole number of at least 1",
     "proxy.lr=-1": "lr=-1 is not a positive number",
     "proxy.clip_norm=0": "proxy.clip_norm=0 is not a positive number",
+    "proxy.label_smoothing=1": "proxy.label_smoothing=1 is not in",
+    "method.table=README.md": "method.table=README.md",
     "method.controls=[random]": "method.controls=.*choose among uniform",
     "method.train=2": "method.train=2 is neither true nor false",
     "method.epochs=0": "method.epochs=0 is not a whole number of at least 1",
@@ -56,6 +58,18 @@ def test_nothing_is_left_to_do(compose, tmp_path):
         check(compose("method=metaprune", *own, "method.train=false"))
 
 
+def test_settings_that_would_do_nothing_are_refused(compose, tmp_path):
+    for name in ("state.json", "latency.json"):
+        (tmp_path / name).write_text("{}")
+    table = f"method.table={tmp_path / 'latency.json'}"
+    check(compose("method=metaprune", table, "target=latency:0.5"))
+    with pytest.raises(ThinetError, match=r"holds latencies, and target=flops:0.5 counts none"):
+        check(compose("method=metaprune", table))
+    own = ["method.start=search", f"method.of={tmp_path}"]
+    with pytest.raises(ThinetError, match=r"proxy=prune trains nothing: type method.start=proxy"):
+        check(compose("method=metaprune", "proxy=prune", *own))
+
+
 @pytest.mark.parametrize(("proxy", "kind"), [("hypernet", Hypernet), ("shared", Shared)])
 def test_the_proxy_is_the_one_that_is_named(proxy, kind, compose):
     _, method = build(check(compose("method=metaprune", f"proxy={proxy}")))
@@ -70,6 +84,8 @@ def test_the_proxy_is_the_one_that_is_named(proxy, kind, compose):
     (["search.scales=[10,100]", "layers=[features.0]", "target=flops:0.97",
       "search.tolerance=0.01"], "no widths are within the budget"),
     (["layers=[classifier]"], "classifier"),
+    (["search.tied=[nothing*]"], "tied: 'nothing[*]' matches none of the layers"),
+    (["proxy.build.blocks=[nothing]"], "blocks: 'nothing' is no module around one"),
     (["proxy.build.hidden={conv*:8}"], "has no glob that matches features.0.weight: add"),
     (["model=lenet5", "layers=[conv9]"], "matches no layer"),
 ])  # fmt: skip

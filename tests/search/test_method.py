@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from thinet.base.records import from_json, to_json
 from thinet.metrics import read_table, write_table
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
-from thinet.search.judging import ERRORS
+from thinet.search.judging import ERRORS, judge_all
 from thinet.search.stored import ORIGIN, WEIGHTS
 from thinet.search.work import TABLE
 from thinet.widths.space import Space
@@ -149,6 +150,28 @@ def interrupt(patch, place):
         patch.setattr("thinet.search.work.judge_all", stop)
     else:
         patch.setattr("thinet.search.ending.save", stop)
+
+
+def test_errors_of_other_candidates_are_not_taken(tmp_path):
+    engine = SimpleNamespace(rank=0, world=1, decide=lambda find: find(), gather=lambda one: [one])
+    judged = []
+
+    def judge(genes):
+        judged.append(genes)
+        return float(len(judged))
+
+    first = [(1, 2), (3, 4)]
+    assert list(judge_all(engine, judge, first, tmp_path)) == [1, 2]
+    assert list(judge_all(engine, judge, [*first, (5, 6)], tmp_path)) == [1, 2, 3]
+    assert list(judge_all(engine, judge, [(3, 4), (1, 2)], tmp_path)) == [4, 5]
+
+
+def test_what_one_process_cannot_judge_ends_all(tmp_path):
+    wrong = ThinetError("cannot be judged.")
+    engine = SimpleNamespace(rank=0, world=2, decide=lambda find: find(),
+                             gather=lambda one: [one, wrong])  # fmt: skip
+    with pytest.raises(ThinetError, match="cannot be judged"):
+        list(judge_all(engine, lambda genes: 0.5, [(1,), (2,)], tmp_path))
 
 
 def test_errors_of_a_generation_are_not_found_again(make_run, tmp_path, monkeypatch):

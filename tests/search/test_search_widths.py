@@ -218,3 +218,18 @@ def test_progress_is_told(capsys):
     told = capsys.readouterr().err
     assert "hypernetwork: epoch 2 of 2, loss " in told
     assert "search: generation 3 of 3, error " in told
+
+
+def test_a_judgement_draws_nothing():
+    """Dropout stays off while statistics are estimated, and a last image alone is left out."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
+        nn.Conv2d(8, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    net, _ = laid_out(network, torch.zeros(2, 3, 8, 8), Making(hidden=2))
+    images = torch.randn(9, 3, 8, 8).split(4)
+    held = [(torch.randn(200, 3, 8, 8), torch.randint(4, (200,)))]
+    errors = {judge(net, net.space.top, images, held) for _ in range(4)}
+    assert len(errors) == 1
+    assert errors == {judge(net, net.space.top, images[:2], held)}

@@ -21,7 +21,7 @@ from thinet.surgery import ChannelGraph
 
 def given_table(
     path: str | Path, network: nn.Module, widths: Widths, shape: tuple[int, ...],
-    *, batch: int = 1, setting: str = "table",
+    *, batch: int = 1, setting: str = "table", advice: str | None = None,
 ) -> LatencyTable:  # fmt: skip
     """A table that the user names.
 
@@ -32,12 +32,14 @@ def given_table(
         shape: ``(C, H, W)``.
         batch: Images a pass.
         setting: It was given in, as messages call it.
+        advice: What to type instead, for messages; None to measure one.
 
     Raises:
         ThinetError: If it is none, or was measured on another machine, for another network or for
             other layers, in one sentence that says which.
     """
-    named, advice = f"{setting}={path}", f"type {setting}=null to measure one here"
+    named = f"{setting}={path}" if advice is None else f"the latency table {path}"
+    advice = advice or f"type {setting}=null to measure one here"
     if not Path(path).is_file():
         raise ThinetError(f"{named} is not there: {advice}.")
     table = read_table(path)

@@ -20,7 +20,6 @@ from thinet.pruning.calibrate import calibrate
 from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.inspection import inspecting
 from thinet.pruning.plan import Plan
-from thinet.pruning.reconstruction import recalibrate_
 from thinet.pruning.settings import Choosing
 from thinet.pruning.sources import Supplies
 from thinet.pruning.stages import Stage
@@ -30,7 +29,7 @@ from thinet.report.sections.pruning import Accuracy, BeforeFinetuning, LayerRow,
 from thinet.run.result import MODEL, Measurement, Outcome
 from thinet.run.session import Session
 from thinet.run.steps import BASELINE, Done, Keeping, Step, run_steps
-from thinet.surgery import trace
+from thinet.surgery import recalibrate_, trace
 from thinet.training.distilling import Distilling
 from thinet.training.images import Fitting
 from thinet.training.measurement import evaluate_fully, measure

@@ -15,13 +15,7 @@ from thinet.base.errors import ThinetError
 from thinet.base.seeding import derive_seed
 from thinet.datasets.calibration import CalibrationImages
 from thinet.pruning.criteria import Candidates, Criterion
-from thinet.pruning.reconstruction import (
-    Reconstruction,
-    Scale,
-    recalibrate_,
-    relative_error,
-    scale_factors,
-)
+from thinet.pruning.reconstruction import Reconstruction, Scale, relative_error, scale_factors
 from thinet.pruning.statistics import (
     ContributionMoments,
     Evidence,
@@ -32,7 +26,7 @@ from thinet.pruning.statistics import (
     collect,
     shard,
 )
-from thinet.surgery import ChannelGraph, Group, remove_, shrink
+from thinet.surgery import ChannelGraph, Group, recalibrate_, remove_, shrink
 from thinet.surgery.observe import as_far_as
 
 Watch = Callable[[nn.Module, Group], Callable[[nn.Module, Sequence[int]], None]]

@@ -14,11 +14,12 @@ from thinet.pruning.criteria import Criterion
 from thinet.pruning.group import Calibration
 from thinet.pruning.oneshot import OneShot
 from thinet.pruning.plan import check_statistics
-from thinet.pruning.reconstruction import Reconstruction, recalibrate_
+from thinet.pruning.reconstruction import Reconstruction
 from thinet.pruning.registry import choose
 from thinet.pruning.settings import Choosing
 from thinet.pruning.statistics import Sampling
 from thinet.run.setup import Setup
+from thinet.surgery import recalibrate_
 from thinet.training.proxy import Evidence, Judge, Proxy, Task
 from thinet.widths.space import Genes
 
@@ -70,8 +71,10 @@ class Prune(Proxy):
         self, task: Task, made: nn.Module | None, evidence: Evidence, engine: Engine
     ) -> Judge:
         """See :meth:`Proxy.judge`."""
-        images = [image for batch in evidence.calibration for image in batch]
-        labels = torch.cat([batch.cpu() for batch in evidence.labels])
+        pairs = list(evidence.calibration)
+        images = [image for batch, _ in pairs for image in batch]
+        labels = torch.cat([classes.cpu() for _, classes in pairs])
+        shown = evidence.images(engine.device)
         calibration = Calibration(images, self._sampling(engine.seed), BATCH, labels=labels)
         cut = OneShot(
             task.network, task.graph, task.space.names, self._criterion, self._reconstruction,
@@ -80,7 +83,7 @@ class Prune(Proxy):
 
         def error(genes: Genes) -> float:
             network = cut.at(task.space.widths(genes))
-            recalibrate_(network, evidence.calibration)
+            recalibrate_(network, shown, advice="take another criterion or proxy")
             return top1_error(network, evidence.validation)
 
         return error

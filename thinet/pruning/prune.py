@@ -19,12 +19,13 @@ from thinet.pruning.criteria import Candidates, Criterion
 from thinet.pruning.given import check_runs, copied, device_of
 from thinet.pruning.group import Calibration, LayerRecord, prune_groups_
 from thinet.pruning.loss_curves import loss_curves
-from thinet.pruning.reconstruction import Reconstruction, recalibrate_
+from thinet.pruning.reconstruction import Reconstruction
 from thinet.pruning.registry import choose
 from thinet.pruning.statistics import Reference, Sampling
 from thinet.surgery import (
     ChannelGraph,
     check_weights,
+    recalibrate_,
     trace,
     without_autocast,
 )

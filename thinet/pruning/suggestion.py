@@ -16,12 +16,11 @@ from thinet.engine.engine import Engine
 from thinet.engine.subset import SubsetEvaluation
 from thinet.metrics import cost
 from thinet.pruning.group import Calibration, prune_groups_
-from thinet.pruning.reconstruction import recalibrate_
 from thinet.pruning.settings import Choosing
 from thinet.pruning.statistics import Reference
 from thinet.report.sections.sensitivity import Cell, Figures, Trial, Tried
 from thinet.run.setup import Setup
-from thinet.surgery import ChannelGraph
+from thinet.surgery import ChannelGraph, recalibrate_
 from thinet.widths.choose import Request, choose_counts
 from thinet.widths.target import Target, Widths
 

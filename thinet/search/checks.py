@@ -38,7 +38,24 @@ def find_problems(config: Config) -> list[str]:
         )
     else:
         problems += problems_of(Target.parse, config["target"])
-    return problems + _check_method(config["method"])
+    problems += _check_method(config["method"])
+    return problems + _check_together(config)
+
+
+def _check_together(config: Config) -> list[str]:
+    """Settings that would do nothing beside others."""
+    method, problems = config["method"], list[str]()
+    if method["table"] is not None and not str(config["target"]).startswith("latency:"):
+        problems.append(
+            f"method.table={shown(method['table'])} holds latencies, and target={config['target']} "
+            "counts none: type method.table=null, or target=latency:0.6."
+        )
+    if method["start"] == SEARCH and "epochs" not in config["proxy"]:
+        problems.append(
+            f"method.start=search takes what another run has trained, and proxy="
+            f"{config['proxy'].get('name')} trains nothing: type method.start=proxy."
+        )
+    return problems
 
 
 def _check_search(group: Mapping[str, Any]) -> list[str]:
@@ -57,6 +74,12 @@ def _check_proxy(group: Mapping[str, Any]) -> list[str]:
         given = {key: group[key] for key in ("epochs", "lr", "decay", "warmup")}
         problems += problems_of(partial(Phase, **given), place="proxy")
         problems += problems_of(whole, "proxy.epochs", group["epochs"], "8")
+        smoothing = group["label_smoothing"]
+        if not is_number(smoothing) or not 0 <= smoothing < 1:
+            problems.append(
+                f"proxy.label_smoothing={shown(smoothing)} is not in [0, 1): type "
+                "proxy.label_smoothing=0.1."
+            )
         clip = group["clip_norm"]
         if clip is not None and (not is_number(clip) or clip <= 0):
             problems.append(

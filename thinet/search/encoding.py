@@ -25,9 +25,18 @@ def encodings(
 
     Returns:
         By weight the places of genes, each once; weights whose size never changes are left out.
+
+    Raises:
+        ThinetError: If one of the globs names nothing.
     """
     own = {name: _once(genes[group] for group in crops.reads(name)) for name in weights}
     own = {name: found for name, found in own.items() if found}
+    for pattern in blocks:
+        if not any(_block(name, [pattern]) for name in own):
+            raise ThinetError(
+                f"blocks: {pattern!r} is no module around one of the convolutions whose weights "
+                f"are made: they are {', '.join([*own][:6])}{' ...' if len(own) > 6 else ''}."
+            )
     teams: dict[str, list[str]] = {}
     for name in own:
         teams.setdefault(_block(name, blocks) or name, []).append(name)

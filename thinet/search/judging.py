@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_json_atomic
@@ -23,18 +20,6 @@ from thinet.widths.space import Genes
 
 ERRORS = "errors.json"
 """In the folder of a generation, what has been found of its candidates so far."""
-
-
-@dataclass(frozen=True, eq=False)
-class OnDevice:
-    """The images of some batches, where the network is."""
-
-    batches: Repeated
-    device: torch.device
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for images, _ in self.batches:
-            yield images.to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +54,8 @@ def find_grounds(engine: Engine, how: Searching) -> Grounds:
             f"search.images=null; {FEWEST} are the least, thousands are better."
         )
     training = _some(engine, engine.data.plain_training(), how.calibration, "recalibration")
-    batches = Repeated(engine, training, how.batch_size)
-    labels = torch.as_tensor(training.labels).split(how.batch_size)
-    evidence = Evidence(
-        OnDevice(batches, engine.device), labels, Repeated(engine, validation, how.batch_size)
-    )
+    shown = (Repeated(engine, part, how.batch_size) for part in (training, validation))
+    evidence = Evidence(*shown)
     return Grounds(evidence, len(validation), len(training))
 
 
@@ -100,22 +82,36 @@ def judge_all(
     Yields:
         Errors, also those that an interrupted attempt has found.
     """
-    found = engine.decide(lambda: _read(folder / ERRORS))[: len(candidates)]
+    found = engine.decide(lambda: _read(folder / ERRORS, candidates))
     yield from found
     for first in range(len(found), len(candidates), engine.world):
         place = first + engine.rank
-        own = judge(candidates[place]) if place < len(candidates) else None
-        new = [error for error in engine.gather(own) if error is not None]
-        found += new
+        own = _judged(judge, candidates[place]) if place < len(candidates) else None
+        new = [one for one in engine.gather(own) if one is not None]
+        for one in new:
+            if isinstance(one, ThinetError):  # on every process, or the others would wait
+                raise one
+            found.append(one)
         if engine.rank == 0:
-            write_json_atomic(folder / ERRORS, {"errors": found})
-        yield from new
+            genes = [list(one) for one in candidates[: len(found)]]
+            write_json_atomic(folder / ERRORS, {"genes": genes, "errors": found})
+        yield from found[first:]
 
 
-def _read(path: Path) -> list[float]:
-    """What an interrupted attempt has found; nothing if the file is not what it should be."""
+def _judged(judge: Judge, genes: Genes) -> float | ThinetError:
+    try:
+        return judge(genes)
+    except ThinetError as error:
+        return error
+
+
+def _read(path: Path, candidates: Sequence[Genes]) -> list[float]:
+    """What an interrupted attempt has found of these very candidates; else nothing."""
     if not path.exists():
         return []
-    errors = read_json(path).get("errors")
+    known = read_json(path)
+    errors, genes = known.get("errors"), known.get("genes")
     good = isinstance(errors, list) and all(isinstance(one, int | float) for one in errors)
-    return [float(one) for one in errors] if good else []
+    if not good or genes != [list(one) for one in candidates[: len(errors)]]:
+        return []
+    return [float(one) for one in errors]

@@ -118,12 +118,12 @@ class Metaprune(Method[Progress, Plan]):
             check_pymoo()
         if plan.problem is not None:
             check_first(self.evolution, self.searching, plan.problem, setup.seed)
-        hypernet = self.proxy.check(task, setup)
+        # Of a run that goes on from another one nothing has to fit that is not trained any more.
+        hypernet = self.proxy.check(task, setup) if self.start == PROXY else 0
         if self.ending.train:
             check_trainable(network)
             self.ending.distilling.check(setup, own=True)
-        used = self.proxy.learns and self.start == PROXY
-        return replace(plan, hypernet=hypernet if used else 0)
+        return replace(plan, hypernet=hypernet)
 
     def show(self, plan: Plan) -> None:
         """Print it."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from thinet.base.errors import ThinetError
 from thinet.base.messages import say
+from thinet.base.seeding import derive_seed
 from thinet.metrics import Cost, LatencyTable, cost
 from thinet.search.budget import CostOf, check_reachable
 from thinet.search.costs import cost_of_target
@@ -102,7 +103,8 @@ def propose(
     how: Evolution, searching: Searching, problem: Problem, judged: Mapping[Genes, float],
     generation: int, seed: int,
 ) -> list[Genes]:  # fmt: skip
-    """The candidates of a generation, by the algorithm that was asked for."""
+    """The candidates of a generation, by the algorithm that was asked for and the run's seed."""
+    seed = derive_seed(seed, "search")
     if searching.algorithm == NSGA2:
         front = Front(how.population, how.generations, how.spread)
         return next_on_front(front, problem, judged, generation, seed)
@@ -116,11 +118,16 @@ def check_first(how: Evolution, searching: Searching, problem: Problem, seed: in
         ThinetError: If there are none.
     """
     if not propose(how, searching, problem, {}, 0, seed):
-        tolerance = min(2 * searching.tolerance, 0.9)
-        raise ThinetError(
-            "no widths are within the budget, whose window is too narrow for this network: type "
-            f"search.tolerance={tolerance:g}, or finer search.scales."
-        )
+        raise none_within(searching)
+
+
+def none_within(searching: Searching) -> ThinetError:
+    """What is said where no widths are within the budget."""
+    tolerance = min(2 * searching.tolerance, 0.9)
+    return ThinetError(
+        "no widths are within the budget, whose window is too narrow for this network: type "
+        f"search.tolerance={tolerance:g}, or finer search.scales."
+    )
 
 
 def show_plan(plan: Plan, target: Target, proxy: str, how: Evolution) -> None:

@@ -80,7 +80,9 @@ class Hypernet(Proxy):
         """The error of the generated network, its BatchNorm statistics estimated anew."""
         assert isinstance(made, PruningNet)
         net = made.to(engine.device).eval()
-        return partial(judge, net, images=evidence.calibration, validation=evidence.validation)
+        return partial(
+            judge, net, images=evidence.images(engine.device), validation=evidence.validation
+        )
 
 
 class Shared(Hypernet):

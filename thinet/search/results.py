@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thinet.report.sections.search import KEY, SearchDetails, WidthRow
@@ -10,9 +11,13 @@ from thinet.search.evolution import uniform
 from thinet.search.fitness import standard_error
 from thinet.search.front import pareto_front
 from thinet.search.settings import NSGA2, PROXY, SEARCH, TRAINING
+from thinet.search.stored import read_search
 
 if TYPE_CHECKING:
     from thinet.search.work import Work
+
+JUDGED = ("proxy", "generations", "images", "standard_error", "calibration", "hypernet_parameters")
+"""What is told of the run that judged the candidates."""
 
 
 def details_of(work: Work) -> dict[str, object]:
@@ -43,6 +48,9 @@ def details_of(work: Work) -> dict[str, object]:
         epochs=epochs,
         folder=str(work.session.folder),
     )
+    if how.start == TRAINING and how.of is not None:  # another run has judged
+        theirs = read_search(how.of, work.task)
+        found = replace(found, **{name: getattr(theirs, name) for name in JUDGED})
     return {KEY: found, **how.ending.distilling.details(setup, epochs or None)}
 
 

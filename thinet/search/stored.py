@@ -11,8 +11,10 @@ from thinet.artifacts.store import dump_state, read_state
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_bytes_atomic, write_json_atomic
 from thinet.base.records import JSON, from_json, to_json
-from thinet.report.sections.search import KEY, Candidate, SearchDetails
+from thinet.report.sections.search import KEY, SearchDetails
 from thinet.run.result import RESULT
+from thinet.run.setup import Setup
+from thinet.training.proxy import Proxy, Task
 from thinet.widths.space import Space
 
 WEIGHTS, ORIGIN = "proxy.safetensors", "proxy.json"
@@ -49,11 +51,18 @@ def save_proxy(made: nn.Module, origin: Origin, folder: Path) -> None:
     write_json_atomic(folder / ORIGIN, to_json(origin))
 
 
-def load_proxy_(made: nn.Module, origin: Origin, folder: Path) -> None:
-    """Load its weights, in place.
+def origin_of(proxy: Proxy, setup: Setup, space: Space) -> Origin:
+    """What a proxy of this run is made for."""
+    return Origin(
+        proxy.name, proxy.described, setup.source.name, setup.data.identity(), space.names,
+        space.units, space.genes, space.scales,
+    )  # fmt: skip
+
+
+def check_origin(origin: Origin, folder: Path) -> None:
+    """Refuse what another run has trained, if it was not for this.
 
     Args:
-        made: As it begins.
         origin: What it has to be made for.
         folder: Of the run that trained it.
 
@@ -77,6 +86,20 @@ def load_proxy_(made: nn.Module, origin: Origin, folder: Path) -> None:
                 f"{folder} judges other {what} than this run ({_brief(theirs)}, not "
                 f"{_brief(own)}): repeat its settings, or type method.start=proxy."
             )
+
+
+def load_proxy_(made: nn.Module, origin: Origin, folder: Path) -> None:
+    """Load its weights, in place.
+
+    Args:
+        made: As it begins.
+        origin: What it has to be made for.
+        folder: Of the run that trained it.
+
+    Raises:
+        ThinetError: See :func:`check_origin`; or if the file is damaged.
+    """
+    check_origin(origin, folder)
     state = read_state(folder / WEIGHTS)
     wanted = made.state_dict()
     if {key: one.shape for key, one in state.items()} != {
@@ -91,13 +114,18 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
-def read_candidates(folder: Path, space: Space, layers: list[tuple[str, ...]]) -> list[Candidate]:
+def layers_of(task: Task) -> list[tuple[str, ...]]:
+    """The layers of each group."""
+    groups = task.graph.groups
+    return [tuple(layer.name for layer in groups[name].layers) for name in task.space.names]
+
+
+def read_search(folder: Path, task: Task) -> SearchDetails:
     """What a finished run has judged.
 
     Args:
         folder: Of that run.
-        space: Of this one.
-        layers: Those of each of its groups.
+        task: Of this one.
 
     Raises:
         ThinetError: If it is no such run, or searched something else.
@@ -110,11 +138,11 @@ def read_candidates(folder: Path, space: Space, layers: list[tuple[str, ...]]) -
             "run of method=metaprune, or type method.start=search."
         ) from error
     theirs = [(row.layers, row.full) for row in found.widths]
-    own = list(zip(layers, space.units, strict=True))
+    own = list(zip(layers_of(task), task.space.units, strict=True))
     sizes = {len(one.genes) for one in found.candidates}
-    if theirs != own or found.scales != space.scales or sizes != {space.size}:
+    if theirs != own or found.scales != task.space.scales or sizes != {task.space.size}:
         raise ThinetError(
             f"method.of={folder} searched other layers or scales than this run: repeat its "
             "model, layers, search.scales and search.tied, or type method.start=proxy."
         )
-    return list(found.candidates)
+    return found

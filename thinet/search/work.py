@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +11,35 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from thinet.base.messages import say
-from thinet.base.seeding import derive_seed
 from thinet.metrics import given_table, kept_table, write_table
 from thinet.report.sections.search import UNIFORM, Candidate
 from thinet.run.session import Session
+from thinet.run.setup import Setup
 from thinet.run.steps import Done, Step
 from thinet.search.costs import widths_of
 from thinet.search.ending import best_of
 from thinet.search.evolution import Problem, uniform
 from thinet.search.fitness import standard_error
 from thinet.search.judging import Grounds, find_grounds, judge_all
-from thinet.search.plan import Plan, check_first, make_problem, make_task, propose
-from thinet.search.settings import TRAINING
-from thinet.search.stored import Origin, load_proxy_, read_candidates, save_proxy
+from thinet.search.plan import (
+    Plan,
+    check_first,
+    make_plan,
+    make_problem,
+    make_task,
+    none_within,
+    propose,
+)
+from thinet.search.settings import PROXY, TRAINING
+from thinet.search.stored import (
+    Origin,
+    check_origin,
+    layers_of,
+    load_proxy_,
+    origin_of,
+    read_search,
+    save_proxy,
+)
 from thinet.training.learning import Learning
 from thinet.training.measurement import measure, measure_baseline
 from thinet.training.proxy import Judge, Task
@@ -65,8 +81,13 @@ class Work:
     def begin(cls, how: Metaprune, session: Session[Progress], plan: Plan) -> Work:
         """Prepare the full network: trained, if the proxy looks at its weights, or it teaches."""
         setup, engine = session.setup, session.engine
+        grounds = find_grounds(engine, how.searching)  # refused before any long work
         teaches = how.ending.train and how.ending.distilling.teaches_itself(setup)
         trained = teaches or (how.proxy.trained and how.start != TRAINING)
+        images = engine.data.examples()
+        if how.start != PROXY:
+            blank, _ = make_task(build_network(setup), images, how.layers, how.searching, how.paper)
+            engine.decide(partial(_check_other, how, setup, blank))
         if trained:
             network = prepare_network(setup, engine, session.folder)
         else:
@@ -75,26 +96,33 @@ class Work:
             measuring = measure_baseline if trained else measure
             session.state.reference = measuring(setup, engine, network)
             session.save()
-        images = engine.data.examples()
-        task, _ = make_task(network.cpu(), images, how.layers, how.searching, how.paper)
+        task, skipped = make_task(network.cpu(), images, how.layers, how.searching, how.paper)
+        if task.space != plan.space:  # numbers may show what shapes do not
+            plan = replace(make_plan(task, skipped, how.target, how.searching),
+                           hypernet=plan.hypernet)  # fmt: skip
         problem = plan.problem or _by_latency(how, session, task)
-        work = cls(how, session, plan, task, problem, find_grounds(engine, how.searching))
+        work = cls(how, session, plan, task, problem, grounds)
         work._say_grounds()
         if how.start == TRAINING and not session.progress.candidates:
-            session.progress.candidates = engine.decide(work._of_another)
+            engine.decide(work._take_over)
+            session.progress = engine.agree(session.progress)
             best_of(work)
         return work
 
-    def _of_another(self) -> list[Candidate]:
+    def _take_over(self) -> None:
+        """What another run has judged, at what it costs here."""
         assert self.how.of is not None
-        found = read_candidates(self.how.of, self.task.space, self.layers())
-        return [self._candidate(one.genes, one.generation, one.error) for one in found]
+        found, progress = read_search(self.how.of, self.task), self.session.progress
+        progress.candidates = [self._again(one) for one in found.candidates]
+        if found.uniform is not None and found.uniform.genes == uniform(self.problem):
+            progress.uniform = self._again(found.uniform)
+
+    def _again(self, one: Candidate) -> Candidate:
+        return self._candidate(one.genes, one.generation, one.error)
 
     def layers(self) -> list[tuple[str, ...]]:
         """The layers of each group."""
-        groups = self.task.graph.groups
-        return [tuple(layer.name for layer in groups[name].layers)
-                for name in self.task.space.names]  # fmt: skip
+        return layers_of(self.task)
 
     def _say_grounds(self) -> None:
         """What validation images can tell, before any long work."""
@@ -119,17 +147,16 @@ class Work:
         say(f"{proxy.title}: training {count:,} parameters for {phase.epochs} epochs")
         proxy.train(made, session.setup, session.engine, phase, training, folder / "fit")
         if session.writes:
-            save_proxy(made, self._origin(), session.folder)
+            save_proxy(
+                made, origin_of(self.how.proxy, session.setup, self.task.space), session.folder
+            )
         session.engine.barrier()
+        made.zero_grad(set_to_none=True)
         self._made = made
         return Done(network, {}, phase.epochs, f"{proxy.title}: trained")
 
     def _origin(self) -> Origin:
-        space, setup = self.task.space, self.session.setup
-        return Origin(
-            self.how.proxy.name, self.how.proxy.described, setup.source.name,
-            setup.data.identity(), space.names, space.units, space.genes, space.scales,
-        )  # fmt: skip
+        return origin_of(self.how.proxy, self.session.setup, self.task.space)
 
     def judge(self) -> Judge:
         """What judges widths; what has been trained for it is read from the disk if need be."""
@@ -140,7 +167,14 @@ class Work:
                 made = proxy.make(self.task, session.setup)
             if made is not None and self._made is None:
                 folder = self.how.of or session.folder
-                session.engine.decide(partial(load_proxy_, made, self._origin(), folder))
+                session.engine.decide(
+                    partial(
+                        load_proxy_,
+                        made,
+                        origin_of(self.how.proxy, session.setup, self.task.space),
+                        folder,
+                    )
+                )
                 session.engine.share(made)
             self.task.network.to(session.engine.device)
             self._judge = proxy.judge(self.task, made, self.grounds.evidence, session.engine)
@@ -158,7 +192,7 @@ class Work:
     def _generation(self, number: int, network: nn.Module, folder: Path) -> Done:
         session, judged = self.session, self.session.progress.candidates
         errors = {one.genes: one.error for one in judged}
-        seed = derive_seed(session.setup.seed, "search")
+        seed = session.setup.seed
         genes = session.engine.decide(
             lambda: propose(
                 self.how.evolution, self.how.searching, self.problem, errors, number, seed
@@ -166,6 +200,8 @@ class Work:
         )
         found = self._judged(genes, number, folder)
         known = [one.error for one in (*judged, *found)]
+        if not known:
+            raise none_within(self.how.searching)
         figures: dict[str, float | None] = {"proxy_top1": 1 - min(known)}
         if found:
             figures["proxy_top1_mean"] = 1 - sum(one.error for one in found) / len(found)
@@ -190,7 +226,12 @@ class Work:
         genes = uniform(self.problem)
         if genes is None:
             return Done(network, said="one scale for all layers does not meet the budget")
-        (found,) = self._judged([genes], UNIFORM, folder)
+        known = [one for one in self.session.progress.candidates if one.genes == genes]
+        if known:
+            found = replace(known[0], generation=UNIFORM)
+        else:
+            (found,) = self._judged([genes], UNIFORM, folder)
+        self._judge = self._made = None  # room for the training of the result
 
         def note() -> None:
             self.session.progress.uniform = found
@@ -209,6 +250,19 @@ class Work:
         return self._teaching
 
 
+def _check_other(how: Metaprune, setup: Setup, task: Task) -> None:
+    """Refuse a run that this one cannot go on from.
+
+    Raises:
+        ThinetError: If it judged something else, or is none.
+    """
+    assert how.of is not None
+    if how.start == TRAINING:
+        read_search(how.of, task)
+    else:
+        check_origin(origin_of(how.proxy, setup, task.space), how.of)
+
+
 def _by_latency(how: Metaprune, session: Session[Progress], task: Task) -> Problem:
     """The budget by a latency table: the run's own, the one that was given, or a new one.
 
@@ -219,10 +273,14 @@ def _by_latency(how: Metaprune, session: Session[Progress], task: Task) -> Probl
     network, widths, shape = task.network.to(engine.device), widths_of(task.space), task.shape
 
     def find() -> LatencyTable:
-        if own.exists():  # or a run that goes on would have another budget
-            return given_table(own, network, widths, shape, setting="resume=auto, latency table")
+        if session.state.steps and own.exists():  # or a run that goes on had another budget
+            return given_table(own, network, widths, shape, advice="type resume=off")
+        theirs = None if how.of is None else how.of / TABLE
         if how.table is not None:
             found = given_table(how.table, network, widths, shape, setting="method.table")
+        elif theirs is not None and theirs.exists():  # other times would be another budget
+            advice = "type method.table=<a table of this machine>"
+            found = given_table(theirs, network, widths, shape, setting="the table", advice=advice)
         else:
             folder = setup.source.cache.parent / TABLES
             found = kept_table(folder, network, task.graph, widths, shape, tell=say)

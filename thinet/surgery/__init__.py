@@ -4,6 +4,7 @@ from thinet.surgery.cropping import Crops, Dressed
 from thinet.surgery.graph import ChannelGraph, Consumer, Follower, Group, Layer, Use, owner
 from thinet.surgery.groups import shrink
 from thinet.surgery.modes import evaluating, without_autocast
+from thinet.surgery.recalibrate import recalibrate_
 from thinet.surgery.refusals import check_prunable, check_trainable
 from thinet.surgery.slim import remove_, set_widths_, shared_copy, widths
 from thinet.surgery.trace import trace
@@ -27,6 +28,7 @@ __all__ = [
     "evaluating",
     "masked",
     "owner",
+    "recalibrate_",
     "remove_",
     "set_widths_",
     "settle",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from thinet.base.records import JSON
@@ -39,20 +40,35 @@ class Task:
     shape: tuple[int, ...]
 
 
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images ``(N, C, H, W)`` and labels ``(N,)`` on the CPU; each pass gives the same."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The images that widths are judged on, the same on every process.
 
     Attributes:
-        calibration: Batches of training images, not augmented, on the device; each pass gives the
-            same.
-        labels: Of these images, a tensor a batch.
-        validation: Batches of images and labels that nothing is trained on.
+        calibration: Training images, not augmented.
+        validation: Images that nothing is trained on.
     """
 
-    calibration: Iterable[Tensor]
-    labels: Sequence[Tensor]
-    validation: Iterable[tuple[Tensor, Tensor]]
+    calibration: Batches
+    validation: Batches
+
+    def images(self, device: torch.device) -> Iterable[Tensor]:
+        """The calibration images where a network is; each pass gives the same."""
+        return _Images(self.calibration, device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    batches: Batches
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images, _ in self.batches:
+            yield images.to(self.device)
 
 
 class Proxy(ABC):

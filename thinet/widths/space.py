@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from thinet.base.errors import ThinetError
 from thinet.surgery import ChannelGraph
 
 Genes = tuple[int, ...]
@@ -51,7 +52,17 @@ class Space:
             scales: See above.
             tied: Globs of layers: what one of them matches within one module shares a gene, as
                 ``layer*.*.conv[12]`` in the blocks of ResNet-50.
+
+        Raises:
+            ThinetError: If one of these matches nothing.
         """
+        layers = [layer.name for name in names for layer in graph.groups[name].layers]
+        for pattern in tied:
+            if not any(fnmatchcase(layer, pattern) for layer in layers):
+                raise ThinetError(
+                    f"tied: {pattern!r} matches none of the layers that may shrink: "
+                    f"they are {', '.join(layers[:6])}{' ...' if len(layers) > 6 else ''}."
+                )
         places: dict[str, int] = {}
         for name in names:
             places.setdefault(_team(graph, name, tied), len(places))

@@ -12,9 +12,9 @@ import thinet
 from thinet.models.cifar_resnet import CifarResNet
 from thinet.pruning.criteria import ThiNet
 from thinet.pruning.group import Calibration, prune_groups_
-from thinet.pruning.reconstruction import Refit, recalibrate_
+from thinet.pruning.reconstruction import Refit
 from thinet.pruning.statistics import Reference, Sampling, reference
-from thinet.surgery import trace
+from thinet.surgery import recalibrate_, trace
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What the next layer does about the filters it no longer sees: one way a file."""
 
-from thinet.pruning.reconstruction.batchnorm import recalibrate_
 from thinet.pruning.reconstruction.none import NoReconstruction
 from thinet.pruning.reconstruction.reconstruction import Correction, Reconstruction, solve
 from thinet.pruning.reconstruction.refit import Refit, refit_from_rows, refit_weights
@@ -12,7 +11,6 @@ __all__ = [
     "Reconstruction",
     "Refit",
     "Scale",
-    "recalibrate_",
     "refit_from_rows",
     "refit_weights",
     "relative_error",

@@ -65,11 +65,17 @@ def _gain(found: SearchDetails) -> list[str]:
     before, after = even.top1, ours.top1
     if before is None or after is None:
         return []
-    return [
+    text = (
         f"found against uniform widths, trained alike{_for_epochs(found)}: "
         f"{numbers.points(before, after)} of top-1 ({numbers.percent(after)} against "
         f"{numbers.percent(before)})"
-    ]
+    )
+    if found.uniform is not None and found.uniform.cost < found.low:
+        text += (
+            f"; uniform widths have but {_share(found.uniform.cost)} of the {counted(found)}, the "
+            "nearest scale below the budget, so that a part of this is their size"
+        )
+    return [text]
 
 
 def _for_epochs(found: SearchDetails) -> str:

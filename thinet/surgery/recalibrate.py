@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thinet.base.errors import ThinetError
-from thinet.surgery import evaluating
+from thinet.surgery.modes import evaluating
 
 
 @torch.no_grad()
@@ -17,6 +17,7 @@ def recalibrate_(
     network: nn.Module,
     batches: Iterable[Tensor],
     forward: Callable[[Tensor], object] | None = None,
+    advice: str = "type recalibrate_bn=never",
 ) -> int:
     """Re-estimate the running statistics of every BatchNorm layer, in place.
 
@@ -29,6 +30,7 @@ def recalibrate_(
             left out if there are others: it has no variance.
         forward: Runs the network on a batch, perhaps not to its end: BatchNorms that it does not
             reach stay as they are. None for the network itself.
+        advice: What to type instead, for messages.
 
     Returns:
         How many layers were re-estimated (0: there is none that keeps statistics).
@@ -59,15 +61,15 @@ def recalibrate_(
                 if size > 1 or not seen:
                     (forward or network)(batch.to(device))
                     seen += size
-        _check_finite(layers)
+        _check_finite(layers, advice)
     except BaseException as error:  # Ctrl-C, too, must not leave half an average behind
         _restore_(before)
         if not isinstance(error, ValueError) or size != 1:
             raise
         # BatchNorm's own, where a map is one pixel
         raise ThinetError(
-            "one image gives BatchNorm no variance: pass at least two calibration images, or type "
-            "recalibrate_bn=never."
+            "one image gives BatchNorm no variance: pass at least two calibration images, or "
+            f"{advice}."
         ) from error
     finally:
         for layer, momentum in momenta.items():
@@ -77,12 +79,12 @@ def recalibrate_(
     return len(layers) - len(missed)
 
 
-def _check_finite(layers: Iterable[_BatchNorm]) -> None:
+def _check_finite(layers: Iterable[_BatchNorm], advice: str) -> None:
     if not all(bool(value.isfinite().all()) for layer in layers for value in _statistics(layer)):
         raise ThinetError(
             "the activations on the calibration images are not finite, so no BatchNorm statistics "
-            "can be estimated on them: look for NaN or huge values in the images, or type "
-            "recalibrate_bn=never."
+            "can be estimated on them: look for NaN or huge values in the images, or "
+            f"{advice}."
         )
 
 

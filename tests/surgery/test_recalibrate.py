@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from thinet.base.errors import ThinetError
-from thinet.pruning.reconstruction import recalibrate_
+from thinet.surgery import recalibrate_
 
 
 @pytest.fixture
