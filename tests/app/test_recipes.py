@@ -23,7 +23,7 @@ from thinet.models.vgg import VggGap, initialise_
 
 CLASSES, TRAIN, TEST = 4, 6, 2
 EVERY = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/experiment").glob("*"))
-OTHERS = ("cckd", "prune_and", "prune_datafree", "horq", "dafl", "datafree")
+OTHERS = ("cckd", "prune_and", "prune_datafree", "horq", "dafl", "datafree", "metaprune")
 RECIPES = [name for name in EVERY if not name.startswith(OTHERS)]
 """Others have files of their own: ``test_distill_recipes.py``, ``test_processes.py``, ..."""
 TRANSFER = {  # after which run, and with which network

@@ -14,7 +14,6 @@ import thinet
 from thinet.base.errors import ThinetError
 from thinet.base.files import read_json, write_text_atomic
 from thinet.base.records import from_json, to_json
-from thinet.datasets.images import ImageView
 from thinet.engine.subset import SubsetEvaluation
 from thinet.pruning import sensitivity as method
 from thinet.pruning import suggestion
@@ -277,7 +276,7 @@ def test_the_probe_takes_turns_between_classes_and_counts_as_the_engine(make_run
     run.setup.data.setup()
     probe = SubsetEvaluation(run.engine, 20)
     assert probe.images == 20
-    labels = [label for _, batch in probe._batches() for label in batch.tolist()]
+    labels = [label for _, batch in probe._batches for label in batch.tolist()]
     assert sorted(labels) == sorted([*range(10)] * 2)
     everything = SubsetEvaluation(run.engine, None)
     network = build_network(run.setup)
@@ -300,7 +299,7 @@ def test_the_divergence_is_that_of_the_definition(make_run, change):
     probe = SubsetEvaluation(run.engine, 30)
     probe.set_reference(one)
     found = probe.measure(other)["divergence"]
-    images = torch.cat([batch for batch, _ in probe._batches()])
+    images = torch.cat([batch for batch, _ in probe._batches])
     p, q = (net.eval()(images).double().softmax(1).detach() for net in (one, other))
     wanted = float((p * (p / q).log()).sum(1).mean())
     assert wanted < 1e-7 or change > 1e-3
@@ -321,9 +320,8 @@ def test_few_or_many_images_in_memory_give_the_same(make_run, monkeypatch):
         probe = SubsetEvaluation(run.engine, 30)
         probe.set_reference(one)
         found.append(probe.measure(other))
-        assert (probe._kept is None) == (memory == 0)
+        assert (probe._batches._kept is None) == (memory == 0)
     assert found[0] == found[1]
-    assert isinstance(probe._view, ImageView)
 
 
 def test_a_suggestion_fed_back_prunes_as_its_trial_did(uninterrupted, make_run, tmp_path):
