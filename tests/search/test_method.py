@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,12 +21,21 @@ from tests.search.test_costs import microseconds, table_for
 from thinet.artifacts.store import dump_state
 from thinet.base.errors import ThinetError
 from thinet.base.records import from_json, to_json
+from thinet.base.seeding import derive_seed
+from thinet.engine.phases import Phase
+from thinet.engine.settings import Training
 from thinet.metrics import read_table, write_table
+from thinet.models.small_vgg import vgg_small
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
+from thinet.search.front import Front, next_on_front
+from thinet.search.hypernet import PruningNet
 from thinet.search.judging import ERRORS, judge_all
+from thinet.search.objective import AnyWidths
+from thinet.search.settings import Making
 from thinet.search.stored import ORIGIN, WEIGHTS
 from thinet.search.work import TABLE
+from thinet.surgery import trace
 from thinet.widths.space import Space
 
 ROOT = Path(thinet.__file__).parents[1]
@@ -374,6 +384,11 @@ def test_a_front_is_searched_and_goes_on(make_run, tmp_path, monkeypatch):
         )  # fmt: skip
         assert beaten == (one not in places)
     assert all(0.2 <= one.cost <= 0.8 for one in whole.candidates)
+    first = make_run(*own, folder=tmp_path / "plan")
+    front = Front(first.method.evolution.population)
+    seed = derive_seed(first.setup.seed, "search")
+    wanted = next_on_front(front, first.plan.problem, {}, 0, seed)
+    assert [one.genes for one in whole.candidates[: len(wanted)]] == wanted
     run = make_run(*own, folder=tmp_path / "again")
     with monkeypatch.context() as patch:
         interrupt(patch, 1)
@@ -382,3 +397,20 @@ def test_a_front_is_searched_and_goes_on(make_run, tmp_path, monkeypatch):
     again = make_run(*own, folder=tmp_path / "again").run().details["search"]
     assert again.candidates == whole.candidates
     assert again.front == whole.front
+
+
+def test_every_batch_has_widths_of_its_own_and_the_same_after_a_kill():
+    network = vgg_small(10, 8, widths=(8, 12))
+    graph = trace(network, torch.zeros(1, 3, 8, 8))
+    space = Space.of(graph, graph.prunable(summed=True))
+    net = PruningNet(network, graph, space, Making(hidden=2))
+    seen = []
+    net.forward = lambda images, genes: (seen.append(genes), torch.zeros(2, 10))[1]
+    batch = (torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+    for step in (0, 1, 2, 1):
+        objective = AnyWidths(net, [Phase(1, 0.1)], Training(torch.optim.SGD), seed=3)
+        objective.begin_batch(step)
+        (update,) = objective.updates
+        assert float(update.loss(batch)["cross_entropy"]) == pytest.approx(math.log(10))
+    assert len(set(seen)) == 3
+    assert seen[1] == seen[3]

@@ -52,8 +52,8 @@ class OneShot:
 
     The units of every group are ranked once, as if it alone were cut, and statistics for the
     reconstruction are collected once, all on the full network: no images are looked at for another
-    network. :func:`thinet.prune` collects them anew after each cut: the same network where one group
-    is cut, another one where many are.
+    network. :func:`thinet.prune` collects them anew after each cut: the same network where one
+    group is cut, another one where many are.
 
     Corrected weights are remembered (up to :data:`MEMORY`): a layer that reads one group has as
     many of them as that group has widths.
