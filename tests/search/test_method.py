@@ -258,7 +258,14 @@ def test_it_starts_at_the_training(searched, make_run, tmp_path, monkeypatch):
     }
     (tmp_path / "a" / "result.json").write_text(json.dumps(details))
     own = ["method.start=training", f"method.of={tmp_path / 'a'}"]
-    again = make_run(*SEARCH, *own, folder=tmp_path / "b").run()
+    again = make_run(
+        *SEARCH, *own, "search.images=60", "search.generations=5", folder=tmp_path / "b"
+    ).run()
+    found, wanted = again.details["search"], outcome.details["search"]
+    assert found.uniform == wanted.uniform
+    assert (found.images, found.generations, found.hypernet_parameters) == (
+        wanted.images, wanted.generations, wanted.hypernet_parameters
+    )  # fmt: skip
     assert again.details["search"].widths == outcome.details["search"].widths
     assert again.model.top1 == outcome.model.top1
     for one, other in zip(again.details["search"].trained, outcome.details["search"].trained,
@@ -360,7 +367,15 @@ def test_a_latency_is_a_budget_by_the_runs_own_table(make_run, tmp_path, monkeyp
     for one in (*found.candidates, found.uniform):
         assert one.cost == pytest.approx(microseconds(spaces[0], one.genes) / full)
         assert 0.4 <= one.cost <= 0.5
+    cut = make_run(*own[:-1], folder=tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr("thinet.search.work.kept_table", measured)
+        interrupt(patch, 3)
+        with pytest.raises(StoppedError):
+            cut.run()
     monkeypatch.setattr("thinet.search.work.kept_table", None)  # it is not measured again
+    again = make_run(*own[:-1], folder=tmp_path / "cut").run()
+    assert again.details["search"].candidates == found.candidates
     table = tmp_path / "run" / TABLE
     given = make_run(*own, f"method.table={table}", folder=tmp_path / "given").run()
     assert given.details["search"].candidates == found.candidates
