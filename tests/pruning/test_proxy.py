@@ -36,9 +36,11 @@ from thinet.widths.space import Space
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = [path.stem for path in sorted((CONF / "model").glob("*.yaml"))]
-ALIKE = ("resnet101", "resnet110", "resnet34", "resnet34_cifar", "resnet44", "resnet50_v1", "resnet56",
-         "vgg11", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19", "vgg19_bn", "mobilenet_v2_wide",
-         "alexnet_half", "hinton_net_half", "lenet5_half")  # fmt: skip
+ALIKE = (
+    "resnet101", "resnet110", "resnet34", "resnet34_cifar", "resnet44", "resnet50_v1", "resnet56",
+    "vgg11", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19", "vgg19_bn", "mobilenet_v2_wide",
+    "alexnet_half", "hinton_net_half", "lenet5_half",
+)  # fmt: skip
 """Other depths and widths of networks that are tried: all of them passed once."""
 LIBRARIES = {"torchvision": "squeezenet1_1", "timm": "resnet26d"}
 LARGEST = 600
