@@ -12,7 +12,7 @@ from thinet.base.messages import say
 from thinet.base.seeding import derive_seed
 from thinet.metrics import Cost, LatencyTable, cost
 from thinet.search.budget import CostOf, check_reachable
-from thinet.search.costs import cost_of_target
+from thinet.search.costs import Costs, cost_of_target
 from thinet.search.evolution import Problem, next_generation
 from thinet.search.front import Front, next_on_front
 from thinet.search.settings import NSGA2, Evolution, Searching
@@ -76,7 +76,7 @@ def make_plan(task: Task, skipped: dict[str, str], target: Target, how: Searchin
     """
     kinds = ("flops", "params")
     costs = {kind: cost_of_target(Target(kind, 0.5), *_of(task)) for kind in kinds}
-    problem = make_problem(task, target, how) if target.kind in kinds else None
+    problem = _problem(task, costs[target.kind], target, how) if target.kind in kinds else None
     full = cost(task.network, task.shape)
     return Plan(task.space, problem, costs["flops"].of, costs["params"].of, full, skipped)
 
@@ -89,7 +89,10 @@ def make_problem(
     Raises:
         ThinetError: If it is out of reach.
     """
-    costs = cost_of_target(target, *_of(task), table)
+    return _problem(task, cost_of_target(target, *_of(task), table), target, how)
+
+
+def _problem(task: Task, costs: Costs, target: Target, how: Searching) -> Problem:
     window = costs.window(target, how.tolerance)
     check_reachable(task.space, costs.of, window, str(target))
     return Problem(task.space, costs.of, window)

@@ -11,7 +11,7 @@ from thinet.search.evolution import uniform
 from thinet.search.fitness import standard_error
 from thinet.search.front import pareto_front
 from thinet.search.settings import NSGA2, PROXY, SEARCH, TRAINING
-from thinet.search.stored import read_search
+from thinet.search.stored import layers_of, read_search
 
 if TYPE_CHECKING:
     from thinet.search.work import Work
@@ -79,5 +79,5 @@ def _widths(work: Work) -> tuple[WidthRow, ...]:
     space, even = work.task.space, uniform(work.problem)
     found = space.widths(best_of(work).genes)
     others = space.widths(space.bottom if even is None else even)
-    rows = zip(work.layers(), space.units, found, others, strict=True)
+    rows = zip(layers_of(work.task), space.units, found, others, strict=True)
     return tuple(WidthRow(*row) for row in rows)

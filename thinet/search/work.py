@@ -34,7 +34,6 @@ from thinet.search.settings import PROXY, TRAINING
 from thinet.search.stored import (
     Origin,
     check_origin,
-    layers_of,
     load_proxy_,
     origin_of,
     read_search,
@@ -120,10 +119,6 @@ class Work:
     def _again(self, one: Candidate) -> Candidate:
         return self._candidate(one.genes, one.generation, one.error)
 
-    def layers(self) -> list[tuple[str, ...]]:
-        """The layers of each group."""
-        return layers_of(self.task)
-
     def _say_grounds(self) -> None:
         """What validation images can tell, before any long work."""
         found = self.grounds
@@ -147,9 +142,7 @@ class Work:
         say(f"{proxy.title}: training {count:,} parameters for {phase.epochs} epochs")
         proxy.train(made, session.setup, session.engine, phase, training, folder / "fit")
         if session.writes:
-            save_proxy(
-                made, origin_of(self.how.proxy, session.setup, self.task.space), session.folder
-            )
+            save_proxy(made, self._origin(), session.folder)
         session.engine.barrier()
         made.zero_grad(set_to_none=True)
         self._made = made
@@ -167,14 +160,7 @@ class Work:
                 made = proxy.make(self.task, session.setup)
             if made is not None and self._made is None:
                 folder = self.how.of or session.folder
-                session.engine.decide(
-                    partial(
-                        load_proxy_,
-                        made,
-                        origin_of(self.how.proxy, session.setup, self.task.space),
-                        folder,
-                    )
-                )
+                session.engine.decide(partial(load_proxy_, made, self._origin(), folder))
                 session.engine.share(made)
             self.task.network.to(session.engine.device)
             self._judge = proxy.judge(self.task, made, self.grounds.evidence, session.engine)
