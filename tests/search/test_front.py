@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.search.test_evolution import SPACE, cost_of, error_of
-from thinet.base.errors import ThinetError
+from thinet.base.errors import ThinetError, problems_of
 from thinet.search import front
 from thinet.search.budget import Window
 from thinet.search.evolution import Problem
-from thinet.search.front import Front, check_pymoo, next_on_front, pareto_front
+from thinet.search.front import check_pymoo, next_on_front, pareto_front
+from thinet.search.settings import Evolution
 from thinet.widths.space import Space
 
 PROBLEM = Problem(SPACE, cost_of, Window(0.2, 0.8))
-HOW = Front(population=20, generations=6)
+HOW = Evolution(population=20, generations=6)
 
 
 def both(genes):
@@ -78,7 +81,7 @@ def test_children_that_cannot_be_brought_into_the_range_are_left_out(monkeypatch
 
 
 def test_the_first_candidates_lie_along_the_whole_range():
-    found = next_on_front(Front(population=30), PROBLEM, {}, 0, 0)
+    found = next_on_front(Evolution(population=30), PROBLEM, {}, 0, 0)
     slices = {int((cost_of(genes) - 0.2) / 0.6 * 30 - 1e-9) for genes in found}
     assert len(slices) >= 28
     assert np.std([SPACE.kept(genes) for genes in found], axis=0).mean() > 0.1, "all alike"
@@ -102,13 +105,13 @@ def test_one_that_was_stopped_goes_on_as_if_it_had_not_been():
 
 
 def test_its_front_is_better_than_that_of_as_many_random_candidates():
-    how, chance = Front(20, 10), Front(200, 1)
+    how, chance = Evolution(20, 10), Evolution(200, 1)
     gains = [volume(search(how, seed)) - volume(search(chance, seed)) for seed in range(4)]
     assert min(gains) > 0.01
 
 
 def test_it_finds_both_ends_of_the_range():
-    judged = search(Front(20, 10))
+    judged = search(Evolution(20, 10))
     costs = [cost_of(genes) for genes in judged]
     best = pareto_front([(error, cost_of(genes)) for genes, error in judged.items()])
     on = [costs[place] for place in best]
@@ -120,20 +123,20 @@ def test_it_finds_both_ends_of_the_range():
 def test_where_nothing_new_is_left_there_are_no_candidates():
     space = Space(("a",), (4,), (0,), (25, 50, 75, 100))
     problem = Problem(space, lambda genes: float(space.kept(genes)[0]), Window(0.4, 0.8))
-    found = next_on_front(Front(population=10), problem, {}, 0, 0)
+    found = next_on_front(Evolution(population=10), problem, {}, 0, 0)
     assert sorted(found) == [(1,), (2,)]
     some = {(1,): 0.5}
-    assert next_on_front(Front(population=10), problem, some, 1, 0) == [(2,)]
-    assert next_on_front(Front(population=10), problem, dict.fromkeys(found, 1.0), 1, 0) == []
+    assert next_on_front(Evolution(population=10), problem, some, 1, 0) == [(2,)]
+    assert next_on_front(Evolution(population=10), problem, dict.fromkeys(found, 1.0), 1, 0) == []
     one = Space(("a",), (4,), (0,), (100,))
     alone = Problem(one, lambda genes: 1.0, Window(0.5, 1.0))
-    assert next_on_front(Front(population=3), alone, {(0,): 0.1}, 1, 0) == []
+    assert next_on_front(Evolution(population=3), alone, {(0,): 0.1}, 1, 0) == []
 
 
 def test_it_is_silent(capfd):
     from pymoo.config import Config
 
-    search(how=Front(10, 3))
+    search(how=Evolution(10, 3))
     assert capfd.readouterr() == ("", "")
     assert not Config.warnings["not_compiled"]
 
@@ -181,11 +184,11 @@ def test_without_pymoo_it_says_what_to_type(monkeypatch):
 @pytest.mark.parametrize("settings", [{"population": 0}, {"generations": 1.5}, {"spread": "x"}])
 def test_settings_that_make_no_sense_are_refused(settings):
     (name,) = settings
-    with pytest.raises(ThinetError, match=rf"search\.{name}="):
-        Front(**settings)
+    (problem,) = problems_of(partial(Evolution, **settings), place="search")
+    assert re.search(rf"search\.{name}=", problem)
 
 
 def test_errors_that_are_all_alike_do_no_harm():
-    judged = search(judge=lambda genes: 0.5, how=Front(10, 4))
+    judged = search(judge=lambda genes: 0.5, how=Evolution(10, 4))
     assert len(judged) == 40
     assert error_of(next(iter(judged))) >= 0

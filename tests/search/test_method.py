@@ -28,7 +28,7 @@ from thinet.metrics import read_table, write_table
 from thinet.models.small_vgg import vgg_small
 from thinet.report.sections.search import SearchDetails
 from thinet.run.result import MODEL
-from thinet.search.front import Front, next_on_front
+from thinet.search.front import next_on_front
 from thinet.search.hypernet import PruningNet
 from thinet.search.judging import ERRORS, judge_all
 from thinet.search.objective import AnyWidths
@@ -400,7 +400,7 @@ def test_a_front_is_searched_and_goes_on(make_run, tmp_path, monkeypatch):
         assert beaten == (one not in places)
     assert all(0.2 <= one.cost <= 0.8 for one in whole.candidates)
     first = make_run(*own, folder=tmp_path / "plan")
-    front = Front(first.method.evolution.population)
+    front = first.method.evolution
     seed = derive_seed(first.setup.seed, "search")
     wanted = next_on_front(front, first.plan.problem, {}, 0, seed)
     assert [one.genes for one in whole.candidates[: len(wanted)]] == wanted

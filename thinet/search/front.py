@@ -7,40 +7,18 @@ tournaments, crossing and mutation are those of pymoo.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from thinet.base.errors import ThinetError
-from thinet.base.values import number, whole
 from thinet.search.budget import Window, draw_near, repair
 from thinet.search.evolution import Problem
+from thinet.search.settings import Evolution
 from thinet.widths.space import Genes
 
 ROUNDS = 10
 """How often offspring are asked for, and each slice of the range is drawn from."""
-
-
-@dataclass(frozen=True)
-class Front:
-    """How a front is searched.
-
-    Attributes:
-        population: Parents of a generation, and its candidates.
-        generations: How many there are.
-        spread: Of the first candidates, and of those that make up the number; see
-            :func:`thinet.search.budget.draw_near`.
-    """
-
-    population: int = 50
-    generations: int = 20
-    spread: float = 0.3
-
-    def __post_init__(self) -> None:
-        whole("search.population", self.population, "50")
-        whole("search.generations", self.generations, "20")
-        number("search.spread", self.spread, "0.3")
 
 
 def check_pymoo() -> None:
@@ -60,7 +38,7 @@ def check_pymoo() -> None:
 
 
 def next_on_front(
-    how: Front, problem: Problem, judged: Mapping[Genes, float], generation: int, seed: int
+    how: Evolution, problem: Problem, judged: Mapping[Genes, float], generation: int, seed: int
 ) -> list[Genes]:
     """The candidates to judge next: all different, all within the range, none judged before.
 
@@ -117,7 +95,7 @@ def pareto_front(candidates: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _spread(how: Front, problem: Problem, rng: np.random.Generator) -> Iterator[Genes]:
+def _spread(how: Evolution, problem: Problem, rng: np.random.Generator) -> Iterator[Genes]:
     """Random widths, each within another slice of the range; where one is empty, anywhere in it."""
     window = problem.window
     edges = np.linspace(window.low, window.high, how.population + 1).tolist()
@@ -132,7 +110,7 @@ def _spread(how: Front, problem: Problem, rng: np.random.Generator) -> Iterator[
 
 
 def _offspring(
-    how: Front, problem: Problem, judged: Mapping[Genes, float], rng: np.random.Generator
+    how: Evolution, problem: Problem, judged: Mapping[Genes, float], rng: np.random.Generator
 ) -> Iterator[Genes]:
     """Children of the best of all so far, brought into the range where that can be."""
     algorithm = _nsga2(how, problem, judged, rng)
@@ -147,7 +125,7 @@ def _offspring(
 
 
 def _nsga2(
-    how: Front, problem: Problem, judged: Mapping[Genes, float], rng: np.random.Generator
+    how: Evolution, problem: Problem, judged: Mapping[Genes, float], rng: np.random.Generator
 ) -> Any:
     """The algorithm, about to be told of its parents."""
     from pymoo.algorithms.moo.nsga2 import NSGA2

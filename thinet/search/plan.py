@@ -14,7 +14,7 @@ from thinet.metrics import Cost, LatencyTable, cost
 from thinet.search.budget import CostOf, check_reachable
 from thinet.search.costs import Costs, cost_of_target
 from thinet.search.evolution import Problem, next_generation
-from thinet.search.front import Front, next_on_front
+from thinet.search.front import next_on_front
 from thinet.search.settings import NSGA2, Evolution, Searching
 from thinet.surgery import ChannelGraph, trace
 from thinet.training.proxy import Task
@@ -109,8 +109,7 @@ def propose(
     """The candidates of a generation, by the algorithm that was asked for and the run's seed."""
     seed = derive_seed(seed, "search")
     if searching.algorithm == NSGA2:
-        front = Front(how.population, how.generations, how.spread)
-        return next_on_front(front, problem, judged, generation, seed)
+        return next_on_front(how, problem, judged, generation, seed)
     return next_generation(how, problem, judged, generation, seed)
 
 
